@@ -1,0 +1,478 @@
+//! The one wait point of a worker: an io_uring, or epoll where the kernel forbids that.
+//!
+//! Kicks arrive as multishot polls in the ring that also carries the I/O. Eventfds are never read: each
+//! write to one is an edge, for io_uring and (EPOLLET) for epoll alike.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::{cqueue, opcode, squeue, types, IoUring};
+
+use crate::action::Step;
+use crate::error::{Error, Result};
+use crate::memory::{for_each_span, gather, scatter, IoVec};
+use crate::store::{Bounce, Errno, Store, CHUNK};
+use crate::view::View;
+
+const ENTRIES: u32 = 256;
+const FILES: u32 = 1024;
+const MAX_SPANS: usize = 1024;
+
+/// What a worker is told after it slept or looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The eventfd behind this token was written.
+    Ready(u32),
+    /// The I/O of this key ended: bytes, or -errno.
+    Done(u32, i32),
+}
+
+/// One I/O under way, or about to be.
+#[derive(Debug, Default)]
+pub struct Job {
+    /// Steps left, the current one last.
+    pub steps: Vec<Step>,
+    /// Buffer of a fill, or for guests' buffers that are not aligned.
+    pub bounce: Option<Bounce>,
+    /// What was handed to the kernel.
+    parts: Vec<IoVec>,
+    bounced: bool,
+}
+
+// SAFETY: the parts are host pointers into a memory map (or `bounce`) that the job's owner keeps alive.
+unsafe impl Send for Job {}
+
+/// What a finished I/O means for its job.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Submit again.
+    Again,
+    /// All steps are done, or one failed.
+    Finished(std::result::Result<(), Errno>),
+}
+
+impl Job {
+    /// Take the result of the submitted step into account.
+    pub fn advance(&mut self, result: i32, spans: &[IoVec]) -> Progress {
+        let Some(step) = self.steps.last_mut() else { return Progress::Finished(Ok(())) };
+        match (result, step) {
+            (r, _) if r == -libc::EINTR || r == -libc::EAGAIN => Progress::Again,
+            (r, Step::Zero { offset, len, .. }) if r == -libc::EOPNOTSUPP => {
+                let fill = Step::Fill { offset: *offset, len: *len };
+                self.bounce = Some(Bounce::new(CHUNK.min(*len as usize)));
+                *self.steps.last_mut().expect("a step") = fill;
+                Progress::Again
+            }
+            (r, _) if r < 0 => Progress::Finished(Err(-r)),
+            (0, Step::Transfer { .. } | Step::Fill { .. }) => Progress::Finished(Err(libc::EIO)),
+            (done, Step::Transfer { write, offset, len, skip, .. }) => {
+                let done = done as usize;
+                if self.bounced && !*write {
+                    scatter(spans, *skip, self.bounce.as_mut().expect("a bounce buffer").bytes(done));
+                }
+                *offset += done as u64;
+                *skip += done;
+                *len = len.saturating_sub(done);
+                let left = *len;
+                self.next_if(left == 0)
+            }
+            (done, Step::Fill { offset, len }) => {
+                *offset += done as u64;
+                *len = len.saturating_sub(done as u64);
+                let left = *len;
+                self.next_if(left == 0)
+            }
+            (_, Step::Flush | Step::Zero { .. }) => self.next_if(true),
+        }
+    }
+
+    fn next_if(&mut self, step_done: bool) -> Progress {
+        if step_done {
+            self.steps.pop();
+        }
+        match self.steps.is_empty() {
+            true => Progress::Finished(Ok(())),
+            false => Progress::Again,
+        }
+    }
+
+    /// Lay out the buffers of the current transfer, bounced where they are not aligned.
+    fn prepare(&mut self, store: &Store, spans: &[IoVec], write: bool, skip: usize, len: usize) {
+        self.parts.clear();
+        for_each_span(spans, skip, len, |base, len| self.parts.push(IoVec { base, len }));
+        self.parts.truncate(MAX_SPANS);
+        self.bounced = !store.takes(&self.parts);
+        if !self.bounced {
+            return;
+        }
+        let part = len.min(CHUNK);
+        let bounce = self.bounce.get_or_insert_with(|| Bounce::new(part));
+        if write {
+            gather(spans, skip, bounce.bytes(part));
+        }
+        self.parts.clear();
+        self.parts.push(bounce.span(part));
+    }
+
+    fn prepare_fill(&mut self, len: u64) {
+        let part = len.min(CHUNK as u64) as usize;
+        let bounce = self.bounce.as_ref().expect("a pattern");
+        self.parts.clear();
+        self.parts.push(bounce.span(part));
+    }
+
+    fn entry(&mut self, store: &Store, file: File, spans: &[IoVec]) -> squeue::Entry {
+        match *self.steps.last().expect("a job has a step") {
+            Step::Transfer { write, offset, len, skip, fua } => {
+                self.prepare(store, spans, write, skip, len);
+                self.vectored(file, write, offset, fua)
+            }
+            Step::Fill { offset, len } => {
+                self.prepare_fill(len);
+                self.vectored(file, true, offset, false)
+            }
+            Step::Flush => file.sync(),
+            Step::Zero { offset, len, unmap } => file.fallocate(store.zero_mode(unmap), offset, len),
+        }
+    }
+
+    fn vectored(&self, file: File, write: bool, offset: u64, fua: bool) -> squeue::Entry {
+        let (list, count) = (self.parts.as_ptr().cast::<libc::iovec>(), self.parts.len() as u32);
+        let flags = if fua && write { libc::RWF_DSYNC } else { 0 };
+        match write {
+            true => file.write(list, count, offset, flags),
+            false => file.read(list, count, offset),
+        }
+    }
+}
+
+/// An fd of the process, or its place in the ring's table.
+#[derive(Clone, Copy)]
+enum File {
+    Fixed(u32),
+    Plain(RawFd),
+}
+
+macro_rules! on_file {
+    ($file:expr, $fd:ident => $build:expr) => {
+        match $file {
+            File::Fixed(slot) => {
+                let $fd = types::Fixed(slot);
+                $build
+            }
+            File::Plain(raw) => {
+                let $fd = types::Fd(raw);
+                $build
+            }
+        }
+    };
+}
+
+impl File {
+    fn read(self, list: *const libc::iovec, count: u32, offset: u64) -> squeue::Entry {
+        on_file!(self, fd => opcode::Readv::new(fd, list, count).offset(offset).build())
+    }
+
+    fn write(self, list: *const libc::iovec, count: u32, offset: u64, flags: i32) -> squeue::Entry {
+        on_file!(self, fd => opcode::Writev::new(fd, list, count).offset(offset).rw_flags(flags).build())
+    }
+
+    fn sync(self) -> squeue::Entry {
+        on_file!(self, fd => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build())
+    }
+
+    fn fallocate(self, mode: i32, offset: u64, len: u64) -> squeue::Entry {
+        on_file!(self, fd => opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build())
+    }
+}
+
+/// A worker's engine.
+pub enum Engine {
+    /// io_uring.
+    Uring(Box<Uring>),
+    /// epoll; I/O is done on the spot.
+    Epoll(Epoll),
+}
+
+impl Engine {
+    /// Watch an eventfd.
+    pub fn watch(&mut self, fd: RawFd, token: u32) -> Result<()> {
+        match self {
+            Engine::Uring(ring) => {
+                ring.watched.insert(token, fd);
+                ring.arm(token);
+                Ok(())
+            }
+            Engine::Epoll(epoll) => epoll.watch(fd, token),
+        }
+    }
+
+    /// Stop watching.
+    pub fn unwatch(&mut self, fd: RawFd, token: u32) {
+        match self {
+            Engine::Uring(ring) => ring.unwatch(token),
+            Engine::Epoll(epoll) => epoll.unwatch(fd),
+        }
+    }
+
+    /// Whether I/O can be submitted here.
+    #[inline(always)]
+    pub fn is_async(&self) -> bool {
+        matches!(self, Engine::Uring(_))
+    }
+
+    /// Submit the current step of a job.
+    ///
+    /// # Safety
+    /// The job and its spans stay in place and mapped until [`Event::Done`] with this key.
+    pub unsafe fn submit(
+        &mut self,
+        key: u32,
+        job: &mut Job,
+        store: &Store,
+        file_slot: Option<u32>,
+        spans: &[IoVec],
+    ) {
+        let Engine::Uring(ring) = self else { unreachable!("epoll does its I/O on the spot") };
+        let fd = store.file_descriptor().expect("only files are submitted").as_raw_fd();
+        let file = file_slot.filter(|slot| ring.has_file(*slot, store)).map_or(File::Plain(fd), File::Fixed);
+        let entry = job.entry(store, file, spans).user_data(REQUEST | u64::from(key));
+        // SAFETY: the caller's promise covers what the entry points to.
+        unsafe { ring.push(&entry) };
+    }
+
+    /// Ask the kernel to cancel a submitted job.
+    pub fn cancel(&mut self, key: u32) {
+        if let Engine::Uring(ring) = self {
+            let entry = opcode::AsyncCancel::new(REQUEST | u64::from(key)).build().user_data(IGNORE);
+            // SAFETY: the entry points to nothing.
+            unsafe { ring.push(&entry) };
+        }
+    }
+
+    /// Hand over what was pushed and collect what ended, without waiting.
+    #[inline(always)]
+    pub fn turn(&mut self, events: &mut Vec<Event>) {
+        match self {
+            Engine::Uring(ring) => ring.turn(events),
+            Engine::Epoll(epoll) => epoll.wait(Some(Duration::ZERO), events),
+        }
+    }
+
+    /// Whether a look would find something (free of system calls; epoll cannot know).
+    #[inline(always)]
+    pub fn has_events(&mut self) -> bool {
+        match self {
+            Engine::Uring(ring) => ring.has_events(),
+            Engine::Epoll(_) => false,
+        }
+    }
+
+    /// Sleep until something happens.
+    pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) {
+        match self {
+            Engine::Uring(ring) => ring.wait(timeout, events),
+            Engine::Epoll(epoll) => epoll.wait(timeout, events),
+        }
+    }
+
+    /// A new view: register its stores' files, let go of those that left.
+    pub fn adopt(&mut self, view: &View) {
+        if let Engine::Uring(ring) = self {
+            ring.adopt(view);
+        }
+    }
+}
+
+const WATCH: u64 = 1 << 56;
+const REQUEST: u64 = 2 << 56;
+const IGNORE: u64 = 3 << 56;
+
+/// An io_uring of one worker.
+pub struct Uring {
+    ring: IoUring,
+    files: HashMap<u32, u64>,
+    watched: HashMap<u32, RawFd>,
+    has_table: bool,
+}
+
+impl Uring {
+    /// Set up; must be called on the worker's own thread (SINGLE_ISSUER).
+    pub fn new() -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_cqsize(ENTRIES * 8)
+            .build(ENTRIES)
+            .or_else(|_| IoUring::builder().setup_cqsize(ENTRIES * 8).build(ENTRIES))?;
+        let has_table = ring.submitter().register_files_sparse(FILES).is_ok();
+        let mut probe = io_uring::Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if ![opcode::Readv::CODE, opcode::Fallocate::CODE, opcode::PollAdd::CODE]
+            .iter()
+            .all(|op| probe.is_supported(*op))
+        {
+            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+        }
+        Ok(Uring { ring, files: HashMap::new(), watched: HashMap::new(), has_table })
+    }
+
+    #[inline(always)]
+    fn has_file(&self, slot: u32, store: &Store) -> bool {
+        self.files.get(&slot) == Some(&store.id())
+    }
+
+    /// # Safety
+    /// What the entry points to stays valid until its completion.
+    unsafe fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: the caller's promise.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // a full queue: EBUSY (completions overflow) clears when the worker reaps, which it does in `turn`
+            let _ = self.ring.submit();
+        }
+    }
+
+    fn arm(&mut self, token: u32) {
+        let Some(fd) = self.watched.get(&token) else { return };
+        let poll = opcode::PollAdd::new(types::Fd(*fd), libc::POLLIN as u32).multi(true);
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(&poll.build().user_data(WATCH | u64::from(token))) };
+    }
+
+    fn unwatch(&mut self, token: u32) {
+        if self.watched.remove(&token).is_some() {
+            let entry = opcode::PollRemove::new(WATCH | u64::from(token)).build().user_data(IGNORE);
+            // SAFETY: the entry points to nothing.
+            unsafe { self.push(&entry) };
+            let _ = self.ring.submit();
+        }
+    }
+
+    #[inline(always)]
+    fn has_events(&mut self) -> bool {
+        self.ring.submission().taskrun() || !self.ring.completion().is_empty()
+    }
+
+    #[inline(always)]
+    fn turn(&mut self, events: &mut Vec<Event>) {
+        let queue = self.ring.submission();
+        let (pending, taskrun) = (!queue.is_empty(), queue.taskrun() || queue.cq_overflow());
+        drop(queue);
+        if taskrun {
+            // DEFER_TASKRUN: completions come into being when their issuer asks for them
+            let pushed = self.pushed();
+            // SAFETY: no argument is passed.
+            let _ = unsafe { self.ring.submitter().enter::<libc::sigset_t>(pushed, 0, GETEVENTS, None) };
+        } else if pending {
+            let _ = self.ring.submit();
+        }
+        self.reap(events);
+    }
+
+    fn pushed(&mut self) -> u32 {
+        self.ring.submission().len() as u32
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) {
+        let result = match timeout {
+            None => self.ring.submit_and_wait(1),
+            Some(timeout) => {
+                let spec = types::Timespec::from(timeout);
+                let args = types::SubmitArgs::new().timespec(&spec);
+                self.ring.submitter().submit_with_args(1, &args)
+            }
+        };
+        // EINTR, ETIME and EBUSY all mean: look, and come back
+        let _ = result;
+        self.reap(events);
+    }
+
+    #[inline(always)]
+    fn reap(&mut self, events: &mut Vec<Event>) {
+        if self.ring.completion().is_empty() {
+            return;
+        }
+        let mut rearm = Vec::new();
+        for entry in self.ring.completion() {
+            let low = entry.user_data() as u32;
+            match entry.user_data() & !0xff_ffff_ffff_ffff {
+                REQUEST => events.push(Event::Done(low, entry.result())),
+                WATCH => {
+                    events.push(Event::Ready(low));
+                    if !cqueue::more(entry.flags()) {
+                        rearm.push(low);
+                    }
+                }
+                _ => {}
+            }
+        }
+        rearm.into_iter().for_each(|token| self.arm(token));
+    }
+
+    fn adopt(&mut self, view: &View) {
+        if !self.has_table {
+            return;
+        }
+        let wanted: HashMap<u32, &Store> =
+            view.luns.iter().filter_map(|lun| Some((lun.file_slot?, &*lun.store))).collect();
+        let gone: Vec<u32> = self.files.keys().filter(|slot| !wanted.contains_key(slot)).copied().collect();
+        for slot in gone {
+            self.files.remove(&slot);
+            let _ = self.ring.submitter().register_files_update(slot, &[-1]);
+        }
+        for (slot, store) in wanted {
+            let Some(fd) = store.file_descriptor().filter(|_| !self.has_file(slot, store)) else { continue };
+            if self.ring.submitter().register_files_update(slot, &[fd.as_raw_fd()]).is_ok() {
+                self.files.insert(slot, store.id());
+            }
+        }
+    }
+}
+
+/// IORING_ENTER_GETEVENTS
+const GETEVENTS: u32 = 1;
+
+/// An epoll of one worker.
+pub struct Epoll(OwnedFd);
+
+impl Epoll {
+    /// Set up.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: a plain system call; the fd is ours.
+        match unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } {
+            -1 => Err(io::Error::last_os_error()),
+            // SAFETY: as above.
+            fd => Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) })),
+        }
+    }
+
+    fn watch(&mut self, fd: RawFd, token: u32) -> Result<()> {
+        let mut event =
+            libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: token.into() };
+        // SAFETY: the event is copied by the kernel.
+        match unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) } {
+            0 => Ok(()),
+            _ => Err(Error::last_os("epoll_ctl")),
+        }
+    }
+
+    fn unwatch(&mut self, fd: RawFd) {
+        // SAFETY: DEL takes no event.
+        unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) {
+        let mut list = [libc::epoll_event { events: 0, u64: 0 }; 32];
+        let millis =
+            timeout.map_or(-1, |timeout| timeout.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32);
+        // SAFETY: the list is as long as it is said to be.
+        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), list.as_mut_ptr(), 32, millis) };
+        events.extend(list.iter().take(count.max(0) as usize).map(|event| Event::Ready(event.u64 as u32)));
+    }
+}

@@ -1,0 +1,26 @@
+//! The data path of Ringway: from a guest's ring to a store and back, without Python.
+//!
+//! From the ground up: [`mapping`] and [`memory`] (guest memory), [`vring`] (the split queue), [`store`]
+//! (backstores), [`action`] (what a request wants of a store), [`scsi`] and [`blk`] (from a header to an action),
+//! [`engine`] (io_uring or epoll), [`worker`] (the threads), [`device`] (the face to the control side).
+
+pub mod action;
+pub mod blk;
+pub mod clock;
+pub mod device;
+pub mod dirty;
+pub mod engine;
+pub mod error;
+pub mod inflight;
+pub mod mapping;
+pub mod memory;
+pub mod notify;
+pub mod poll;
+pub mod range;
+pub mod scsi;
+pub mod slow;
+pub mod stats;
+pub mod store;
+pub mod view;
+pub mod vring;
+pub mod worker;

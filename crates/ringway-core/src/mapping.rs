@@ -1,0 +1,286 @@
+//! Shared mappings that survive their file's shrinking.
+//!
+//! A load or store behind the end of a truncated file raises SIGBUS. The handler here puts a zero page under the
+//! faulting address of a known mapping, marks the mapping broken and goes on; whoever copies asks
+//! [`faults`] afterwards and fails the request. Faults elsewhere keep their old meaning.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::Once;
+
+use crate::error::{ensure, Error, Result};
+
+const GUARDS: usize = 2048;
+
+struct Guard {
+    start: AtomicUsize,
+    end: AtomicUsize,
+    page: AtomicUsize,
+    taken: AtomicBool,
+    broken: AtomicBool,
+}
+
+static TABLE: [Guard; GUARDS] = [const {
+    Guard {
+        start: AtomicUsize::new(0),
+        end: AtomicUsize::new(0),
+        page: AtomicUsize::new(0),
+        taken: AtomicBool::new(false),
+        broken: AtomicBool::new(false),
+    }
+}; GUARDS];
+static FAULTS: AtomicU32 = AtomicU32::new(0);
+static INSTALL: Once = Once::new();
+
+/// How often a mapping broke since the process started. Compare before and after a copy.
+#[inline(always)]
+pub fn faults() -> u32 {
+    FAULTS.load(Relaxed)
+}
+
+extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo with SA_SIGINFO.
+    let address = unsafe { (*info).si_addr() } as usize;
+    for guard in &TABLE {
+        if !(guard.start.load(Acquire)..guard.end.load(Acquire)).contains(&address) {
+            continue;
+        }
+        let page = guard.page.load(Acquire);
+        let base = address & !(page - 1);
+        // SAFETY: mmap is a bare system call; the page lies inside a mapping that we own, and MAP_FIXED replaces
+        // just that page.
+        let mapped = unsafe {
+            libc::mmap(
+                base as *mut libc::c_void,
+                page,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+                -1,
+                0,
+            )
+        };
+        if mapped != libc::MAP_FAILED {
+            guard.broken.store(true, Release);
+            FAULTS.fetch_add(1, Release);
+            return;
+        }
+    }
+    // SAFETY: restores the default action; the instruction faults again and the process dies as it should.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+fn install_handler() {
+    INSTALL.call_once(|| {
+        // SAFETY: a zeroed sigaction is valid; the handler is async-signal-safe (atomics and mmap only).
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_sigbus as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
+            libc::sigaction(libc::SIGBUS, &action, ptr::null_mut());
+        }
+    });
+}
+
+/// A shared or private mapping of `len` bytes, unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    base: *mut u8,
+    mapped: usize,
+    skip: usize,
+    len: usize,
+    guard: usize,
+}
+
+// SAFETY: the mapping is plain memory; all access goes through raw pointers whose users bring their own ordering.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Map `len` bytes of a file from any offset, shared.
+    pub fn shared(fd: BorrowedFd<'_>, offset: u64, len: u64, writable: bool) -> Result<Self> {
+        let page = page_size(fd)?;
+        let skip = offset % page as u64;
+        let total = len.checked_add(skip).filter(|total| *total <= isize::MAX as u64);
+        let total = total.ok_or_else(|| Error::Invalid(format!("a mapping of {len} bytes at {offset}")))?;
+        ensure(len > 0, || "an empty mapping".into())?;
+        check_length(fd, offset, len)?;
+        let mapped = (total as usize).div_ceil(page) * page;
+        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        let start = i64::try_from(offset - skip).map_err(|_| Error::errno("mmap", libc::EOVERFLOW))?;
+        Self::map(
+            mapped,
+            page,
+            skip as usize,
+            len as usize,
+            protection,
+            libc::MAP_SHARED,
+            fd.as_raw_fd(),
+            start,
+        )
+    }
+
+    /// Anonymous zero memory, not reserved.
+    pub fn anonymous(len: u64) -> Result<Self> {
+        ensure(len > 0 && len <= isize::MAX as u64, || format!("a mapping of {len} bytes"))?;
+        let mapped = (len as usize).div_ceil(4096) * 4096;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        Self::map(mapped, 4096, 0, len as usize, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn map(
+        mapped: usize,
+        page: usize,
+        skip: usize,
+        len: usize,
+        protection: i32,
+        flags: i32,
+        fd: i32,
+        offset: i64,
+    ) -> Result<Self> {
+        install_handler();
+        // SAFETY: a fresh mapping at an address that the kernel chooses.
+        let base = unsafe { libc::mmap(ptr::null_mut(), mapped, protection, flags, fd, offset) };
+        if base == libc::MAP_FAILED {
+            return Err(Error::last_os("mmap"));
+        }
+        // SAFETY: advice on our own mapping; guest memory does not belong in a core dump of ours or in a child.
+        unsafe {
+            libc::madvise(base, mapped, libc::MADV_DONTDUMP);
+            libc::madvise(base, mapped, libc::MADV_DONTFORK);
+        }
+        let base = base.cast::<u8>();
+        let mut mapping = Mapping { base, mapped, skip, len, guard: GUARDS };
+        mapping.guard = claim_guard(base as usize, mapped, page)?;
+        Ok(mapping)
+    }
+
+    /// First byte.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut u8 {
+        // SAFETY: skip < mapped.
+        unsafe { self.base.add(self.skip) }
+    }
+
+    /// Length in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never true: empty mappings are refused.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether a page of it is gone (the file shrank).
+    #[inline(always)]
+    pub fn is_broken(&self) -> bool {
+        TABLE[self.guard].broken.load(Acquire)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.guard < GUARDS {
+            TABLE[self.guard].end.store(0, Release);
+            TABLE[self.guard].start.store(0, Release);
+        }
+        // SAFETY: our own mapping, and nobody holds a pointer into it any more.
+        unsafe { libc::munmap(self.base.cast(), self.mapped) };
+        if self.guard < GUARDS {
+            TABLE[self.guard].taken.store(false, Release);
+        }
+    }
+}
+
+fn claim_guard(start: usize, len: usize, page: usize) -> Result<usize> {
+    let free = TABLE.iter().position(|g| g.taken.compare_exchange(false, true, AcqRel, Relaxed).is_ok());
+    let index = free.ok_or_else(|| Error::errno("mappings", libc::ENOMEM))?;
+    let guard = &TABLE[index];
+    guard.broken.store(false, Release);
+    guard.page.store(page, Release);
+    guard.start.store(start, Release);
+    guard.end.store(start + len, Release);
+    Ok(index)
+}
+
+/// The page size that a mapping of this file has (hugetlbfs: its huge page).
+fn page_size(fd: BorrowedFd<'_>) -> Result<usize> {
+    Ok(match file_system(fd)? {
+        (libc::HUGETLBFS_MAGIC, block) if block.is_power_of_two() => block,
+        _ => 4096,
+    })
+}
+
+/// (magic, block size) of the file system that a file lies on.
+pub fn file_system(fd: BorrowedFd<'_>) -> Result<(i64, usize)> {
+    // SAFETY: statfs is plain data and the kernel fills it.
+    let stat = unsafe {
+        let mut stat: libc::statfs = std::mem::zeroed();
+        if libc::fstatfs(fd.as_raw_fd(), &mut stat) < 0 {
+            return Err(Error::last_os("fstatfs"));
+        }
+        stat
+    };
+    Ok((stat.f_type, stat.f_bsize as usize))
+}
+
+/// (st_dev, st_ino, st_mode, st_size).
+pub fn file_status(fd: BorrowedFd<'_>) -> Result<(u64, u64, u32, u64)> {
+    // SAFETY: stat is plain data and the kernel fills it.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        if libc::fstat(fd.as_raw_fd(), &mut stat) < 0 {
+            return Err(Error::last_os("fstat"));
+        }
+        Ok((stat.st_dev, stat.st_ino, stat.st_mode, stat.st_size as u64))
+    }
+}
+
+fn check_length(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
+    let (_, _, mode, size) = file_status(fd)?;
+    let short = mode & libc::S_IFMT == libc::S_IFREG && offset.checked_add(len).is_none_or(|end| end > size);
+    if short {
+        return Err(Error::errno("the file is shorter than the mapping", libc::EINVAL));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_file_that_shrinks_breaks_its_mapping_and_not_the_process() {
+        let path = std::env::temp_dir().join(format!("ringway-mapping-{}", std::process::id()));
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.set_len(8192).unwrap();
+        let mapping = Mapping::shared(file.as_fd(), 0, 8192, true).unwrap();
+        let before = faults();
+        file.set_len(0).unwrap();
+        // SAFETY: inside the mapping; the handler supplies a page.
+        let byte = unsafe { mapping.as_ptr().add(5000).read_volatile() };
+        assert_eq!(byte, 0);
+        assert_ne!(faults(), before);
+        assert!(mapping.is_broken());
+    }
+
+    #[test]
+    fn a_file_that_is_too_short_is_refused() {
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let size = file.metadata().unwrap().len();
+        assert!(Mapping::shared(file.as_fd(), 0, size + 1, false).is_err());
+        assert!(Mapping::shared(file.as_fd(), u64::MAX - 10, 20, false).is_err());
+    }
+}

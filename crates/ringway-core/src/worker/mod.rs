@@ -1,0 +1,502 @@
+//! A worker: one thread, some queues, one engine.
+//!
+//! The loop pops in batches, runs what is instant, submits the rest once a turn, publishes once a batch and
+//! signals at most once a batch. Everything in here belongs to the thread; the outside speaks through the
+//! [`Mailbox`].
+
+mod fence;
+mod pending;
+mod queue;
+mod request;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+pub use fence::{Fence, Matcher};
+pub use queue::{QueueStart, RingLayout, Role};
+
+use crate::clock::now_ns;
+use crate::engine::{Engine, Epoll, Event, Uring};
+use crate::error::{Error, Result};
+use crate::notify;
+use crate::poll::{PollMode, SpinBudget};
+use crate::slow::{SlowCommand, SlowKind, SlowRing};
+use crate::stats::{QueueCounters, WorkerCounters};
+use crate::view::View;
+use crate::vring::Chain;
+use pending::{Phase, Slab};
+use queue::Queue;
+
+/// Which virtio device the queues belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// virtio-scsi: control, event and request queues.
+    Scsi,
+    /// virtio-blk: request queues.
+    Blk,
+}
+
+/// Which engine a worker takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// io_uring where the kernel allows it.
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// How Python finished a slow command.
+#[derive(Clone, Debug, Default)]
+pub struct Completion {
+    /// VIRTIO_SCSI_S_*.
+    pub response: u8,
+    /// SAM status.
+    pub status: u8,
+    /// Sense data, at most 96 bytes.
+    pub sense: Vec<u8>,
+    /// Data-in; for a control request all that is written.
+    pub data: Vec<u8>,
+    /// Bytes of data-out that were used; none: all.
+    pub taken: Option<usize>,
+}
+
+/// What a worker is told.
+pub enum Message {
+    /// Go on with another view.
+    View(Arc<View>, SyncSender<()>),
+    /// Make a ring ready.
+    Start(u16, Box<QueueStart>, SyncSender<Result<()>>),
+    /// Serve a ring or let it rest.
+    Enable(u16, bool, SyncSender<()>),
+    /// Another call eventfd.
+    Call(u16, Option<OwnedFd>, SyncSender<()>),
+    /// Log writes to the used ring there.
+    Log(u16, Option<u64>, SyncSender<()>),
+    /// Drain and stop a ring by then; answers the next available index.
+    Stop(u16, Instant, SyncSender<u16>),
+    /// Tell when what matches is finished.
+    Fence(Fence),
+    /// A slow command is finished.
+    Complete(u64, Completion),
+    /// A slow command goes to the hot path.
+    Resume(u64),
+    /// For the event queue.
+    Event([u8; 16]),
+    /// Look again (a range lock was released).
+    Wake,
+    /// The end.
+    Quit,
+}
+
+/// The way into a worker.
+#[derive(Debug)]
+pub struct Mailbox {
+    messages: Mutex<VecDeque<Message>>,
+    waiting: AtomicBool,
+    event: OwnedFd,
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Message")
+    }
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    pub fn new() -> Result<Self> {
+        Ok(Mailbox { messages: Mutex::default(), waiting: AtomicBool::new(false), event: notify::eventfd()? })
+    }
+
+    /// Send; wakes the worker.
+    pub fn send(&self, message: Message) {
+        self.messages.lock().unwrap().push_back(message);
+        self.waiting.store(true, Release);
+        notify::signal(&self.event);
+    }
+
+    #[inline(always)]
+    fn has_mail(&self) -> bool {
+        self.waiting.load(Relaxed)
+    }
+
+    fn take(&self) -> VecDeque<Message> {
+        self.waiting.store(false, Relaxed);
+        std::mem::take(&mut *self.messages.lock().unwrap())
+    }
+}
+
+/// What a worker is made from.
+pub struct WorkerSetup {
+    /// The device's kind.
+    pub kind: DeviceKind,
+    /// Queue numbers and their counters.
+    pub queues: Vec<(u16, Arc<QueueCounters>)>,
+    /// CPU to pin to.
+    pub cpu: Option<usize>,
+    /// When to spin.
+    pub poll: PollMode,
+    /// Engine.
+    pub engine: EngineChoice,
+    /// Way in.
+    pub mailbox: Arc<Mailbox>,
+    /// Way out to Python.
+    pub slow: Arc<SlowRing>,
+    /// Counters.
+    pub counters: Arc<WorkerCounters>,
+}
+
+/// What queues share of their worker.
+pub(crate) struct Context {
+    kind: DeviceKind,
+    view: Rc<View>,
+    engine: Engine,
+    slab: Slab,
+    slow: Arc<SlowRing>,
+    now: u64,
+    scratch: Chain,
+}
+
+struct Worker {
+    queues: Vec<Queue>,
+    context: Context,
+    fences: Vec<Fence>,
+    mailbox: Arc<Mailbox>,
+    counters: Arc<WorkerCounters>,
+    spin: SpinBudget,
+    events: Vec<Event>,
+    quitting: bool,
+}
+
+const MAIL: u32 = u32::MAX;
+
+/// A worker thread's body. `ready` hears which engine runs, or why none does.
+pub fn run(setup: WorkerSetup, ready: SyncSender<Result<EngineChoice>>) {
+    let slow = setup.slow.clone();
+    let mut worker = match Worker::new(setup) {
+        Ok(worker) => worker,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    let engine = if worker.context.engine.is_async() { EngineChoice::Uring } else { EngineChoice::Epoll };
+    let _ = ready.send(Ok(engine));
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
+    if outcome.is_err() {
+        // The queues stay as they are: unpublished requests are in the in-flight region for the next process.
+        std::mem::forget(worker);
+        let _ = slow.push(broken_notice(u16::MAX, "a worker thread panicked: its queues are dead".into()));
+    }
+}
+
+pub(crate) fn broken_notice(queue: u16, message: String) -> SlowCommand {
+    SlowCommand {
+        kind: SlowKind::Broken,
+        tag: 0,
+        queue,
+        lun: [0; 8],
+        id: 0,
+        task_attribute: 0,
+        cdb: [0; 32],
+        data_out: vec![],
+        data_out_size: 0,
+        data_in_size: 0,
+        failure: crate::scsi::Failure::None,
+        message,
+    }
+}
+
+fn open_engine(choice: EngineChoice) -> Result<Engine> {
+    let failed = |source| Error::Os { context: "io_uring", source };
+    match choice {
+        EngineChoice::Epoll => {
+            Epoll::new().map(Engine::Epoll).map_err(|source| Error::Os { context: "epoll", source })
+        }
+        EngineChoice::Uring => Uring::new().map(|ring| Engine::Uring(Box::new(ring))).map_err(failed),
+        EngineChoice::Auto => open_engine(EngineChoice::Uring).or_else(|_| open_engine(EngineChoice::Epoll)),
+    }
+}
+
+fn pin(cpu: Option<usize>) -> Result<()> {
+    let Some(cpu) = cpu else { return Ok(()) };
+    // SAFETY: a zeroed set is valid; CPU_SET checks nothing, so the number is bounded first.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if cpu >= libc::CPU_SETSIZE as usize {
+            return Err(Error::Invalid(format!("no CPU {cpu}")));
+        }
+        libc::CPU_SET(cpu, &mut set);
+        match libc::sched_setaffinity(0, size_of_val(&set), &set) {
+            0 => Ok(()),
+            _ => Err(Error::last_os("pinning a worker to its CPU")),
+        }
+    }
+}
+
+impl Worker {
+    fn new(setup: WorkerSetup) -> Result<Self> {
+        pin(setup.cpu)?;
+        let mut engine = open_engine(setup.engine)?;
+        engine.watch(setup.mailbox.event.as_raw_fd(), MAIL)?;
+        // SAFETY: gettid has no preconditions.
+        setup.counters.thread.set(unsafe { libc::gettid() } as u64);
+        let queues =
+            setup.queues.into_iter().map(|(index, counters)| Queue::new(index, setup.kind, counters));
+        Ok(Worker {
+            queues: queues.collect(),
+            context: Context {
+                kind: setup.kind,
+                view: Rc::default(),
+                engine,
+                slab: Slab::default(),
+                slow: setup.slow,
+                now: now_ns(),
+                scratch: Chain::default(),
+            },
+            fences: Vec::new(),
+            mailbox: setup.mailbox,
+            counters: setup.counters,
+            spin: SpinBudget::new(setup.poll),
+            events: Vec::new(),
+            quitting: false,
+        })
+    }
+
+    fn run(&mut self) {
+        while !self.quitting {
+            self.counters.loops.add(1);
+            if !self.turn() {
+                self.idle();
+            }
+        }
+        self.wait_for_kernel();
+    }
+
+    /// The kernel may still read and write what held requests point to: wait for it, or leave it all in place.
+    fn wait_for_kernel(&mut self) {
+        let deadline = Instant::now() + QUIT_PATIENCE;
+        let running =
+            |context: &Context| context.slab.iter().any(|(_, pending)| pending.phase == Phase::Running);
+        while running(&self.context) && Instant::now() < deadline {
+            self.context.engine.wait(Some(PARKED_RETRY), &mut self.events);
+            self.take_events();
+            self.queues.iter_mut().for_each(|queue| queue.publish(&mut self.context));
+        }
+        if running(&self.context) {
+            std::mem::forget(std::mem::take(&mut self.context.slab));
+        }
+    }
+
+    /// One turn of the loop; whether there was work.
+    fn turn(&mut self) -> bool {
+        let mut worked = false;
+        if self.mailbox.has_mail() {
+            self.read_mail();
+            worked = true;
+        }
+        self.context.now = now_ns();
+        for queue in &mut self.queues {
+            worked |= queue.serve(&mut self.context);
+        }
+        self.context.engine.turn(&mut self.events);
+        worked |= self.take_events();
+        for queue in &mut self.queues {
+            queue.publish(&mut self.context);
+        }
+        if !self.fences.is_empty() || self.queues.iter().any(Queue::is_stopping) {
+            self.keep_deadlines();
+        }
+        worked
+    }
+
+    fn take_events(&mut self) -> bool {
+        if self.events.is_empty() {
+            return false;
+        }
+        let mut events = std::mem::take(&mut self.events);
+        self.context.now = now_ns();
+        for event in events.drain(..) {
+            match event {
+                Event::Ready(MAIL) => {}
+                Event::Ready(token) => {
+                    if let Some(queue) = self.queues.iter().find(|queue| queue.token() == token) {
+                        queue.counters().kicks.add(1);
+                    }
+                }
+                Event::Done(key, result) => self.io_done(key, result),
+            }
+        }
+        self.events = events;
+        true
+    }
+
+    fn io_done(&mut self, key: u32, result: i32) {
+        let Some(queue) = self.context.slab.get(key).queue else { return self.context.slab.free(key) };
+        if let Some(queue) = self.queues.iter_mut().find(|candidate| candidate.index() == queue) {
+            queue.io_done(&mut self.context, key, result);
+        }
+    }
+
+    /// Nothing to do: spin while it pays, then ask for kicks and sleep.
+    fn idle(&mut self) {
+        if self.spin() {
+            return;
+        }
+        for queue in &mut self.queues {
+            if queue.ask_for_kick(&mut self.context) {
+                return;
+            }
+        }
+        if self.mailbox.has_mail() || self.queues.iter().any(Queue::must_poll) {
+            return;
+        }
+        self.counters.sleeps.add(1);
+        let asleep = now_ns();
+        self.context.engine.wait(self.next_deadline(), &mut self.events);
+        self.spin.slept(now_ns() - asleep);
+        self.queues.iter_mut().for_each(Queue::awake);
+        self.take_events();
+    }
+
+    /// Spin for the budget; true when there is something to do (or the budget never ends).
+    fn spin(&mut self) -> bool {
+        let budget = self.spin.budget_ns();
+        if budget == 0 {
+            return false;
+        }
+        self.counters.spins.add(1);
+        let started = now_ns();
+        loop {
+            for _ in 0..16 {
+                if self.has_work() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if now_ns() - started > budget.min(1_000_000) {
+                break;
+            }
+        }
+        self.spin.spun_in_vain();
+        budget == u64::MAX || !self.fences.is_empty() && self.next_deadline() == Some(Duration::ZERO)
+    }
+
+    #[inline(always)]
+    fn has_work(&mut self) -> bool {
+        self.mailbox.has_mail() || self.context.engine.has_events() || self.queues.iter().any(Queue::has_work)
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        let stops = self.queues.iter().filter_map(Queue::deadline);
+        let parked = self.queues.iter().any(Queue::has_parked).then(|| Instant::now() + PARKED_RETRY);
+        let first = stops.chain(self.fences.iter().map(|fence| fence.deadline)).chain(parked).min()?;
+        Some(first.saturating_duration_since(Instant::now()))
+    }
+
+    fn keep_deadlines(&mut self) {
+        let now = Instant::now();
+        for queue in &mut self.queues {
+            queue.keep_deadline(&mut self.context, now);
+        }
+        let slab = &self.context.slab;
+        self.fences.retain(|fence| match fence.is_open(slab) {
+            true if now < fence.deadline => true,
+            open => {
+                let _ = fence.reply.send(!open);
+                false
+            }
+        });
+    }
+
+    fn read_mail(&mut self) {
+        for message in self.mailbox.take() {
+            self.context.now = now_ns();
+            self.handle(message);
+        }
+    }
+
+    fn queue(&mut self, index: u16) -> (&mut Queue, &mut Context) {
+        let queue =
+            self.queues.iter_mut().find(|queue| queue.index() == index).expect("a queue of this worker");
+        (queue, &mut self.context)
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::View(view, reply) => {
+                self.adopt(&view);
+                let _ = reply.send(());
+            }
+            Message::Start(index, start, reply) => {
+                let (queue, context) = self.queue(index);
+                let _ = reply.send(queue.start(context, *start));
+            }
+            Message::Enable(index, enabled, reply) => {
+                self.queue(index).0.enable(enabled);
+                let _ = reply.send(());
+            }
+            Message::Call(index, call, reply) => {
+                self.queue(index).0.set_call(call);
+                let _ = reply.send(());
+            }
+            Message::Log(index, address, reply) => {
+                self.queue(index).0.set_log(address);
+                let _ = reply.send(());
+            }
+            Message::Stop(index, deadline, reply) => {
+                let (queue, context) = self.queue(index);
+                queue.stop(context, deadline, reply);
+            }
+            Message::Fence(fence) => self.fence(fence),
+            Message::Complete(tag, completion) => self.slow_done(tag, Some(completion)),
+            Message::Resume(tag) => self.slow_done(tag, None),
+            Message::Event(event) => {
+                if let Some(queue) = self.queues.iter_mut().find(|queue| queue.role() == Role::Event) {
+                    queue.post_event(&mut self.context, event);
+                }
+            }
+            Message::Wake => {}
+            Message::Quit => self.quitting = true,
+        }
+    }
+
+    fn adopt(&mut self, view: &Arc<View>) {
+        self.context.view = Rc::new(View::clone(view));
+        self.context.engine.adopt(view);
+        for queue in &mut self.queues {
+            queue.adopt(&mut self.context);
+        }
+    }
+
+    fn fence(&mut self, mut fence: Fence) {
+        fence.before = self.context.slab.next_sequence();
+        if fence.cancel {
+            for (key, phase_is_hot) in fence.matches(&self.context.slab) {
+                self.context.slab.get_mut(key).cancelled = Some(fence.response());
+                if phase_is_hot {
+                    self.context.engine.cancel(key);
+                }
+            }
+        }
+        self.fences.push(fence);
+    }
+
+    fn slow_done(&mut self, tag: u64, completion: Option<Completion>) {
+        let Some((key, index)) = self.context.slab.find(tag) else { return };
+        let (queue, context) = self.queue(index);
+        match completion {
+            Some(completion) => queue.slow_done(context, key, &completion),
+            None => queue.resume(context, key),
+        }
+    }
+}
+
+/// How long the end of a worker waits for the kernel.
+const QUIT_PATIENCE: Duration = Duration::from_secs(10);
+/// How soon a parked request is tried again when nothing else wakes its worker.
+const PARKED_RETRY: Duration = Duration::from_millis(1);

@@ -1,0 +1,228 @@
+//! One virtqueue on its worker. Here: what it is, and its part of the loop (serve, publish, sleep); `life` starts
+//! and stops it, `dispatch` decides what becomes of a request, `hold` keeps those that outlast a turn.
+
+mod dispatch;
+mod hold;
+mod life;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::pending::{Header, Pending};
+use super::{Completion, Context, DeviceKind};
+use crate::inflight::QueueInflight;
+use crate::notify;
+use crate::stats::QueueCounters;
+use crate::view::View;
+use crate::vring::{Chain, RingError, Vring};
+use life::Stop;
+pub use life::{QueueStart, RingLayout};
+
+/// Chains popped before the others get their turn and the batch is published.
+const BATCH: u16 = 32;
+const S_FAILURE: u8 = 9;
+
+/// What a queue is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// scsi: task management.
+    Control,
+    /// scsi: events to the guest.
+    Event,
+    /// I/O.
+    Request,
+}
+
+/// A request between the ring and its answer.
+struct Request {
+    head: u16,
+    popped_ns: u64,
+    /// 0 until it is held for the first time.
+    sequence: u64,
+    past_gate: bool,
+    header: Header,
+}
+
+impl Request {
+    fn popped(head: u16, now: u64) -> Self {
+        Request { head, popped_ns: now, sequence: 0, past_gate: false, header: Header([0; 64]) }
+    }
+
+    fn of(pending: &Pending) -> Self {
+        let Pending { head, popped_ns, sequence, past_gate, header, .. } = *pending;
+        Request { head, popped_ns, sequence, past_gate, header }
+    }
+}
+
+/// What one request is served with.
+struct Turn<'a> {
+    context: &'a mut Context,
+    view: &'a View,
+    request: Request,
+    chain: &'a mut Chain,
+}
+
+fn failed_with(response: u8) -> Completion {
+    Completion { response, ..Completion::default() }
+}
+
+/// A virtqueue.
+pub struct Queue {
+    index: u16,
+    role: Role,
+    ring: Option<Vring>,
+    layout: Option<RingLayout>,
+    enabled: bool,
+    broken: bool,
+    base: u16,
+    kick: Option<OwnedFd>,
+    call: Option<OwnedFd>,
+    log_address: Option<u64>,
+    inflight: Option<QueueInflight>,
+    /// Heads to run again, newest first.
+    resubmit: Vec<u16>,
+    /// Key + 1 of the held request of each head; 0: none.
+    held: Vec<u32>,
+    held_count: usize,
+    parked: Vec<u32>,
+    stop: Option<Stop>,
+    starts: u32,
+    events_missed: bool,
+    counters: Arc<QueueCounters>,
+}
+
+impl Queue {
+    #[inline(always)]
+    fn runs(&self) -> bool {
+        self.enabled && !self.broken && self.stop.is_none() && self.ring.is_some()
+    }
+
+    /// Whether a chain (or a retry) waits.
+    #[inline(always)]
+    pub fn has_work(&self) -> bool {
+        let waiting = |ring: &Vring| ring.available() != Ok(0);
+        self.runs() && self.role != Role::Event && self.ring.as_ref().is_some_and(waiting)
+    }
+
+    pub fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    /// No kick fd was given: there is no way to wake up for it.
+    pub fn must_poll(&self) -> bool {
+        self.runs() && self.kick.is_none() && self.role != Role::Event
+    }
+
+    /// Pop a batch and start it; whether there was something.
+    #[inline(always)]
+    pub fn serve(&mut self, context: &mut Context) -> bool {
+        let mut worked = false;
+        if !self.parked.is_empty() {
+            worked |= self.retry_parked(context);
+        }
+        if !self.runs() || self.role == Role::Event {
+            return worked;
+        }
+        if !self.resubmit.is_empty() {
+            self.run_again(context);
+        }
+        worked | self.pop_batch(context)
+    }
+
+    #[inline(always)]
+    fn pop_batch(&mut self, context: &mut Context) -> bool {
+        let ring = self.ring.as_mut().expect("a running ring");
+        let count = match ring.available() {
+            Ok(0) => return false,
+            Ok(count) => count.min(BATCH),
+            Err(error) => return self.ring_failed(context, error),
+        };
+        let view = context.view.clone();
+        let mut chain = std::mem::take(&mut context.scratch);
+        for _ in 0..count {
+            let ring = self.ring.as_mut().expect("a running ring");
+            match ring.pop(&view.memory, &mut chain) {
+                Ok(head) if self.held[head as usize] != 0 => {
+                    self.ring_failed(context, RingError::Duplicate(head));
+                    break;
+                }
+                Ok(head) => {
+                    if let Some(inflight) = &mut self.inflight {
+                        inflight.take(head);
+                    }
+                    let request = Request::popped(head, context.now);
+                    self.dispatch(Turn { context, view: &view, request, chain: &mut chain });
+                }
+                Err(error) => {
+                    self.ring_failed(context, error);
+                    break;
+                }
+            }
+        }
+        context.scratch = chain;
+        true
+    }
+
+    #[cold]
+    fn ring_failed(&mut self, context: &mut Context, error: RingError) -> bool {
+        self.fail(context, error.to_string());
+        false
+    }
+
+    /// Run what the last back end held, oldest first.
+    #[cold]
+    fn run_again(&mut self, context: &mut Context) {
+        let view = context.view.clone();
+        while let Some(head) = self.resubmit.pop() {
+            let mut chain = Chain::default();
+            let ring = self.ring.as_mut().expect("a running ring");
+            if let Err(error) = ring.read_chain(head, &view.memory, &mut chain) {
+                self.ring_failed(context, error);
+                return;
+            }
+            let request = Request::popped(head, context.now);
+            self.dispatch(Turn { context, view: &view, request, chain: &mut chain });
+        }
+    }
+
+    /// Show the guest what was completed, and signal it if it wants that.
+    #[inline(always)]
+    pub fn publish(&mut self, context: &mut Context) {
+        let Some(ring) = self.ring.as_mut().filter(|ring| ring.has_unpublished()) else { return };
+        let (offset, len) = ring.publish();
+        if let (Some(log), Some(address)) = (&context.view.log, self.log_address) {
+            log.mark(address.wrapping_add(offset), len);
+            log.mark(address.wrapping_add(2), 2);
+        }
+        if let Some(inflight) = &mut self.inflight {
+            inflight.published(ring.next_used());
+        }
+        self.counters.batches.add(1);
+        if ring.wants_signal() {
+            if let Some(call) = &self.call {
+                self.counters.signals.add(1);
+                notify::signal(call);
+            }
+        }
+    }
+
+    /// Before sleeping; true when work slipped in.
+    pub fn ask_for_kick(&mut self, context: &mut Context) -> bool {
+        if !self.runs() || self.role == Role::Event {
+            return false;
+        }
+        let ring = self.ring.as_mut().expect("a running ring");
+        let answer = ring.ask_for_kick();
+        if let (Some(log), Some(address)) = (&context.view.log, self.log_address) {
+            log.mark(address, Vring::used_bytes(ring.size()));
+        }
+        answer.unwrap_or_else(|error| self.ring_failed(context, error))
+    }
+
+    /// After sleeping.
+    pub fn awake(&mut self) {
+        if let Some(ring) = self.ring.as_mut().filter(|_| self.role != Role::Event) {
+            ring.suppress_kicks();
+        }
+    }
+}

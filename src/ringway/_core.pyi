@@ -1,0 +1,369 @@
+"""The Rust core: guest memory, vrings, workers, stores.
+
+I/O threads never enter Python. Python pulls what a worker cannot decide with :meth:`Device.next_command`
+and completes it by tag. File descriptors come in as integers and are duplicated at the border, so the
+caller keeps its own. All methods are safe to call from several threads; blocking ones release the GIL.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+__version__: str
+
+#: Bits of a LUN's gate word. Zero means that every hot command may run without asking Python.
+GATE_ATTENTION: int  #: every command goes to the slow path (a unit attention waits, or the unit is stopped)
+GATE_NO_READ: int  #: commands that read the medium go to the slow path
+GATE_NO_WRITE: int  #: commands that change the medium go to the slow path
+MAX_SLOW_DATA: int  #: bytes of data-out that a slow command carries at most
+
+def inflight_size(queues: int, queue_size: int) -> int:
+    """Bytes of an in-flight region for split rings. Spec: vhost-user, "Inflight I/O tracking"."""
+
+@final
+class Region:
+    """Guest memory that a front end shares, mapped for the life of the object.
+
+    :param fd: the memory; duplicated, or rather mapped: it may be closed afterwards.
+    :param guest_address: guest physical address of the first byte.
+    :param size_bytes: length; neither it nor the addresses need to be multiples of a page.
+    :param user_address: the front end's own virtual address (vring addresses are given in these).
+    :param mmap_offset: offset of the first byte in the fd.
+    :raises ValueError: empty, or an address range that wraps.
+    :raises OSError: the fd cannot be mapped, or is shorter than offset + size.
+    """
+
+    def __new__(
+        cls, fd: int, *, guest_address: int, size_bytes: int, user_address: int, mmap_offset: int
+    ) -> Region: ...
+    @property
+    def guest_address(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def user_address(self) -> int: ...
+    @property
+    def mmap_offset(self) -> int: ...
+    @property
+    def identity(self) -> tuple[int, int]:
+        """(st_dev, st_ino) of the memory's file: with the four numbers, what makes two regions the same."""
+
+@final
+class InflightRegion:
+    """Shared memory in which a back end marks the requests that it holds (survives its death).
+
+    :raises OSError: the fd cannot be mapped.
+    :raises ValueError: ``size_bytes`` is less than ``inflight_size(queues, queue_size)``.
+    """
+
+    def __new__(
+        cls, fd: int, *, mmap_offset: int, size_bytes: int, queues: int, queue_size: int
+    ) -> InflightRegion: ...
+
+@final
+class DirtyLog:
+    """The bitmap of pages that the back end wrote, one bit for 4 KiB of guest physical memory.
+
+    :raises OSError: the fd cannot be mapped.
+    """
+
+    def __new__(cls, fd: int, *, mmap_offset: int, size_bytes: int) -> DirtyLog: ...
+
+@final
+class Store:
+    """An open backstore. The methods here are the slow path's; guests' I/O never enters Python.
+
+    Every method blocks, releases the GIL, and raises OSError (EIO: a mapped file shrank;
+    ENOSPC; EINVAL: beyond the end).
+    """
+
+    @staticmethod
+    def null(size_bytes: int) -> Store:
+        """A disk that forgets: writes are dropped, reads leave the guest's buffer as it was."""
+    @staticmethod
+    def ram(size_bytes: int) -> Store:
+        """A disk in this process's anonymous memory, zero at first."""
+    @staticmethod
+    def file(
+        fd: int,
+        *,
+        size_bytes: int,
+        writable: bool,
+        direct: bool = False,
+        mapped: bool = False,
+        discard: bool = True,
+        memory_align: int = 1,
+        offset_align: int = 1,
+    ) -> Store:
+        """A raw file or a block device.
+
+        :param fd: open for reading (and writing if ``writable``), with O_DIRECT if ``direct``.
+        :param mapped: serve it by loads and stores (it lies in memory: tmpfs, hugetlbfs, DAX).
+        :param discard: the medium takes FALLOC_FL_PUNCH_HOLE; without it a discard does nothing.
+        :param memory_align: bytes; buffers that are not so aligned go through a bounce buffer.
+        :param offset_align: bytes; requests are multiples of it (the logical block is at least as large).
+        """
+    @property
+    def kind(self) -> Literal["null", "ram", "mapped", "file"]: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def writable(self) -> bool: ...
+    @property
+    def discard(self) -> bool: ...
+    def read(self, offset: int, length: int) -> bytes: ...
+    def write(self, offset: int, data: bytes, *, fua: bool = False) -> None: ...
+    def zero(self, offset: int, length: int, *, unmap: bool = False) -> None: ...
+    def flush(self) -> None: ...
+
+@final
+class Command:
+    """A request that a worker could not finish.
+
+    ``kind``:
+
+    * ``"cdb"``: a SCSI command for :meth:`Device.complete` or :meth:`Device.resume`;
+    * ``"control"``: a control-queue request (``data_out`` is the whole readable part) for
+      :meth:`Device.complete_control`;
+    * ``"broken"``: no request, a notice: queue ``queue`` was stopped, ``failure`` says why. Not completed.
+    """
+
+    @property
+    def kind(self) -> Literal["cdb", "control", "broken"]: ...
+    @property
+    def tag(self) -> int:
+        """Handle for the completion; dead after it, or after the queue stopped."""
+    @property
+    def queue(self) -> int: ...
+    @property
+    def lun(self) -> bytes:
+        """The eight LUN bytes of the request header. Spec: virtio 1.3, 5.6.6.1."""
+    @property
+    def id(self) -> int: ...
+    @property
+    def task_attribute(self) -> int: ...
+    @property
+    def cdb(self) -> bytes:
+        """32 bytes, zero-padded."""
+    @property
+    def data_out(self) -> bytes:
+        """At most MAX_SLOW_DATA bytes of data-out; ``data_out_size`` has the true length."""
+    @property
+    def data_out_size(self) -> int: ...
+    @property
+    def data_in_size(self) -> int:
+        """Bytes of the guest's data-in buffer."""
+    @property
+    def failure(self) -> str:
+        """Empty when the worker merely asks. Else why a hot command failed: ``"range"`` (beyond the end),
+        ``"read_only"``, ``"no_lun"``, ``"field"`` (a CDB field the hot path refuses), ``"parameter"`` (bad parameter
+        list), ``"overrun"`` (guest's buffer smaller than the transfer), or ``"errno:N"`` (the store's)."""
+
+@final
+class Device:
+    """The data path of one virtio device: queues on worker threads over LUNs.
+
+    :param kind: ``"scsi"`` (queue 0 control, 1 event, the rest requests) or ``"blk"`` (all requests, LUN (0, 0)).
+    :param queues: virtqueues in all.
+    :param workers: threads; queue *i* runs on worker ``i % workers`` (scsi: request queues are spread).
+    :param cpus: host CPUs to pin workers to, in turn; empty: not pinned.
+    :param poll: ``"interrupt"`` sleeps at once, ``"poll"`` never sleeps, ``"adaptive"`` spins while it pays.
+    :param engine: ``"auto"`` takes io_uring where the kernel allows it.
+    :raises OSError: threads, eventfds or a demanded io_uring cannot be had.
+    :raises ValueError: numbers out of range.
+    """
+
+    def __new__(
+        cls,
+        kind: Literal["scsi", "blk"],
+        *,
+        queues: int,
+        workers: int = 1,
+        cpus: Sequence[int] = (),
+        poll: Literal["interrupt", "adaptive", "poll"] = "adaptive",
+        engine: Literal["auto", "uring", "epoll"] = "auto",
+    ) -> Device: ...
+    @property
+    def engine(self) -> Literal["uring", "epoll"]: ...
+    def close(self) -> None:
+        """Stop and join the workers; idempotent. Requests in flight are waited for, ten seconds at most."""
+
+    # LUNs
+    def set_lun(
+        self,
+        target: int,
+        lun: int,
+        store: Store,
+        *,
+        block_size: int,
+        serial: bytes | None = None,
+        timeout_s: float = 10.0,
+    ) -> bool:
+        """Add a LUN, or swap the store under one between two requests (gate and statistics are kept).
+
+        :param block_size: 512 or 4096.
+        :param serial: blk only: the GET_ID answer, at most 20 bytes.
+        :returns: whether no request uses the old store any more.
+        """
+    def remove_lun(self, target: int, lun: int, *, timeout_s: float = 10.0) -> bool:
+        """:returns: whether no request uses it any more. :raises KeyError: no such LUN."""
+    def set_gate(self, target: int, lun: int, word: int) -> None:
+        """Publish what of the hot path a LUN allows (``GATE_*``). :raises KeyError: no such LUN."""
+    def lock_range(
+        self, target: int, lun: int, offset: int, length: int, *, reads: bool = True, timeout_s: float = 10.0
+    ) -> int | None:
+        """Hold back writes (and reads) of guests to a range of bytes; wait for those in flight.
+
+        Costs guests nothing while nobody holds a lock.
+
+        :returns: a handle for :meth:`unlock_range`, or ``None`` (nothing is locked) when others held on too long.
+        """
+    def unlock_range(self, target: int, lun: int, handle: int) -> None: ...
+
+    # the front end
+    def set_features(self, features: int) -> None:
+        """Virtio features that the front end acknowledged: EVENT_IDX, LOG_ALL and T10_PI (59-byte request header,
+        as Linux lays it out) matter here."""
+    def set_writeback(self, enabled: bool) -> None:
+        """blk: whether a write may be acknowledged before it is stable. Off: every write is FUA."""
+    def set_memory(self, regions: Sequence[Region], *, timeout_s: float = 1.0) -> bool:
+        """Swap the memory map at a batch border.
+
+        :returns: whether no request uses a dropped region any more.
+        :raises ValueError: two regions overlap.
+        """
+    def set_log(self, log: DirtyLog | None) -> None: ...
+    def start_queue(
+        self,
+        index: int,
+        *,
+        size: int,
+        descriptors: int,
+        available: int,
+        used: int,
+        base: int,
+        kick_fd: int | None,
+        call_fd: int | None,
+        log_address: int | None = None,
+        inflight: InflightRegion | None = None,
+    ) -> None:
+        """Make a ring ready; it is served once it is enabled too. Requests that the in-flight region holds are run
+        again first, in their order.
+
+        :param descriptors: user address of the descriptor table; ``available``, ``used``: of the rings.
+        :param base: next available index. With an in-flight region: the used index (trap T7), or where a fresh
+            region's ring goes on (T8).
+        :param kick_fd: eventfd; ``None``: the ring is polled.
+        :param log_address: guest physical address for logging writes to the used ring.
+        :raises ValueError: size no power of two up to 32768, or an address outside of the memory map or misaligned.
+        """
+    def enable_queue(self, index: int, enabled: bool) -> None: ...
+    def set_queue_call(self, index: int, fd: int | None) -> None:
+        """Replace the call eventfd; the guest is signalled once through the new one (an interrupt may have been lost)."""
+    def set_queue_log(self, index: int, log_address: int | None) -> None: ...
+    def stop_queue(self, index: int, *, timeout_s: float = 5.0) -> int:
+        """Stop a ring: pop no more, finish what is in flight.
+
+        Requests that do not finish in time are failed to the guest as BUSY (scsi) or IOERR (blk) and their store's
+        I/O is cancelled. The back end touches guest memory no more when this returns.
+
+        :returns: the next available index, for GET_VRING_BASE. A ring that was not started answers its last base.
+        """
+
+    # the slow path
+    def next_command(self, timeout_s: float | None = None) -> Command | None:
+        """Wait for a command; ``None`` after the time-out, or when the device was closed or :meth:`wake` called."""
+    def wake(self) -> None:
+        """Let one waiting :meth:`next_command` return ``None``."""
+    def complete(
+        self,
+        tag: int,
+        *,
+        response: int,
+        status: int = 0,
+        sense: bytes | None = None,
+        data: bytes | None = None,
+        taken: int | None = None,
+    ) -> None:
+        """Finish a SCSI command. Data-in longer than the guest's buffer becomes OVERRUN; residual and ``used.len`` are
+        computed here. A dead tag is ignored.
+
+        :param response: VIRTIO_SCSI_S_*.
+        :param sense: at most 96 bytes.
+        :param taken: bytes of data-out that were used, for the residual; ``None``: all when it went well, else none.
+        """
+    def complete_control(self, tag: int, response: bytes) -> None: ...
+    def resume(self, tag: int) -> None:
+        """Run a command on the hot path, past the gate. Only for commands that came without ``failure``."""
+    def post_event(self, event: int, lun: bytes, reason: int) -> None:
+        """Queue an event for the guest (scsi). Without a buffer it is dropped and the next one says EVENTS_MISSED."""
+    def drain(
+        self,
+        *,
+        target: int | None = None,
+        lun: int | None = None,
+        id: int | None = None,
+        cancel: bool = False,
+        timeout_s: float = 5.0,
+    ) -> bool:
+        """Wait until what is in flight now, on the hot path, and matches, is finished. New requests go on.
+
+        :param id: one command, by its virtio tag. :param cancel: ask the kernel to cancel it.
+        :returns: whether all finished in time.
+        """
+    def statistics(self) -> dict[str, list[dict[str, int | list[int]]]]:
+        """Counters since the start, without stopping anybody.
+
+        :returns: ``{"luns": [...], "queues": [...], "workers": [...]}``. A LUN row is one (queue, target, lun):
+            ``queue target lun reads writes flushes unmaps other errors read_bytes write_bytes`` and
+            ``read_latency write_latency``: counts for each bucket of :func:`latency_bucket_bounds`. A queue row:
+            ``queue kicks signals batches requests in_flight running``. A worker row: ``worker thread sleeps spins loops cpu_ns``.
+        """
+
+def latency_bucket_bounds() -> list[int]:
+    """Upper bounds in nanoseconds of the log-linear latency buckets (the last one is open)."""
+
+@final
+class LoadDriver:
+    """A polling virtio driver: the guest's side of some queues, for benchmarks and verifying loads.
+
+    It owns no socket: Python does the vhost-user handshake, maps the memory, and hands over the addresses.
+
+    :param memory_fd: the memory that was shared with the back end (a memfd), mapped here whole.
+    :param kind: ``"scsi"`` or ``"blk"``.
+    :param rings: for each queue: offsets in the memory of (descriptors, available, used).
+    :param kick_fds: eventfds, one a queue. :param data_offset: where request headers and buffers may lie, to the end.
+    """
+
+    def __new__(
+        cls,
+        memory_fd: int,
+        *,
+        kind: Literal["scsi", "blk"],
+        rings: Sequence[tuple[int, int, int]],
+        queue_size: int,
+        kick_fds: Sequence[int],
+        data_offset: int,
+        event_idx: bool,
+        indirect: bool,
+    ) -> LoadDriver: ...
+    def run(
+        self,
+        *,
+        seconds: float,
+        block_bytes: int,
+        depth: int,
+        size_bytes: int,
+        read_percent: int = 100,
+        sequential: bool = False,
+        luns: int = 1,
+        batch: int = 1,
+        rate_iops: float = 0.0,
+        cpu: int | None = None,
+        seed: int = 1,
+    ) -> dict[str, int | float | list[int]]:
+        """Drive the queues and measure.
+
+        :param depth: requests in flight for each queue. :param size_bytes: of each disk, from block 0.
+        :param rate_iops: offered load over all queues; 0: as fast as they complete.
+        :returns: ``requests errors read_bytes write_bytes seconds cpu_seconds`` and ``latency`` (bucket counts).
+        """
