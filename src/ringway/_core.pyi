@@ -323,15 +323,31 @@ def latency_bucket_bounds() -> list[int]:
     """Upper bounds in nanoseconds of the log-linear latency buckets (the last one is open)."""
 
 @final
+class Generations:
+    """What each block of a disk holds, so far as a verifying load knows; outlives a run.
+
+    Two ``uint32`` a block: the last write that was acknowledged (0: none), and the last that was submitted.
+    """
+
+    def __new__(cls, blocks: int) -> Generations: ...
+    @property
+    def acknowledged(self) -> list[int]: ...
+    @property
+    def issued(self) -> list[int]: ...
+
+@final
 class LoadDriver:
     """A polling virtio driver: the guest's side of some queues, for benchmarks and verifying loads.
 
     It owns no socket: Python does the vhost-user handshake, maps the memory, and hands over the addresses.
+    The memory's first byte is guest physical address 0.
 
     :param memory_fd: the memory that was shared with the back end (a memfd), mapped here whole.
-    :param kind: ``"scsi"`` or ``"blk"``.
-    :param rings: for each queue: offsets in the memory of (descriptors, available, used).
-    :param kick_fds: eventfds, one a queue. :param data_offset: where request headers and buffers may lie, to the end.
+    :param rings: for each request queue: offsets in the memory of (descriptors, available, used).
+    :param kick_fds: eventfds, one a queue.
+    :param data_offset: bytes; request headers and buffers lie from here to the end.
+    :param timeout_s: how long a device that has requests may be silent.
+    :raises ValueError: rings that do not rest or do not fit.
     """
 
     def __new__(
@@ -345,6 +361,7 @@ class LoadDriver:
         data_offset: int,
         event_idx: bool,
         indirect: bool,
+        timeout_s: float = 10.0,
     ) -> LoadDriver: ...
     def run(
         self,
@@ -360,10 +377,33 @@ class LoadDriver:
         rate_iops: float = 0.0,
         cpu: int | None = None,
         seed: int = 1,
+        sector_bytes: int = 512,
     ) -> dict[str, int | float | list[int]]:
-        """Drive the queues and measure.
+        """Drive the queues from this thread and measure.
 
         :param depth: requests in flight for each queue. :param size_bytes: of each disk, from block 0.
-        :param rate_iops: offered load over all queues; 0: as fast as they complete.
-        :returns: ``requests errors read_bytes write_bytes seconds cpu_seconds`` and ``latency`` (bucket counts).
+        :param rate_iops: offered load over all queues, latency counted from when a request was due; 0: closed loop.
+        :returns: ``requests errors read_bytes write_bytes flushes checked unsent kicks seconds cpu_seconds`` and
+            ``latency`` (counts by bucket).
+        :raises TimeoutError: a queue fell silent. :raises OSError: the device broke a ring (EILSEQ).
+        """
+    def verify(
+        self,
+        state: Generations,
+        *,
+        size_bytes: int,
+        block_bytes: int = 4096,
+        depth: int = 8,
+        seconds: float | None = None,
+        requests: int = 0,
+        lun: int = 0,
+        seed: int = 1,
+        sector_bytes: int = 512,
+        generation_base: int = 0,
+        flush_every: int = 0,
+    ) -> dict[str, int | float | list[int]]:
+        """Write and read at random, check each read, then sweep the disk. ``state`` stays true whatever happens.
+
+        :param seconds: of the mixed load; ``None``: ``requests`` of it.
+        :raises OSError: EILSEQ, and the first block that did not hold what was acknowledged.
         """

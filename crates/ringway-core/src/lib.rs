@@ -9,6 +9,7 @@ pub mod blk;
 pub mod clock;
 pub mod device;
 pub mod dirty;
+pub mod driver;
 pub mod engine;
 pub mod error;
 pub mod inflight;
