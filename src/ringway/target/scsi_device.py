@@ -1,0 +1,269 @@
+"""The virtio-scsi face of an endpoint: from ``_core.Command`` to SCSI and back.
+
+It owns the targets and their logical units, whose state outlives front ends. One thread calls
+:meth:`ScsiDevice.handle`; the other methods may be called from any.
+
+Spec: virtio 1.3, 5.6.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import MappingProxyType
+from typing import Final, Protocol
+
+from ringway import _core
+from ringway.errors import ProtocolError
+from ringway.scsi import (
+    RESUME,
+    Busy,
+    Condition,
+    Delivery,
+    Gate,
+    Geometry,
+    Identity,
+    LogicalUnit,
+    Medium,
+    Nexus,
+    Sense,
+    Status,
+    Target,
+    Task,
+)
+from ringway.target.scsi_tasks import DRAIN_TIMEOUT_S, Backlog, Command, ControlQueue, TaskCore
+from ringway.target.virtio_scsi import Address, Event, Feature, ResetReason, Response
+
+_log = logging.getLogger(__name__)
+
+_DELIVERIES: Final = {
+    Delivery.COMPLETE: Response.OK,
+    Delivery.OVERRUN: Response.OVERRUN,
+    Delivery.ABORTED: Response.ABORTED,
+}
+
+
+class Disk(Protocol):
+    """What is read of a ``Backstore``; see there."""
+
+    @property
+    def store(self) -> Medium: ...
+    @property
+    def geometry(self) -> DiskGeometry: ...
+
+
+class DiskGeometry(Protocol):
+    """What is read of a backstore's geometry; all in bytes."""
+
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def physical_block_size(self) -> int: ...
+    @property
+    def discard_granularity(self) -> int: ...
+
+
+class Core(TaskCore, Protocol):
+    """What is needed of ``_core.Device``; see there."""
+
+    def set_gate(self, target: int, lun: int, word: int) -> None: ...
+    def lock_range(
+        self, target: int, lun: int, offset: int, length: int, *, reads: bool = True
+    ) -> int | None: ...
+    def unlock_range(self, target: int, lun: int, handle: int) -> None: ...
+    def complete_control(self, tag: int, response: bytes) -> None: ...
+    def resume(self, tag: int) -> None: ...
+    def post_event(self, event: int, lun: bytes, reason: int) -> None: ...
+
+
+class _Host:
+    """The data path under one logical unit."""
+
+    def __init__(self, core: Core, target: int, number: int) -> None:
+        self._core, self._target, self._number = core, target, number
+
+    def set_gate(self, nexus: Nexus, gate: Gate) -> None:
+        """There is one nexus, and a word for it; a LUN that is just being removed has none."""
+        word = _core.GATE_ATTENTION if gate & Gate.ATTENTION else 0
+        word |= _core.GATE_NO_WRITE if gate & Gate.NO_WRITE else 0
+        with suppress(KeyError):
+            self._core.set_gate(self._target, self._number, word)
+
+    @contextmanager
+    def lock_range(self, offset: int, length: int, *, reads: bool) -> Iterator[None]:
+        """:raises Busy: others held on for too long."""
+        handle = self._core.lock_range(self._target, self._number, offset, length, reads=reads)
+        if handle is None:
+            raise Busy
+        try:
+            yield
+        finally:
+            self._core.unlock_range(self._target, self._number, handle)
+
+    def drain(self) -> bool:
+        """:returns: whether what was in flight is finished."""
+        return self._core.drain(target=self._target, lun=self._number, timeout_s=DRAIN_TIMEOUT_S)
+
+
+def _log_broken(queue: int, reason: str) -> None:
+    _log.error("queue %d was stopped: %s", queue, reason)
+
+
+class ScsiDevice:
+    """An endpoint's targets behind a data path: :class:`ringway.target.device.Face` of a scsi device.
+
+    :param wwpn: the endpoint's name, which its units' names are derived from.
+    :param incoming: a migration brings a guest that must not be told of a power on.
+    :param broken: told of a queue that the data path stopped, if the notice was found between commands that a
+        task management function went through.
+    """
+
+    extra_queues: Final = 2  #: control and event
+    has_config: Final = False
+    features: Final = Feature.HOTPLUG | Feature.CHANGE
+
+    def __init__(
+        self,
+        core: Core,
+        wwpn: str,
+        *,
+        incoming: bool = False,
+        broken: Callable[[int, str], None] = _log_broken,
+    ) -> None:
+        self._core = core
+        self._wwpn = wwpn
+        self._incoming = incoming
+        self._broken = broken
+        self._nexus = Nexus(wwpn)
+        self._targets: Mapping[int, Target] = MappingProxyType({})
+        self._acknowledged: int | None = None
+        self._backlog = Backlog(core)
+        self._control = ControlQueue(core, self._backlog, lambda: self._targets, self._nexus)
+        self._lock = threading.RLock()
+
+    # The front end
+
+    def config(self) -> bytes:
+        """Nothing: QEMU makes the configuration space of a scsi device."""
+        return b""
+
+    def set_config(self, offset: int, data: bytes) -> None:
+        """:raises ProtocolError: always."""
+        raise ProtocolError("the front end writes to a scsi device's configuration space, which is its own")
+
+    def acknowledged(self, features: int) -> None:
+        """Take what the driver took of the features; from now on there is a guest to tell of changes."""
+        self._acknowledged = features
+
+    def reset(self) -> None:
+        """The guest's HBA was reset: the nexus is lost, and nothing of anybody else (trap T11)."""
+        for target in self._targets.values():
+            target.lose_nexus(self._nexus)
+
+    # Logical units
+
+    @property
+    def units(self) -> dict[tuple[int, int], LogicalUnit]:
+        """:returns: the units by (target, LUN), as they are now."""
+        targets = self._targets.items()
+        return {(number, each): unit for number, target in targets for each, unit in target.units.items()}
+
+    def check_new_lun(self, target: int, lun: int) -> None:
+        """Any address that a guest can name can have a unit."""
+
+    def lun_added(self, target: int, lun: int, backstore: Disk, serial: str) -> None:
+        """Show a store to the guest; the core serves it already.
+
+        :raises UsageError: the serial number cannot be shown; the guest does not see the LUN then.
+        """
+        sizes = backstore.geometry
+        geometry = Geometry(sizes.block_size, sizes.physical_block_size, sizes.discard_granularity)
+        identity = Identity.derive(self._wwpn, serial)
+        with self._lock:
+            home = self._targets.get(target) or Target()
+            unit = LogicalUnit(backstore.store, _Host(self._core, target, lun), identity, home, geometry)
+            unit.join(self._nexus, power_on=not self._incoming or self._acknowledged is not None)
+            home.add(lun, unit)
+            self._targets = MappingProxyType({**self._targets, target: home})
+            self._announce(home, Address(target, lun), ResetReason.RESCAN)
+
+    def lun_resized(self, target: int, lun: int, backstore: Disk) -> None:
+        """Serve the same disk from a new store. :raises KeyError: no such LUN."""
+        with self._lock:
+            resized = self._targets[target].units[lun].replace_medium(backstore.store)
+        if resized and self._may_tell(Feature.CHANGE):
+            code, qualifier = Condition.CAPACITY_DATA_HAS_CHANGED.code
+            self._core.post_event(Event.PARAM_CHANGE, Address(target, lun).encode(), code | qualifier << 8)
+
+    def lun_removed(self, target: int, lun: int) -> None:
+        """Show no unit there any more. :raises KeyError: no such LUN."""
+        with self._lock:
+            home = self._targets[target]
+            home.remove(lun)
+            if not home.units:
+                rest = {each: other for each, other in self._targets.items() if each != target}
+                self._targets = MappingProxyType(rest)
+            self._announce(home, Address(target, lun), ResetReason.REMOVED)
+
+    def _may_tell(self, feature: Feature) -> bool:
+        return bool((self._acknowledged or 0) & feature)
+
+    def _announce(self, home: Target, address: Address, reason: ResetReason) -> None:
+        """Tell the guest, if there is one, that an address came or went: the other units do, and an event."""
+        others = [unit for number, unit in home.units.items() if number != address.lun]
+        for unit in others if self._acknowledged is not None else ():
+            unit.establish(Condition.REPORTED_LUNS_DATA_HAS_CHANGED)
+        if self._may_tell(Feature.HOTPLUG):
+            self._core.post_event(Event.TRANSPORT_RESET, address.encode(), reason)
+
+    # Commands
+
+    def handle(self, command: Command) -> None:
+        """Decide on a command and complete it, or resume it. No command can make it raise.
+
+        It is called from one thread, and also serves what a task management function found waiting.
+        """
+        self._serve(command)
+        while (waiting := self._backlog.take_nowait()) is not None:
+            self._serve(waiting)
+
+    def _serve(self, command: Command) -> None:
+        try:
+            self._answer(command)
+        except Exception:
+            _log.exception("%s failed: queue %d, CDB %s", command.kind, command.queue, command.cdb.hex(" "))
+            self._fail(command)
+
+    def _answer(self, command: Command) -> None:
+        match command.kind:
+            case "cdb":
+                self._execute(command)
+            case "control":
+                self._core.complete_control(command.tag, self._control.answer(command.data_out))
+            case "broken":
+                self._broken(command.queue, command.failure)
+
+    def _fail(self, command: Command) -> None:
+        """End a command that we have an error in."""
+        if command.kind == "control":
+            self._core.complete_control(command.tag, bytes((Response.FAILURE,)))
+        elif command.kind == "cdb":
+            sense = Sense(Condition.INTERNAL_TARGET_FAILURE).encode(descriptor=False)
+            status = Status.CHECK_CONDITION
+            self._core.complete(command.tag, response=Response.OK, status=status, sense=sense)
+
+    def _execute(self, command: Command) -> None:
+        address = Address.decode(command.lun)
+        target = None if address is None else self._targets.get(address.target)
+        if address is None or target is None:
+            self._core.complete(command.tag, response=Response.BAD_TARGET)
+            return
+        task = Task(command.cdb, self._nexus, command.data_out, command.data_out_size, command.failure)
+        end = target.execute(address.lun, task)
+        if end is RESUME:
+            self._core.resume(command.tag)
+            return
+        response = _DELIVERIES[end.delivery]
+        self._core.complete(command.tag, response=response, status=end.status, sense=end.sense, data=end.data)
