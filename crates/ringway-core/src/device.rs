@@ -382,7 +382,7 @@ fn check_eventfd(what: &str, fd: Option<&OwnedFd>) -> Result<()> {
 
 impl Device {
     /// The next command for Python.
-    pub fn next_command(&self, timeout: Option<Duration>) -> Option<SlowCommand> {
+    pub fn next_command(&self, timeout: Option<Duration>) -> Option<Box<SlowCommand>> {
         self.slow.pop(timeout)
     }
 

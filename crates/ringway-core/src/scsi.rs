@@ -232,7 +232,7 @@ fn plan_unmap(
     if len == 0 {
         return Ok(Action::Nothing);
     }
-    if len < 8 || len > 8 + 16 * MAX_UNMAP_DESCRIPTORS {
+    if !(8..=8 + 16 * MAX_UNMAP_DESCRIPTORS).contains(&len) {
         return Err(Failure::Parameter);
     }
     if len > out {

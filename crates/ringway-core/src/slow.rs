@@ -57,7 +57,7 @@ pub struct SlowCommand {
 /// The ring.
 #[derive(Debug)]
 pub struct SlowRing {
-    queue: ArrayQueue<SlowCommand>,
+    queue: ArrayQueue<Box<SlowCommand>>,
     event: OwnedFd,
     sleepers: AtomicUsize,
     woken: AtomicBool,
@@ -75,7 +75,7 @@ impl SlowRing {
     }
 
     /// Offer a command; gives it back when the ring is full.
-    pub fn push(&self, command: SlowCommand) -> std::result::Result<(), SlowCommand> {
+    pub fn push(&self, command: Box<SlowCommand>) -> Result<(), Box<SlowCommand>> {
         self.queue.push(command)?;
         std::sync::atomic::fence(SeqCst);
         if self.sleepers.load(SeqCst) > 0 {
@@ -91,7 +91,7 @@ impl SlowRing {
     }
 
     /// Take a command; waits until there is one, the time is over, or [`SlowRing::wake`].
-    pub fn pop(&self, timeout: Option<Duration>) -> Option<SlowCommand> {
+    pub fn pop(&self, timeout: Option<Duration>) -> Option<Box<SlowCommand>> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             if let Some(command) = self.queue.pop() {
@@ -121,8 +121,8 @@ impl SlowRing {
 mod tests {
     use super::*;
 
-    fn command(tag: u64) -> SlowCommand {
-        SlowCommand {
+    fn command(tag: u64) -> Box<SlowCommand> {
+        Box::new(SlowCommand {
             kind: SlowKind::Cdb,
             tag,
             queue: 0,
@@ -135,7 +135,7 @@ mod tests {
             data_in_size: 0,
             failure: Failure::None,
             message: String::new(),
-        }
+        })
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub enum Media {
     File(OwnedFd),
 }
 
+/// Offsets go to the kernel as signed numbers.
+const MAX_SIZE: u64 = i64::MAX as u64;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// An open backstore.
@@ -94,7 +97,7 @@ impl Store {
     /// A raw file or a block device.
     pub fn file(fd: OwnedFd, options: FileOptions) -> Result<Self> {
         let aligned = options.memory_align.is_power_of_two() && options.offset_align.is_power_of_two();
-        ensure(aligned && options.size > 0, || format!("a store of {options:?}"))?;
+        ensure(aligned && (1..=MAX_SIZE).contains(&options.size), || format!("a store of {options:?}"))?;
         if !options.mapped {
             return Ok(Self::with(Media::File(fd), options));
         }
@@ -281,7 +284,9 @@ impl Store {
     fn zero_file(&self, fd: &OwnedFd, offset: u64, len: u64, unmap: bool) -> Result<(), Errno> {
         let mode = self.zero_mode(unmap);
         // SAFETY: a plain system call on an fd that we own.
-        let call = || unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset as i64, len as i64) } as isize;
+        let call =
+            || unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset.cast_signed(), len.cast_signed()) }
+                as isize;
         match retry(call) {
             Err(libc::EOPNOTSUPP) => self.write_zeroes(offset, len),
             other => other.map(drop),
@@ -399,8 +404,8 @@ fn transfer_all(
     let mut rest = spans;
     let flags = if fua && write { libc::RWF_DSYNC } else { 0 };
     while !rest.is_empty() {
-        let count = rest.len().min(1024) as i32;
-        let (list, at) = (rest.as_ptr().cast::<libc::iovec>(), offset as i64);
+        let count = i32::try_from(rest.len().min(1024)).expect("1024 at most");
+        let (list, at) = (rest.as_ptr().cast::<libc::iovec>(), offset.cast_signed());
         // SAFETY: IoVec has iovec's layout; the spans are mapped for as long as the caller holds them.
         let done = retry(|| unsafe {
             match write {

@@ -6,7 +6,7 @@ use ringway_core::scsi::Failure;
 use ringway_core::slow::{SlowCommand, SlowKind};
 
 #[pyclass(frozen, module = "ringway._core")]
-pub struct Command(pub SlowCommand);
+pub struct Command(pub Box<SlowCommand>);
 
 #[pymethods]
 impl Command {

@@ -125,10 +125,10 @@ impl LoadDriver {
     ///
     /// Errors: `InvalidInput` when the numbers make no sense or the memory or rings are too small for them; nothing
     /// was submitted then. `TimedOut` when a queue did not answer for the time limit. `InvalidData` when the device
-    /// broke a ring. An OS error when the CPU cannot be had.
+    /// broke a ring.
     pub fn run(&mut self, load: &Load) -> io::Result<Report> {
         load.check(self.kind)?;
-        let _pinned = load.cpu.map(Pinned::to).transpose()?;
+        let _pinned = load.cpu.map(pin).transpose()?;
         let format = self.format(load.sector_bytes, load.block_bytes)?;
         self.lay_out(Slots { format, depth: load.depth, poison: false })?;
         self.fill_buffers(load.seed);
@@ -156,6 +156,10 @@ impl Load {
             None => Ok(()),
         }
     }
+}
+
+fn pin(cpu: usize) -> io::Result<Pinned> {
+    Pinned::to(cpu).map_err(|error| invalid(format!("cannot run on CPU {cpu}: {error}")))
 }
 
 /// The requests of a load.

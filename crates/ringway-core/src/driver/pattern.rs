@@ -189,6 +189,15 @@ mod tests {
     }
 
     #[test]
+    fn damage_is_measured_against_the_generation_that_the_sector_names() {
+        let good = block(80, 4);
+        let mut words = good.clone();
+        words[12] ^= 4;
+        let found = Found::Damaged { expected: good[12], found: words[12] };
+        assert_eq!(PATTERN.compare(&words, 80, 3..=4), Some((96, found)));
+    }
+
+    #[test]
     fn two_generations_may_mix_while_a_write_is_in_flight_and_not_else() {
         let mut words = block(80, 3);
         words[100..200].copy_from_slice(&block(80, 4)[100..200]);

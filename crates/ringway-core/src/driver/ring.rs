@@ -190,7 +190,7 @@ fn check_place(memory: &Memory, at: RingOffsets, size: u16) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::tests::device::memfd;
+    use crate::driver::tests::setup::memfd;
     use std::os::fd::AsFd;
 
     const AT: RingOffsets = RingOffsets { descriptors: 0, available: 1024, used: 2048 };

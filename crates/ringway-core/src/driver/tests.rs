@@ -1,6 +1,7 @@
 //! The driver against a device in the same process: right ones, and each wrong in its own way.
 
 pub(crate) mod device;
+pub(crate) mod setup;
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use super::queue::Slots;
 use super::request::{Operation, Request};
 use super::{Found, Generations, Kind, Length, Load, Mismatch, Report, Verify};
-use device::{pair, Device, Fault, Running, Setup, Shared};
+use device::{Device, Fault};
+use setup::{pair, Running, Setup, Shared};
 
 const KINDS: [Kind; 2] = [Kind::Scsi, Kind::Blk];
 const DISK: u64 = 64 << 10;
@@ -310,6 +312,31 @@ fn a_read_that_wrote_nothing_is_found() {
     let wrong = verify_on(Fault::SkipRead);
     assert_eq!((wrong.byte, wrong.found), (0, Found::Untouched));
     assert!(wrong.to_string().ends_with("found a buffer that was not written"), "{wrong}");
+}
+
+#[test]
+fn a_response_that_was_not_written_is_a_failure() {
+    for kind in KINDS {
+        let (mut driver, _device) = pair(Setup { kind, fault: Fault::SkipResponse, ..Setup::default() });
+        let report = driver.verify(&verify(100), &mut unknown(&verify(0))).unwrap();
+        assert_eq!((report.errors, report.requests), (117, 117));
+    }
+}
+
+#[test]
+fn a_queue_is_silent_from_when_it_got_something_to_answer() {
+    let shared = Shared::new(Setup::default());
+    let mut driver = shared.driver();
+    let format = driver.format(512, 4096).unwrap();
+    driver.lay_out(Slots { format, depth: 2, poison: false }).unwrap();
+    let (queue, memory) = (&mut driver.queues[0], &driver.memory);
+    queue.start_listening(10);
+    assert!(!queue.is_silent(1000, 20));
+    for now in [1000, 1015] {
+        queue.fill(memory, &Request { operation: Operation::Read, lun: 0, lba: 0, due: None });
+        queue.publish(memory, now).unwrap();
+    }
+    assert!(!queue.is_silent(1020, 20) && queue.is_silent(1021, 20));
 }
 
 #[test]

@@ -194,8 +194,8 @@ pub fn run(setup: WorkerSetup, ready: SyncSender<Result<EngineChoice>>) {
     }
 }
 
-pub(crate) fn broken_notice(queue: u16, message: String) -> SlowCommand {
-    SlowCommand {
+pub(crate) fn broken_notice(queue: u16, message: String) -> Box<SlowCommand> {
+    Box::new(SlowCommand {
         kind: SlowKind::Broken,
         tag: 0,
         queue,
@@ -208,7 +208,7 @@ pub(crate) fn broken_notice(queue: u16, message: String) -> SlowCommand {
         data_in_size: 0,
         failure: crate::scsi::Failure::None,
         message,
-    }
+    })
 }
 
 fn open_engine(choice: EngineChoice) -> Result<Engine> {

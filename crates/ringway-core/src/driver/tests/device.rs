@@ -1,18 +1,15 @@
 //! A device for the driver's tests: it serves rings as the specification says, or breaks them in one known way.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{fence, AtomicBool, Ordering};
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::setup::{offsets, Setup, Shared};
 use crate::driver::memory::Memory;
-use crate::driver::{Config, Kind, LoadDriver, RingOffsets};
+use crate::driver::{Kind, RingOffsets};
 
 pub(crate) const SECTOR: usize = 512;
-const RING_SPACE: usize = 1 << 16;
-const MEMORY_BYTES: usize = 32 << 20;
 
 /// What the device does wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +30,8 @@ pub(crate) enum Fault {
     },
     /// Acknowledges reads and leaves the buffer alone.
     SkipRead,
+    /// Completes requests without writing a response.
+    SkipResponse,
     /// Fails each n-th request, with the given bytes in the response (scsi: residual, status, response).
     Fail {
         every: u64,
@@ -69,127 +68,6 @@ pub(crate) enum Fault {
     Stall {
         milliseconds: u64,
     },
-}
-
-/// How a pair of driver and device is made.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Setup {
-    pub kind: Kind,
-    pub queues: usize,
-    pub queue_size: u16,
-    pub event_idx: bool,
-    pub indirect: bool,
-    /// Where the ring indices start.
-    pub base: u16,
-    pub guest_base: u64,
-    /// The device sleeps until it is kicked.
-    pub sleeps: bool,
-    pub fault: Fault,
-    pub luns: usize,
-    pub disk_bytes: usize,
-    pub timeout: Duration,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            kind: Kind::Scsi,
-            queues: 1,
-            queue_size: 128,
-            event_idx: true,
-            indirect: true,
-            base: 0,
-            guest_base: 0,
-            sleeps: false,
-            fault: Fault::None,
-            luns: 1,
-            disk_bytes: 64 << 10,
-            timeout: Duration::from_secs(20),
-        }
-    }
-}
-
-/// The memory and the eventfds that both sides share.
-pub(crate) struct Shared {
-    pub setup: Setup,
-    pub memory: OwnedFd,
-    pub kicks: Vec<OwnedFd>,
-}
-
-impl Shared {
-    pub(crate) fn new(setup: Setup) -> Self {
-        let memory = memfd(MEMORY_BYTES);
-        let map = Memory::map(memory.as_fd()).unwrap();
-        for queue in 0..setup.queues {
-            let at = offsets(queue);
-            map.store(at.available + 2, setup.base);
-            map.store(at.used + 2, setup.base);
-        }
-        let kicks = (0..setup.queues).map(|_| eventfd()).collect();
-        Self { setup, memory, kicks }
-    }
-
-    pub(crate) fn driver(&self) -> LoadDriver {
-        let rings: Vec<_> = (0..self.setup.queues).map(offsets).collect();
-        let kick_fds: Vec<_> = self.kicks.iter().map(AsFd::as_fd).collect();
-        let Setup { kind, queue_size, event_idx, indirect, guest_base, timeout, .. } = self.setup;
-        let (rings, kick_fds) = (rings.as_slice(), kick_fds.as_slice());
-        let data_offset = self.setup.queues * RING_SPACE;
-        let config = Config {
-            kind,
-            rings,
-            queue_size,
-            kick_fds,
-            data_offset,
-            event_idx,
-            indirect,
-            guest_base,
-            timeout,
-        };
-        LoadDriver::new(self.memory.as_fd(), &config).unwrap()
-    }
-
-    /// Requests that the driver has submitted since the start.
-    pub(crate) fn submitted(&self) -> usize {
-        let map = Memory::map(self.memory.as_fd()).unwrap();
-        let count = |queue| map.load::<u16>(offsets(queue).available + 2).wrapping_sub(self.setup.base);
-        (0..self.setup.queues).map(|queue| usize::from(count(queue))).sum()
-    }
-
-    /// A device at the rings as they are, over these disks; it runs `held` first.
-    pub(crate) fn start(&self, fault: Fault, disks: Vec<Vec<u8>>, held: Vec<(usize, u16)>) -> Running {
-        let device = Device::new(self, fault, disks, held);
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&stop);
-        Running { stop, thread: Some(std::thread::spawn(move || device.run(&seen))) }
-    }
-}
-
-/// A driver and a running device with empty disks.
-pub(crate) fn pair(setup: Setup) -> (LoadDriver, Running) {
-    let shared = Shared::new(setup);
-    let running = shared.start(setup.fault, vec![vec![0; setup.disk_bytes]; setup.luns], Vec::new());
-    (shared.driver(), running)
-}
-
-/// A device's thread.
-pub(crate) struct Running {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Device>>,
-}
-
-impl Running {
-    /// Stop it where it is, and see what it had.
-    pub(crate) fn stop(mut self) -> Device {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
 }
 
 /// The device.
@@ -229,7 +107,8 @@ struct Part {
 }
 
 impl Device {
-    fn new(shared: &Shared, fault: Fault, disks: Vec<Vec<u8>>, held: Vec<(usize, u16)>) -> Self {
+    /// At the rings as they are, holding requests already.
+    pub(crate) fn new(shared: &Shared, fault: Fault, disks: Vec<Vec<u8>>, held: Vec<(usize, u16)>) -> Self {
         let memory = Memory::map(shared.memory.as_fd()).unwrap();
         let queue = |(number, kick): (usize, &OwnedFd)| {
             let at = offsets(number);
@@ -256,7 +135,8 @@ impl Device {
         }
     }
 
-    fn run(mut self, stop: &AtomicBool) -> Self {
+    /// Serve until stopped.
+    pub(crate) fn run(mut self, stop: &AtomicBool) -> Self {
         while !stop.load(Ordering::Relaxed) {
             let popped: usize = (0..self.queues.len()).map(|queue| self.pop(queue)).sum();
             self.pops.extend((popped > 0).then_some(popped));
@@ -439,10 +319,10 @@ impl Device {
         if let Some((residual, status, code)) = self.failure() {
             answer[4..8].copy_from_slice(&residual.to_le_bytes());
             (answer[10], answer[11]) = (status, code);
-            self.put(response.offset, &answer);
+            self.respond(response, &answer);
             return 108;
         }
-        self.put(response.offset, &answer);
+        self.respond(response, &answer);
         let Some(data) = data else {
             self.flushes += 1;
             return 108;
@@ -457,7 +337,7 @@ impl Device {
         let status = *parts.last().unwrap();
         assert_eq!((status.length, status.writable), (1, true));
         let failure = self.failure();
-        self.put(status.offset, &[failure.map_or(0, |(_, status, _)| status)]);
+        self.respond(status, &[failure.map_or(0, |(_, status, _)| status)]);
         let sector = u64::from_le_bytes(header[8..].try_into().unwrap());
         match (header[0], failure) {
             (_, Some(_)) => 1,
@@ -467,6 +347,12 @@ impl Device {
                 1
             }
             (kind, _) => 1 + self.transfer(0, sector, parts[1], kind == 1),
+        }
+    }
+
+    fn respond(&self, part: Part, bytes: &[u8]) {
+        if self.fault != Fault::SkipResponse {
+            self.put(part.offset, bytes);
         }
     }
 
@@ -518,30 +404,6 @@ impl Device {
     fn put(&self, offset: usize, bytes: &[u8]) {
         bytes.iter().enumerate().for_each(|(index, &byte)| self.memory.store(offset + index, byte));
     }
-}
-
-/// Where the tests put the ring of a queue.
-pub(crate) fn offsets(queue: usize) -> RingOffsets {
-    let start = queue * RING_SPACE;
-    RingOffsets { descriptors: start, available: start + 0x4000, used: start + 0x8000 }
-}
-
-pub(crate) fn memfd(size: usize) -> OwnedFd {
-    // SAFETY: the name is a C string.
-    let fd = unsafe { libc::memfd_create(c"driver-test".as_ptr(), libc::MFD_CLOEXEC) };
-    assert!(fd >= 0);
-    // SAFETY: the fd is new and nobody else's.
-    let file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    file.set_len(size as u64).unwrap();
-    file.into()
-}
-
-pub(crate) fn eventfd() -> OwnedFd {
-    // SAFETY: takes no pointers.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    assert!(fd >= 0);
-    // SAFETY: the fd is new and nobody else's.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 fn take_kick(fd: &OwnedFd) -> bool {

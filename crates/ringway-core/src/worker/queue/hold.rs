@@ -151,7 +151,7 @@ impl Queue {
         }
     }
 
-    fn slow_command(&self, context: &Context, key: u32) -> SlowCommand {
+    fn slow_command(&self, context: &Context, key: u32) -> Box<SlowCommand> {
         let layout = context.view.scsi_header_layout();
         let (kind, header_bytes, answer_bytes) = match self.role {
             Role::Request => (SlowKind::Cdb, layout.bytes, RESPONSE_BYTES),
@@ -161,7 +161,7 @@ impl Queue {
         let out = pending.chain.readable_bytes - header_bytes;
         let mut data_out = vec![0; out.min(MAX_SLOW_DATA)];
         gather(pending.chain.readable(), header_bytes, &mut data_out);
-        SlowCommand {
+        Box::new(SlowCommand {
             kind,
             tag: context.slab.tag(key, self.index),
             queue: self.index,
@@ -174,7 +174,7 @@ impl Queue {
             data_in_size: pending.chain.writable_bytes - answer_bytes,
             failure: pending.failure,
             message: String::new(),
-        }
+        })
     }
 
     /// Python finished a command.

@@ -138,7 +138,6 @@ impl Queue {
         self.held = vec![0; size.into()];
         (self.layout, self.kick, self.log_address) = (Some(start.layout), start.kick, start.log_address);
         (self.broken, self.held_count) = (false, 0);
-        ring.suppress_kicks();
         self.ring = Some(ring);
         self.set_call(start.call);
         self.counters.running.set(1);
@@ -157,8 +156,10 @@ impl Queue {
         heads
     }
 
+    /// Only from here on may the ring be written (trap T6: the dirty log may come after the kick fd).
     pub fn enable(&mut self, enabled: bool) {
         self.enabled = enabled;
+        self.awake();
     }
 
     /// A new call eventfd is signalled once: an interrupt may have been lost with the old one.

@@ -219,10 +219,10 @@ impl Queue {
         answer.unwrap_or_else(|error| self.ring_failed(context, error))
     }
 
-    /// After sleeping.
+    /// After sleeping: the ring is polled again.
     pub fn awake(&mut self) {
-        if let Some(ring) = self.ring.as_mut().filter(|_| self.role != Role::Event) {
-            ring.suppress_kicks();
+        if self.runs() && self.role != Role::Event {
+            self.ring.as_mut().expect("a running ring").suppress_kicks();
         }
     }
 }
