@@ -149,7 +149,7 @@ impl Queue {
     fn recover(&mut self, ring: &mut Vring) -> Vec<u16> {
         let Some(inflight) = &mut self.inflight else { return Vec::new() };
         let (recovered, mut heads) = inflight.recover(ring.next_used());
-        if recovered && !heads.is_empty() {
+        if recovered {
             ring.set_next_available(ring.next_used().wrapping_add(heads.len() as u16));
         }
         heads.reverse();

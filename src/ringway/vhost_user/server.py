@@ -1,0 +1,187 @@
+"""Accepts front ends and drives one session at a time, in one thread that never waits for a peer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from ringway.errors import ProtocolError
+from ringway.vhost_user.connection import Connection, Peer, peer_of
+from ringway.vhost_user.device import Device
+from ringway.vhost_user.session import Session
+
+_LOG: Final = logging.getLogger("ringway.vhost_user")
+_BURST: Final = 1024  #: messages handled before the server looks at anything else
+_PAUSE_S: Final = 0.1  #: rest after accept failed (no fds left, say): it would fail again at once
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """The front end that is served now."""
+
+    peer: Peer
+    connection: Connection
+    session: Session
+
+
+class Server:
+    """A vhost-user back end on a socket.
+
+    :param endpoint: a listening unix socket, or a connected one (``--fd``): then the server ends with its
+        front end. It belongs to the server from now on.
+    :param device: what front ends come for; it outlives them, so one that comes back finds all as it was.
+
+    A front end that comes while another is served is turned away. Whatever one does, the next is served.
+    """
+
+    def __init__(self, endpoint: socket.socket, device: Device) -> None:
+        self._endpoint = endpoint
+        self._device = device
+        self._listening = bool(endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopping = threading.Event()
+        self._finished = threading.Event()
+        self._finish_lock = threading.Lock()
+        self._selector = selectors.DefaultSelector()
+        self._served: _Served | None = None
+        self._thread = threading.Thread(target=self._run, name="ringway-vhost-user", daemon=True)
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve, on a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the session (its rings are drained) and the server, and wait. From any thread; idempotent."""
+        self._stopping.set()
+        if self._thread.ident is None:
+            self._finish()
+            return
+        with self._finish_lock:
+            if not self._finished.is_set():
+                os.eventfd_write(self._wake, 1)
+        self._thread.join()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the server has ended: it was stopped, or the front end of a connected socket left."""
+        return self._finished.wait(timeout_s)
+
+    @property
+    def peer(self) -> Peer | None:
+        """The front end that is served now."""
+        served = self._served
+        return None if served is None else served.peer
+
+    def config_changed(self) -> None:
+        """Tell the front end, if there is one, to read the configuration space again. From any thread."""
+        if (served := self._served) is not None:
+            served.session.config_changed()
+
+    def ring_broken(self, index: int, message: str) -> None:
+        """Tell the front end, if there is one, that a ring was given up. From any thread."""
+        if (served := self._served) is not None:
+            served.session.ring_broken(index, message)
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            self._selector.register(self._wake, selectors.EVENT_READ)
+            if self._listening:
+                self._selector.register(self._endpoint, selectors.EVENT_READ)
+            else:
+                self._begin(self._endpoint)
+            while not self._stopping.is_set():
+                self._turn()
+        except Exception:
+            _LOG.exception("the server failed")
+        finally:
+            self._end("the server stops")
+            self._finish()
+
+    def _finish(self) -> None:
+        with self._finish_lock:
+            if self._finished.is_set():
+                return
+            self._finished.set()
+            self._selector.close()
+            self._endpoint.close()
+            os.close(self._wake)
+
+    def _turn(self) -> None:
+        """Wait for events and see to them; the session first, so that who left makes room for the next."""
+        ready = {key.fileobj for key, _ in self._selector.select()}
+        if self._served is not None and self._served.connection in ready:
+            self._serve(self._served)
+        if self._listening and self._endpoint in ready:
+            self._accept()
+
+    def _accept(self) -> None:
+        try:
+            endpoint, _ = self._endpoint.accept()
+        except OSError as error:
+            _LOG.warning("a front end could not be accepted: %s", error)
+            time.sleep(_PAUSE_S)
+            return
+        if self._served is None:
+            self._begin(endpoint)
+            return
+        _LOG.warning("turned away %s: %s is being served", peer_of(endpoint), self._served.peer)
+        endpoint.close()
+
+    def _begin(self, endpoint: socket.socket) -> None:
+        connection = Connection(endpoint)
+        self._served = _Served(connection.peer, connection, Session(connection, self._device))
+        self._selector.register(connection, selectors.EVENT_READ)
+        _LOG.info("%s came", self._served.peer)
+
+    def _serve(self, served: _Served) -> None:
+        """Handle what came, and end the session where that is how it goes."""
+        try:
+            self._handle_all(served)
+        except EOFError as reason:
+            self._end(str(reason))
+        except ProtocolError as reason:
+            _LOG.error("%s broke the protocol: %s", served.peer, reason)
+            self._end("it was shown the door")
+        except Exception:
+            _LOG.exception("a request of %s failed", served.peer)
+            self._end("a request failed")
+
+    def _handle_all(self, served: _Served) -> None:
+        connection = served.connection
+        connection.flush()
+        for _ in range(_BURST):
+            message = None if connection.pending else connection.receive()
+            if message is None:
+                break
+            served.session.handle(message)
+        # A peer that does not take its answers is asked for nothing more until it does.
+        event = selectors.EVENT_WRITE if connection.pending else selectors.EVENT_READ
+        self._selector.modify(connection, event)
+
+    def _end(self, reason: str) -> None:
+        served, self._served = self._served, None
+        if served is None:
+            return
+        self._selector.unregister(served.connection)
+        try:
+            served.session.close()
+        except Exception:
+            _LOG.exception("the session of %s did not end cleanly", served.peer)
+        served.connection.close()
+        _LOG.info("%s left: %s", served.peer, reason)
+        if not self._listening:
+            self._stopping.set()
