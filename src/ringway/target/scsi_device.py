@@ -162,6 +162,15 @@ class ScsiDevice:
         for target in self._targets.values():
             target.lose_nexus(self._nexus)
 
+    def resumed(self) -> None:
+        """A guest goes on where it was, as if nothing had happened: it is told of no power on.
+
+        So a target can die and come back, or be replaced, without a command that fails for it; firmware takes
+        a unit attention for an I/O error.
+        """
+        for target in self._targets.values():
+            target.clear_attention(self._nexus, Condition.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED)
+
     # Logical units
 
     @property

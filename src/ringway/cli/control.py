@@ -1,0 +1,194 @@
+"""``ringway target``: a running target's control socket on the command line."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final
+
+import click
+import msgspec
+
+from ringway.cli import live
+from ringway.errors import TimedOutError, UsageError
+from ringway.model import (
+    BackstoreSpec,
+    Done,
+    DrainRequest,
+    InfoRequest,
+    LunAddRequest,
+    LunInfo,
+    LunRemoveRequest,
+    LunResizeRequest,
+    LunSpec,
+    QuitRequest,
+    SpecKind,
+    StatisticsRequest,
+    TargetInfo,
+    TargetStatistics,
+)
+from ringway.target.control import ControlClient
+from ringway.target.spec import parse_address, parse_lun
+from ringway.units import format_duration, format_size, parse_size
+
+_SUFFIX: Final = ".ctl"
+_EPILOG: Final = """\b
+Examples:
+  ringway target info disk.img.sock
+  ringway target add disk.img.sock 1=second.img,readonly
+  truncate -s 20G disk.img && ringway target resize disk.img.sock 0
+"""
+
+_socket = click.argument("socket", metavar="SOCKET")
+_output = click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+
+
+@click.group(epilog=_EPILOG, short_help="Look into a running target, and change its disks.")
+def target() -> None:
+    """Look into a running target, and change its disks while a guest uses them.
+
+    SOCKET is the path that `ringway serve` listens on, or its control socket's.
+    """
+
+
+@target.command()
+@_socket
+@_output
+def info(socket: str, output: str) -> None:
+    """Show what a target is and which LUNs it has."""
+    with _connect(socket) as client:
+        answer = client.call(InfoRequest(), TargetInfo)
+    if output == "json":
+        _echo_json(answer)
+        return
+    state = "a guest is connected" if answer.connected else "no guest is connected"
+    click.echo(f"vhost-user-{answer.device}, pid {answer.pid}, {answer.engine}, {answer.poll}; {state}")
+    for lun in answer.luns:
+        click.echo(_lun_line(lun))
+
+
+@target.command()
+@_socket
+@_output
+def statistics(socket: str, output: str) -> None:
+    """Show what a target did since its start."""
+    with _connect(socket) as client:
+        answer = client.call(StatisticsRequest(), TargetStatistics)
+    if output == "json":
+        _echo_json(answer)
+        return
+    from rich.console import Console
+
+    Console().print(live.summary_table(answer, f"Served for {format_duration(answer.uptime_s)}"))
+
+
+@target.command()
+@_socket
+@click.argument("lun", metavar="[TARGET:]LUN=DISK")
+def add(socket: str, lun: str) -> None:
+    """Show the guest a new disk."""
+    spec = parse_lun(lun)
+    with _connect(socket) as client, _Opened(spec.backstore) as fd:
+        request = LunAddRequest(LunSpec(spec.target, spec.lun, _absolute(spec.backstore)))
+        click.echo(_lun_line(client.call(request, LunInfo, fd=fd)))
+
+
+@target.command()
+@_socket
+@click.argument("lun", metavar="[TARGET:]LUN")
+def remove(socket: str, lun: str) -> None:
+    """Take a disk away from the guest."""
+    with _connect(socket) as client:
+        client.call(LunRemoveRequest(*parse_address(lun)), Done)
+
+
+@target.command()
+@_socket
+@click.argument("lun", metavar="[TARGET:]LUN")
+@click.option("--size", metavar="SIZE", help="The new size of a null disk; all others are looked at again.")
+def resize(socket: str, lun: str, size: str | None) -> None:
+    """Show the guest the present size of an image or device."""
+    size_bytes = None if size is None else parse_size(size)
+    with _connect(socket) as client:
+        click.echo(_lun_line(client.call(LunResizeRequest(*parse_address(lun), size_bytes), LunInfo)))
+
+
+@target.command()
+@_socket
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(0, 60, min_open=True), default=5.0, show_default=True
+)
+def drain(socket: str, timeout_s: float) -> None:
+    """Wait until what is in flight now is finished."""
+    with _connect(socket) as client:
+        if not client.call(DrainRequest(timeout_s), Done).complete:
+            raise TimedOutError(f"requests were still in flight after {format_duration(timeout_s)}")
+
+
+@target.command(name="quit")
+@_socket
+def quit_(socket: str) -> None:
+    """Stop a target, as SIGTERM does."""
+    with _connect(socket) as client:
+        client.call(QuitRequest(), Done)
+
+
+class _Opened:
+    """An image or device, opened with this user's rights and sent along; ``None`` for memory."""
+
+    def __init__(self, spec: BackstoreSpec) -> None:
+        self._spec = spec
+        self._fd: int | None = None
+
+    def __enter__(self) -> int | None:
+        path = self._spec.path
+        if path is not None and _is_servable(path):
+            try:
+                self._fd = os.open(path, (os.O_RDONLY if self._spec.readonly else os.O_RDWR) | os.O_CLOEXEC)
+            except OSError:
+                self._fd = None  # the target tries itself, and says what is wrong
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+
+def _is_servable(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def _absolute(spec: BackstoreSpec) -> BackstoreSpec:
+    """The target may run in another directory."""
+    if spec.kind is not SpecKind.PATH or spec.path is None:
+        return spec
+    return msgspec.structs.replace(spec, path=os.path.abspath(spec.path))
+
+
+def _connect(path: str) -> ControlClient:
+    if not path:
+        raise UsageError("an empty path", hint="give the path that ringway serve listens on")
+    return ControlClient(path if path.endswith(_SUFFIX) else path + _SUFFIX)
+
+
+def _echo_json(answer: msgspec.Struct) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(answer)).decode())
+
+
+def _lun_line(lun: LunInfo) -> str:
+    marks = [name for name in ("readonly", "mapped", "direct") if getattr(lun, name)]
+    return "  ".join(
+        [
+            f"{lun.target}:{lun.lun}",
+            f"{lun.kind} {lun.name}",
+            f"{format_size(lun.size_bytes)} in blocks of {lun.block_size}",
+            f"{lun.ownership} (epoch {lun.epoch})",
+            *marks,
+        ]
+    )

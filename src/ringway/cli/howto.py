@@ -1,0 +1,48 @@
+"""What to type next: QEMU's arguments and libvirt's XML for an endpoint."""
+
+from __future__ import annotations
+
+from xml.sax.saxutils import quoteattr
+
+from ringway.model import DeviceKind, TargetConfig
+
+
+def qemu_arguments(config: TargetConfig, socket_path: str) -> list[str]:
+    """The arguments, one string a line of a shell command.
+
+    Guest memory has to be shared with the back end.
+    """
+    return [
+        "-object memory-backend-memfd,id=mem,size=1G,share=on",
+        "-machine q35,memory-backend=mem -m 1G",
+        f"-chardev socket,id=ringway,path={_escaped(socket_path)},reconnect-ms=1000",
+        f"-device {_device(config)}",
+    ]
+
+
+def qemu_command(config: TargetConfig, socket_path: str) -> str:
+    """The arguments as they are pasted behind ``qemu-system-x86_64``."""
+    return " \\\n".join(f"  {line}" for line in qemu_arguments(config, socket_path))
+
+
+def libvirt_hint(config: TargetConfig, socket_path: str) -> str:
+    """The elements of a domain that this endpoint needs, in two lines."""
+    driver = (
+        "" if config.device is DeviceKind.BLK else " (and <qemu:override> it to driver vhost-user-scsi-pci)"
+    )
+    return (
+        "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\n"
+        f"  <disk type='vhostuser'><source type='unix' path={quoteattr(socket_path)}/>"
+        f"<target dev='vda' bus='virtio'/></disk>{driver}"
+    )
+
+
+def _device(config: TargetConfig) -> str:
+    if config.device is DeviceKind.BLK:
+        return f"vhost-user-blk-pci,chardev=ringway,num-queues={config.queues}"
+    return f"vhost-user-scsi-pci,chardev=ringway,num_queues={config.queues}"
+
+
+def _escaped(path: str) -> str:
+    """QEMU's option syntax doubles commas; a relative path stays what it is to the shell that pastes it."""
+    return path.replace(",", ",,")

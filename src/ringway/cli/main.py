@@ -1,0 +1,129 @@
+"""The command ``ringway``: its subcommands, its errors, its exit statuses.
+
+Nothing is imported here that ``ringway --help`` does not need.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import click
+
+import ringway
+from ringway.errors import RingwayError
+
+INTERRUPTED: Final = 130
+
+#: Subcommand: where it is, and its line in ``ringway --help``.
+COMMANDS: Final = {
+    "serve": ("ringway.cli.serve:serve", "Serve disks to a guest over vhost-user."),
+    "demo": ("ringway.cli.demo:demo", "Boot a real guest on a new disk, and show what happens."),
+    "doctor": ("ringway.cli.doctor:doctor", "Say what this host can do, and how to mend what it cannot."),
+    "bench": (
+        "ringway.cli.bench:bench",
+        "Measure 4 KiB random reads of our targets and of a peer, in one run.",
+    ),
+    "target": ("ringway.cli.control:target", "Look into a running target, and change its disks."),
+}
+
+_EPILOG: Final = """\b
+Exit statuses: 0 done, 1 failed, 2 usage, 3 not found, 4 unreachable or not permitted,
+5 timed out, 6 in conflict, 7 degraded, 130 interrupted.
+
+\b
+A first disk:
+  ringway serve --create 10G disk.img
+"""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order in which a newcomer needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(ringway.__version__, prog_name="ringway", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="On an error, show where it came from as well.")
+def cli(debug: bool) -> None:
+    """Disks for KVM guests over vhost, at close to bare-metal speed."""
+
+
+def main() -> NoReturn:
+    """Run the command, and exit with its status."""
+    run(cli, "ringway")
+
+
+def run(command: click.Command, name: str, arguments: list[str] | None = None) -> NoReturn:
+    """Run a click command, print what went wrong as ``error:`` and ``hint:``, and exit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments or bool(os.environ.get("RINGWAY_DEBUG"))
+    sys.exit(exit_status(lambda: command.main(arguments, prog_name=name, standalone_mode=False), debug=debug))
+
+
+def exit_status(work: Callable[[], Any], *, debug: bool = False) -> int:
+    """Run ``work`` and turn what it raises into a message on stderr and an exit status.
+
+    :returns: 0, or what ``work`` returned if that is a number.
+    """
+    try:
+        result = work()
+    except Exception as error:
+        return _status_of(error, debug)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def _status_of(error: Exception, debug: bool) -> int:
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.Abort():
+            return INTERRUPTED
+        case click.ClickException():
+            return _report_usage(error)
+        case RingwayError():
+            return _report(error, error.exit_status, error.message, error.hint, debug)
+    hint = "this is a fault of Ringway's; run it again with --debug and report it"
+    return _report(error, 1, f"{type(error).__name__}: {error}", hint, debug)
+
+
+def _report_usage(error: click.ClickException) -> int:
+    hint = "see --help"
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        hint = f"see {error.ctx.command_path} --help"
+    return _report(error, error.exit_code, error.format_message(), hint, debug=False)
+
+
+def _report(error: Exception, status: int, message: str, hint: str | None, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    if hint:
+        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {hint}", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    main()

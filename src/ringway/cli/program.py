@@ -1,0 +1,141 @@
+"""``ringway-vhost-user-scsi`` and ``-blk``: the target under the conventions for vhost-user back-end
+programs.
+
+They stay in the foreground, end on SIGTERM, and fail early with a status other than 0.
+Spec: vhost-user, "Backend program conventions".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NoReturn
+
+import click
+
+import ringway
+from ringway.cli.main import run as run_command
+
+_CAPABILITIES: Final = {
+    "scsi": {"type": "scsi", "features": []},
+    "blk": {"type": "block", "features": ["read-only", "blk-file"]},
+}
+
+
+def _print_capabilities(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    """Print and leave, whatever else the command line says."""
+    if wanted:
+        click.echo(json.dumps(_CAPABILITIES[ctx.command.name or ""]))
+        ctx.exit(0)
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that both programs have."""
+    options = [
+        click.option("--socket-path", metavar="PATH", help="Listen for front ends on this path."),
+        click.option(
+            "--fd", type=int, metavar="FDNUM", help="Use this inherited socket (listening or connected)."
+        ),
+        click.option(
+            "--print-capabilities",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_capabilities,
+            help="Print what this program can do as JSON, and exit.",
+        ),
+        click.option("--queues", type=int, default=1, show_default=True, help="Request queues."),
+        click.version_option(ringway.__version__, message="%(prog)s %(version)s"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("scsi")
+@_common
+@click.option(
+    "--lun", "luns", multiple=True, metavar="[TARGET:]LUN=DISK", help="A disk, as for ringway serve."
+)
+def _scsi(socket_path: str | None, fd: int | None, queues: int, luns: tuple[str, ...]) -> None:
+    """Serve disks over vhost-user-scsi, as a back-end program that a management layer starts."""
+    from ringway.cli.serve import disks
+    from ringway.model import BackstoreSpec, DeviceKind, SpecKind, TargetConfig
+
+    specs = disks(None, luns, BackstoreSpec(SpecKind.PATH))
+    _serve(TargetConfig(device=DeviceKind.SCSI, luns=specs, queues=queues), socket_path, fd)
+
+
+@click.command("blk")
+@_common
+@click.option("--blk-file", metavar="PATH", required=True, help="The image or block device to serve.")
+@click.option("--read-only", is_flag=True, help="Let no guest write.")
+def _blk(socket_path: str | None, fd: int | None, queues: int, blk_file: str, read_only: bool) -> None:
+    """Serve one disk over vhost-user-blk, as a back-end program that a management layer starts."""
+    from ringway.model import BackstoreSpec, DeviceKind, LunSpec, SpecKind, TargetConfig
+
+    disk = BackstoreSpec(SpecKind.PATH, path=blk_file, readonly=read_only)
+    _serve(TargetConfig(device=DeviceKind.BLK, luns=(LunSpec(0, 0, disk),), queues=queues), socket_path, fd)
+
+
+def scsi() -> NoReturn:
+    """The program ``ringway-vhost-user-scsi``."""
+    run_command(_scsi, "ringway-vhost-user-scsi")
+
+
+def blk() -> NoReturn:
+    """The program ``ringway-vhost-user-blk``."""
+    run_command(_blk, "ringway-vhost-user-blk")
+
+
+def _serve(config: Any, socket_path: str | None, fd: int | None) -> None:
+    from ringway.cli import logs
+    from ringway.cli.signals import stop_signals
+    from ringway.target.target import Target
+
+    logs.log_as_json()
+    with stop_signals() as signals, _endpoint(socket_path, fd) as where, Target(config, where) as target:
+        logs.log_event("ready", "serving")
+        signals.wait(target.fileno(), None)
+
+
+@contextlib.contextmanager
+def _endpoint(socket_path: str | None, fd: int | None) -> Iterator[Any]:
+    """Where front ends come. :raises UsageError: not exactly one way is given, or the fd is no socket."""
+    from ringway.errors import UsageError
+    from ringway.target.listen import listen
+
+    if (socket_path is None) == (fd is None):
+        raise UsageError(
+            "give either --socket-path or --fd", hint="they exclude each other, and one is needed"
+        )
+    if socket_path is not None:
+        listener = listen(socket_path)
+        try:
+            yield listener
+        finally:
+            listener.close()
+        return
+    assert fd is not None
+    if not _is_unix_socket(fd):
+        raise UsageError(
+            f"file descriptor {fd} is no unix socket", hint="pass it on when the program is started"
+        )
+    with socket.socket(fileno=fd) as inherited:
+        os.set_inheritable(fd, False)
+        yield inherited
+
+
+def _is_unix_socket(fd: int) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return False
+    except OSError:
+        return False
+    probe = socket.socket(fileno=os.dup(fd))
+    with probe:
+        return probe.family == socket.AF_UNIX

@@ -1,0 +1,333 @@
+"""The data that all layers share: what a target is made of, its statistics, and the control socket's
+messages.
+
+Everything here is frozen and goes through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from ringway.errors import UsageError
+
+MAX_TARGET: Final = 255
+MAX_LUN: Final = 16383
+MAX_QUEUES: Final = 254  #: request queues; with the two others of scsi, all that the core serves
+BLOCK_SIZES: Final = (512, 4096)
+
+Target = Annotated[int, Meta(ge=0, le=MAX_TARGET)]
+Lun = Annotated[int, Meta(ge=0, le=MAX_LUN)]
+
+
+class SpecKind(StrEnum):
+    """Where a backstore is to be found, as its user names it."""
+
+    PATH = "path"  #: a file or a block device: opening it tells which
+    RAM = "ram"
+    NULL = "null"
+
+
+class StoreKind(StrEnum):
+    """What an open backstore is."""
+
+    FILE = "file"
+    BLOCK = "block"
+    RAM = "ram"
+    NULL = "null"
+
+
+class Mapped(StrEnum):
+    """Whether a file is served by loads and stores."""
+
+    AUTO = "auto"  #: when its file system lies in memory
+    ON = "on"
+    OFF = "off"
+
+
+class DeviceKind(StrEnum):
+    """The virtio face of an endpoint."""
+
+    SCSI = "scsi"
+    BLK = "blk"
+
+
+class Poll(StrEnum):
+    """How a worker waits."""
+
+    INTERRUPT = "interrupt"
+    ADAPTIVE = "adaptive"
+    POLL = "poll"
+
+
+class Engine(StrEnum):
+    """How a worker does I/O."""
+
+    AUTO = "auto"
+    URING = "uring"
+    EPOLL = "epoll"
+
+
+class OwnershipState(StrEnum):
+    """Who may write to a store, as seen from here."""
+
+    HELD = "held"  #: we may
+    RELEASED = "released"  #: we may not, and do not want to
+    WANTED = "wanted"  #: we may not yet; it is tried again and again
+
+
+class BackstoreSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A backstore as its user asked for it; nothing is opened yet.
+
+    ``path`` is set for PATH, ``size_bytes`` for RAM and NULL. ``block_size`` is the logical block, ``None``
+    the backstore's own. ``force`` overrides that a block device is mounted or held.
+    """
+
+    kind: SpecKind
+    path: str | None = None
+    size_bytes: int | None = None
+    readonly: bool = False
+    direct: bool = False
+    block_size: int | None = None
+    serial: str | None = None
+    mapped: Mapped = Mapped.AUTO
+    force: bool = False
+
+    def __str__(self) -> str:
+        """The word for it in messages: the path, or ``ram``, ``null``."""
+        return self.path if self.path is not None else str(self.kind)
+
+
+class LunSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A backstore mapped at an address of an endpoint."""
+
+    target: Target
+    lun: Lun
+    backstore: BackstoreSpec
+
+
+class TargetConfig(Struct, frozen=True):
+    """Everything that one endpoint's process is told at its start.
+
+    :raises UsageError: numbers out of range, an address used twice, a blk device with other than one disk.
+    """
+
+    device: DeviceKind
+    luns: tuple[LunSpec, ...]
+    queues: int = 1  #: request queues (scsi has its control and event queue besides)
+    workers: int = 1
+    cpus: tuple[int, ...] = ()
+    poll: Poll = Poll.ADAPTIVE
+    engine: Engine = Engine.AUTO
+    wwpn: str | None = None
+    incoming: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no host could serve."""
+        _check_range("--queues", self.queues, MAX_QUEUES)
+        _check_range("--workers", self.workers, self.queues)
+        addresses = [(spec.target, spec.lun) for spec in self.luns]
+        if len(set(addresses)) != len(addresses):
+            raise UsageError(
+                "two disks have the same target and LUN", hint="give each --lun a number of its own"
+            )
+        if self.device is DeviceKind.BLK and addresses != [(0, 0)]:
+            raise UsageError("a blk device has exactly one disk", hint="take --device scsi for several")
+
+
+def _check_range(option: str, value: int, most: int) -> None:
+    """:raises UsageError: ``value`` is not in 1 … ``most``."""
+    if not 1 <= value <= most:
+        why = (
+            "no more workers than queues are useful"
+            if option == "--workers"
+            else "each queue serves guest vCPUs"
+        )
+        raise UsageError(f"{option} {value} is out of range: 1 to {most}", hint=why)
+
+
+class Latency(Struct, frozen=True):
+    """How long requests took, in nanoseconds; all zero when there was none."""
+
+    p50_ns: int = 0
+    p99_ns: int = 0
+    max_ns: int = 0
+
+
+class LunStatistics(Struct, frozen=True):
+    """What guests did to one LUN since the target's start, over all queues."""
+
+    target: int
+    lun: int
+    reads: int
+    writes: int
+    flushes: int
+    unmaps: int
+    other: int
+    errors: int
+    read_bytes: int
+    write_bytes: int
+    read_latency: Latency
+    write_latency: Latency
+
+
+class QueueStatistics(Struct, frozen=True):
+    """What happened on one virtqueue since the target's start."""
+
+    queue: int
+    kicks: int
+    signals: int
+    batches: int
+    requests: int
+    in_flight: int
+    running: bool
+
+
+class WorkerStatistics(Struct, frozen=True):
+    """What one I/O thread did since the target's start."""
+
+    worker: int
+    thread: int
+    sleeps: int
+    spins: int
+    loops: int
+    cpu_ns: int
+
+
+class TargetStatistics(Struct, frozen=True):
+    """All counters of a target; ``uptime_s`` is what to divide by."""
+
+    uptime_s: float
+    luns: tuple[LunStatistics, ...]
+    queues: tuple[QueueStatistics, ...]
+    workers: tuple[WorkerStatistics, ...]
+
+
+class LunInfo(Struct, frozen=True):
+    """An open LUN."""
+
+    target: int
+    lun: int
+    kind: StoreKind
+    name: str  #: path, or the kind again
+    size_bytes: int
+    block_size: int
+    readonly: bool
+    mapped: bool
+    direct: bool
+    serial: str
+    ownership: OwnershipState
+    epoch: int
+
+
+class TargetInfo(Struct, frozen=True):
+    """What a target is, and whether a front end is there."""
+
+    ringway: str
+    pid: int
+    device: DeviceKind
+    socket: str | None
+    engine: str
+    poll: Poll
+    queues: int
+    workers: int
+    wwpn: str | None
+    connected: bool
+    luns: tuple[LunInfo, ...]
+
+
+CONTROL_VERSION: Final = 1
+
+
+class ControlEnvelope(Struct, frozen=True):
+    """The two fields that every request has, whatever its verb.
+
+    Read first, to answer the rest with an error.
+    """
+
+    version: int
+    verb: str
+
+
+class InfoRequest(Struct, frozen=True, tag="info", tag_field="verb", forbid_unknown_fields=True):
+    """Answered with TargetInfo."""
+
+    version: int = CONTROL_VERSION
+
+
+class StatisticsRequest(Struct, frozen=True, tag="statistics", tag_field="verb", forbid_unknown_fields=True):
+    """Answered with TargetStatistics."""
+
+    version: int = CONTROL_VERSION
+
+
+class LunAddRequest(Struct, frozen=True, tag="lun-add", tag_field="verb", forbid_unknown_fields=True):
+    """Open a backstore and show it to the guest; answered with LunInfo.
+
+    A file descriptor sent along is served instead of opening ``spec.backstore.path``, which is then a name
+    only.
+    """
+
+    spec: LunSpec
+    version: int = CONTROL_VERSION
+
+
+class LunRemoveRequest(Struct, frozen=True, tag="lun-remove", tag_field="verb", forbid_unknown_fields=True):
+    """Take a LUN away from the guest and close it; answered with Done."""
+
+    target: Target
+    lun: Lun
+    version: int = CONTROL_VERSION
+
+
+class LunResizeRequest(Struct, frozen=True, tag="lun-resize", tag_field="verb", forbid_unknown_fields=True):
+    """Look at a LUN's size again, and tell the guest; answered with LunInfo.
+
+    ``size_bytes`` is for null, which has no size of its own; ram keeps what it has. A file descriptor sent
+    along replaces the open one; it must be of the same file or device.
+    """
+
+    target: Target
+    lun: Lun
+    size_bytes: int | None = None
+    version: int = CONTROL_VERSION
+
+
+class DrainRequest(Struct, frozen=True, tag="drain", tag_field="verb", forbid_unknown_fields=True):
+    """Wait until what is in flight now is finished; answered with Done."""
+
+    timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
+    version: int = CONTROL_VERSION
+
+
+class QuitRequest(Struct, frozen=True, tag="quit", tag_field="verb", forbid_unknown_fields=True):
+    """Stop the target as SIGTERM does; answered with Done before it stops."""
+
+    version: int = CONTROL_VERSION
+
+
+ControlRequest = (
+    InfoRequest
+    | StatisticsRequest
+    | LunAddRequest
+    | LunRemoveRequest
+    | LunResizeRequest
+    | DrainRequest
+    | QuitRequest
+)
+
+
+class Done(Struct, frozen=True):
+    """The answer of a verb that has nothing to tell. ``complete`` is false when a time-out cut it short."""
+
+    complete: bool = True
+
+
+class ErrorRecord(Struct, frozen=True):
+    """An error as it crosses a socket; ``code`` is one of ``errors.py``."""
+
+    code: str
+    message: str
+    hint: str | None = None

@@ -1,0 +1,302 @@
+"""Open what a disk is made of: a file, a block device, memory, nothing.
+
+Whatever is wrong with it is said before anything is touched, in a sentence and with a hint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from typing import NoReturn
+
+from ringway import _core
+from ringway.errors import (
+    BackstoreError,
+    BusyError,
+    ConflictError,
+    NotFoundError,
+    PermissionDeniedError,
+    UsageError,
+)
+from ringway.model import BackstoreSpec, Mapped, SpecKind, StoreKind
+from ringway.target import holders, kernel
+from ringway.target.medium import Geometry, Medium, examine, memory_medium
+from ringway.target.ownership import Claim, DeviceClaim, FileClaim, NoClaim, Ownership
+from ringway.units import format_size
+
+
+class Backstore:
+    """An open backstore: its store, its geometry, and who owns it.
+
+    Made by :func:`open_backstore`. The file descriptor is its own.
+    """
+
+    def __init__(self, spec: BackstoreSpec, fd: int | None, medium: Medium, ownership: Ownership) -> None:
+        self.spec = spec
+        self.name = str(spec)
+        self.ownership = ownership
+        self.store = _make_store(spec, fd, medium)
+        self._fd = fd
+        self._medium = medium
+
+    @property
+    def geometry(self) -> Geometry:
+        """Its sizes and limits now."""
+        return self._medium.geometry
+
+    @property
+    def kind(self) -> StoreKind:
+        """``block``, ``file``, ``ram`` or ``null``."""
+        return self._medium.kind
+
+    @property
+    def mapped(self) -> bool:
+        """Whether a file is served by loads and stores."""
+        return self._medium.mapped
+
+    @property
+    def direct(self) -> bool:
+        """Whether the page cache is bypassed."""
+        return self._medium.direct
+
+    @property
+    def readonly(self) -> bool:
+        """Whether guests may not write."""
+        return self.spec.readonly
+
+    def serial(self, target: int, lun: int) -> str:
+        """The serial number that the guest sees: the given one, else one that follows from path or address.
+
+        The same image under the same path keeps its serial number, whatever endpoint or host serves it.
+        """
+        if self.spec.serial is not None:
+            return self.spec.serial
+        where = os.path.realpath(self.name) if self.spec.path is not None else f"{self.name}:{target}:{lun}"
+        return hashlib.sha256(os.fsencode(where)).hexdigest()[:16]
+
+    def reload(self, *, size_bytes: int | None = None, fd: int | None = None) -> bool:
+        """Look at the size again, and make a new ``store`` when it changed.
+
+        On failure the store, its size and its file stay as they are.
+
+        :param size_bytes: of a null disk.
+        :param fd: an open file that replaces the present one; its caller keeps its own.
+        :returns: whether ``store`` is a new one.
+        :raises UsageError: a size that this kind cannot take.
+        :raises ConflictError: ``fd`` is of another file.
+        :raises BackstoreError: the new size cannot be served.
+        """
+        if self._fd is None:
+            medium = memory_medium(self.spec, self.kind, self._new_memory_size(size_bytes))
+            return self._renew(None, medium)
+        if size_bytes is not None:
+            raise UsageError(
+                f"'{self.name}' has a size of its own", hint="change it first, then leave out the size"
+            )
+        if fd is not None and not _same(os.fstat(fd), os.fstat(self._fd)):
+            raise ConflictError(f"the file that came with the request is not '{self.name}'")
+        new = os.dup(self._fd if fd is None else fd)
+        try:
+            changed = self._renew(new, examine(self.spec, new))
+        except BaseException:
+            os.close(new)
+            raise
+        os.close(self._fd if changed else new)
+        self._fd = new if changed else self._fd
+        return changed
+
+    def forget_cached(self) -> None:
+        """Drop clean pages from the page cache: another host may have written since they were read."""
+        if self._fd is not None and not self.mapped:
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def close(self) -> None:
+        """Give up ownership and close the file.
+
+        The core closes its own copies when the last request is done.
+        """
+        self.ownership.close()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _new_memory_size(self, size_bytes: int | None) -> int:
+        if self.kind is StoreKind.RAM or size_bytes is None:
+            raise UsageError(
+                f"a {self.kind} disk keeps its size", hint="only a file, a device or null:SIZE can change"
+            )
+        return size_bytes
+
+    def _renew(self, fd: int | None, medium: Medium) -> bool:
+        if medium.geometry.size_bytes == self.geometry.size_bytes:
+            return False
+        self.store = _make_store(self.spec, fd, medium)
+        self._medium = medium
+        return True
+
+
+def open_backstore(spec: BackstoreSpec, *, claim: bool = True, fd: int | None = None) -> Backstore:
+    """Open a backstore, and own it unless ``claim`` is false (an incoming migration's destination).
+
+    On failure nothing was changed and nothing stays open.
+
+    :param fd: an open file to serve instead of the one at ``spec.path``; its caller keeps its own.
+    :raises NotFoundError: no such file.
+    :raises PermissionDeniedError: it may not be opened.
+    :raises BusyError: somebody else uses it; ``.holder`` says who.
+    :raises BackstoreError: what is there cannot be served.
+    :raises UsageError: options that contradict each other.
+    """
+    if spec.kind is SpecKind.PATH:
+        return _open_path(spec, fd, claim)
+    if spec.readonly:
+        raise UsageError(f"a {spec.kind} disk cannot be read-only", hint="leave out readonly")
+    ownership = Ownership(NoClaim(), str(spec))
+    ownership.acquire()
+    return Backstore(spec, None, memory_medium(spec, StoreKind(spec.kind), spec.size_bytes or 0), ownership)
+
+
+def create_image(path: str, size_bytes: int) -> None:
+    """Make a new sparse image. Nothing is left behind on failure.
+
+    :raises ConflictError: something is there already.
+    :raises NotFoundError: no such directory.
+    :raises BackstoreError: no room, or the file system refuses.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
+    except FileExistsError as error:
+        raise ConflictError(
+            f"'{path}' exists already", hint="leave out --create to serve it as it is"
+        ) from error
+    except FileNotFoundError as error:
+        folder = os.path.dirname(path)
+        raise NotFoundError(
+            f"'{folder}' does not exist", hint=f"make it with: mkdir -p '{folder}'"
+        ) from error
+    except OSError as error:
+        _refuse_open(path, error, writing=True)
+    try:
+        os.truncate(fd, size_bytes)
+    except OSError as error:
+        os.unlink(path)
+        raise BackstoreError(
+            f"'{path}' cannot be made {format_size(size_bytes)} large: {error.strerror}"
+        ) from error
+    finally:
+        os.close(fd)
+
+
+def _open_path(spec: BackstoreSpec, given: int | None, claim: bool) -> Backstore:
+    """Open, own, look, in this order: what another writes may change under the eyes, and is not touched."""
+    assert spec.path is not None
+    if spec.mapped is Mapped.ON and spec.direct:
+        raise UsageError("direct and mapped=on contradict each other", hint="take one of them")
+    with contextlib.ExitStack() as undo:
+        fd = _open_file(spec) if given is None else os.dup(given)
+        undo.callback(os.close, fd)
+        if given is not None:
+            _check_type(spec.path, os.fstat(fd).st_mode)
+            _check_unused(spec, os.fstat(fd))
+        _check_access(spec, fd)
+        ownership = Ownership(_claim_for(spec, fd), spec.path)
+        undo.callback(ownership.close)
+        if claim:
+            ownership.acquire()
+        backstore = Backstore(spec, fd, examine(spec, fd), ownership)
+        undo.pop_all()
+    return backstore
+
+
+def _open_file(spec: BackstoreSpec) -> int:
+    """Open by path, after a look at what is there: opening a FIFO would wait, a tape would rewind."""
+    assert spec.path is not None
+    try:
+        status = os.stat(spec.path)
+        _check_type(spec.path, status.st_mode)
+        _check_unused(spec, status)
+        flags = os.O_RDONLY if spec.readonly else os.O_RDWR
+        return os.open(spec.path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        _refuse_open(spec.path, error, writing=not spec.readonly)
+
+
+def _check_type(path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise BackstoreError(f"'{path}' is a directory", hint="name an image file or a block device")
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise BackstoreError(f"'{path}' is neither a file nor a block device", hint="name an image or a disk")
+
+
+def _check_unused(spec: BackstoreSpec, status: os.stat_result) -> None:
+    """:raises BusyError: a mounted or held device, or an image that a loop device serves."""
+    is_device = stat.S_ISBLK(status.st_mode)
+    if spec.force or (spec.readonly and not is_device):
+        return
+    user = holders.device_user(status.st_rdev) if is_device else holders.file_user(status)
+    if user is not None:
+        raise BusyError(
+            f"'{spec}' is {user}",
+            holder=user,
+            hint="unmount or detach it first; --force serves it all the same, and may destroy what is on it",
+        )
+
+
+def _refuse_open(path: str, error: OSError, *, writing: bool) -> NoReturn:
+    """Say what an open that failed means for its user."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        missing = f"'{path}' does not exist"
+        raise NotFoundError(missing, hint="check the path, or make a new image with --create 10G") from error
+    if error.errno in (errno.EACCES, errno.EPERM):
+        verb = "written" if writing else "read"
+        hint = "check its owner and mode" + (", or serve it with readonly" if writing else "")
+        raise PermissionDeniedError(f"'{path}' may not be {verb}", hint=hint) from error
+    if error.errno == errno.EROFS:
+        raise PermissionDeniedError(f"'{path}' cannot be written", hint="serve it with readonly") from error
+    raise BackstoreError(f"'{path}' cannot be opened: {error.strerror}") from error
+
+
+def _check_access(spec: BackstoreSpec, fd: int) -> None:
+    """:raises PermissionDeniedError: guests may write, and the file or device may not be written."""
+    if spec.readonly:
+        return
+    if kernel.access_mode(fd) != os.O_RDWR:
+        raise PermissionDeniedError(f"'{spec}' is not open for writing", hint="open it so, or add readonly")
+    if stat.S_ISBLK(os.fstat(fd).st_mode) and kernel.is_read_only_device(fd):
+        raise PermissionDeniedError(f"'{spec}' is a read-only device", hint="serve it with readonly")
+
+
+def _claim_for(spec: BackstoreSpec, fd: int) -> Claim:
+    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+        return FileClaim(fd, str(spec), writable=not spec.readonly)
+    return NoClaim() if spec.force or spec.readonly else DeviceClaim(fd, str(spec))
+
+
+def _make_store(spec: BackstoreSpec, fd: int | None, medium: Medium) -> _core.Store:
+    """:raises BackstoreError: there is not enough memory, or it cannot be mapped."""
+    size_bytes = medium.geometry.size_bytes
+    try:
+        if fd is None:
+            return (_core.Store.ram if medium.kind is StoreKind.RAM else _core.Store.null)(size_bytes)
+        return _core.Store.file(
+            fd,
+            size_bytes=size_bytes,
+            writable=not spec.readonly,
+            direct=medium.direct,
+            mapped=medium.mapped,
+            discard=medium.geometry.discard_granularity > 0,
+            memory_align=medium.align.memory,
+            offset_align=medium.align.offset,
+        )
+    except (OSError, MemoryError, ValueError) as error:
+        hint = "take a smaller size" if fd is None else None
+        raise BackstoreError(f"'{spec}' of {format_size(size_bytes)}: {error}", hint=hint) from error
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    if stat.S_ISBLK(one.st_mode) and stat.S_ISBLK(other.st_mode):
+        return one.st_rdev == other.st_rdev
+    return os.path.samestat(one, other)

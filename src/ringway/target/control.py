@@ -1,0 +1,272 @@
+"""The control socket of a target: one JSON line asks, one JSON line answers.
+
+    {"version": 1, "verb": "statistics"}
+    {"version": 1, "ok": {"uptime_s": 12.5, "luns": [...], ...}}
+    {"version": 1, "error": {"code": "control", "message": "...", "hint": null}}
+
+A file descriptor may ride with a request (SCM_RIGHTS). The socket belongs to who started the target (mode
+0600). Clients share nothing with the data path but the target's own methods: one that is slow, silent or
+hostile costs a thread of at most ``MAX_CLIENTS``, and only until its time is up.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from ringway.errors import ControlError, RingwayError, TimedOutError, UnreachableError, error_from_code
+from ringway.model import (
+    CONTROL_VERSION,
+    ControlEnvelope,
+    ControlRequest,
+    ErrorRecord,
+    InfoRequest,
+    StatisticsRequest,
+)
+from ringway.target.listen import Listener, peer_process
+
+_log: Final = logging.getLogger(__name__)
+
+MAX_LINE: Final = 64 * 1024
+MAX_CLIENTS: Final = 8
+MAX_FDS: Final = 1
+PATIENCE_S: Final = 10.0  #: how long a client may take to say a line or to hear one
+_VERBS_HINT: Final = "this target knows info, statistics, lun-add, lun-remove, lun-resize, drain and quit"
+_ENVELOPE: Final = msgspec.json.Decoder(ControlEnvelope)
+_REQUEST: Final[msgspec.json.Decoder[ControlRequest]] = msgspec.json.Decoder(ControlRequest)
+
+Handler = Callable[[ControlRequest, int | None], msgspec.Struct]
+AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
+
+
+class ControlServer:
+    """Answers on a control socket until :meth:`close`.
+
+    :param handler: called with a request and the fd that came along (closed afterwards), on a thread of its
+        connection; it returns the answer or raises a RingwayError.
+    """
+
+    def __init__(self, listener: Listener, handler: Handler) -> None:
+        self._listener = listener
+        self._handler = handler
+        self._lock = threading.Lock()
+        self._clients: dict[socket.socket, threading.Thread] = {}
+        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer what was asked before this, hang up, and remove the socket. Idempotent."""
+        with contextlib.suppress(OSError):
+            self._listener.socket.shutdown(socket.SHUT_RD)
+        self._listener.close()
+        self._thread.join()
+        with self._lock:
+            clients = dict(self._clients)
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RD)
+        for thread in clients.values():
+            thread.join(PATIENCE_S)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.socket.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(client,), name="control-client", daemon=True)
+            with self._lock:
+                room = len(self._clients) < MAX_CLIENTS
+                if room:
+                    self._clients[client] = thread
+            if room:
+                thread.start()
+            else:
+                client.close()
+
+    def _serve(self, client: socket.socket) -> None:
+        """Answer one client's requests until it hangs up, breaks the rules or takes too long."""
+        try:
+            lines = _LineReader(client)
+            while (line := lines.read()) is not None:
+                with lines.take_fds() as fds:
+                    answer = self._answer(client, line, fds)
+                client.settimeout(PATIENCE_S)
+                client.sendall(answer)
+        except OSError as error:
+            _log.info("a control client was dropped: %s", error)
+        finally:
+            with self._lock:
+                del self._clients[client]
+            client.close()
+
+    def _answer(self, client: socket.socket, line: bytes, fds: Sequence[int]) -> bytes:
+        try:
+            request = decode_request(line)
+            if not isinstance(request, InfoRequest | StatisticsRequest):
+                _log.info("control: %s from pid %d", request.__struct_config__.tag, peer_process(client))
+            return _line(ok=self._handler(request, fds[0] if fds else None))
+        except RingwayError as error:
+            return _line(error=ErrorRecord(error.code, error.message, error.hint))
+        except Exception as error:  # a fault of ours must not silence the socket
+            _log.exception("a control request failed")
+            return _line(error=ErrorRecord("failed", f"internal error: {error}"))
+
+
+def decode_request(line: bytes) -> ControlRequest:
+    """Read a request. :raises ControlError: it is none that this version knows; the message says why."""
+    try:
+        envelope = _ENVELOPE.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ControlError(
+            f"not a control request: {error}", hint='send {"version":1,"verb":"info"}'
+        ) from error
+    if envelope.version != CONTROL_VERSION:
+        raise ControlError(
+            f"control version {envelope.version} is not spoken here", hint=f"use version {CONTROL_VERSION}"
+        )
+    try:
+        return _REQUEST.decode(line)
+    except msgspec.ValidationError as error:
+        problem = f"the verb '{envelope.verb}' is not known" if "$.verb" in str(error) else f"{error}"
+        raise ControlError(problem, hint=_VERBS_HINT) from error
+
+
+class ControlClient:
+    """Asks a target. Use it in a ``with`` statement.
+
+    :raises UnreachableError: nobody listens on the path, or it may not be used.
+    """
+
+    def __init__(self, path: str, *, timeout_s: float = 30.0) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout_s)
+        self._buffer = b""
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            hint = "give the target's socket, as printed by ringway serve, and run as the user who started it"
+            raise UnreachableError(f"no target answers on '{path}': {error.strerror}", hint=hint) from error
+
+    def call(self, request: ControlRequest, answer: type[AnswerT], *, fd: int | None = None) -> AnswerT:
+        """Ask, and wait for the answer.
+
+        :param fd: an open file to send along; the caller keeps it.
+        :raises RingwayError: what the target answers, as the class of its code.
+        :raises TimedOutError: no answer in time. :raises UnreachableError: the target hung up.
+        """
+        line = msgspec.json.encode(request) + b"\n"
+        try:
+            if fd is None:
+                self._socket.sendall(line)
+            else:
+                sent = socket.send_fds(self._socket, [line], [fd])
+                self._socket.sendall(line[sent:])
+            return _decode_answer(self._read_line(), answer)
+        except TimeoutError as error:
+            raise TimedOutError(f"the target on '{self._path}' does not answer") from error
+        except OSError as error:
+            raise UnreachableError(f"the target on '{self._path}' hung up: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read_line(self) -> bytes:
+        while b"\n" not in self._buffer:
+            if not (more := self._socket.recv(65536)):
+                raise UnreachableError(f"the target on '{self._path}' hung up")
+            self._buffer += more
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+
+class _LineReader:
+    """Takes lines, and the fds that come with them, from a client that is not trusted."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._buffer = b""
+        self._fds: list[int] = []
+
+    def read(self) -> bytes | None:
+        """:returns: a line; ``None`` when the client hung up. :raises OSError: too long, or too slow."""
+        deadline = time.monotonic() + PATIENCE_S
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > MAX_LINE:
+                raise OSError("a line without an end")
+            self._client.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                more = self._receive()
+            except BaseException:
+                self._close_fds()
+                raise
+            if not more:
+                self._close_fds()
+                return None
+            self._buffer += more
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    @contextlib.contextmanager
+    def take_fds(self) -> Any:
+        """The fds that came so far; closed on leaving."""
+        try:
+            yield tuple(self._fds)
+        finally:
+            self._close_fds()
+
+    def _receive(self) -> bytes:
+        size = array.array("i").itemsize * MAX_FDS
+        data, ancillary, _, _ = self._client.recvmsg(4096, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers = array.array("i")
+                numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
+                self._keep(numbers)
+        return data
+
+    def _keep(self, numbers: Sequence[int]) -> None:
+        """Of all fds that a client sends with one line, the first counts; the rest are closed at once."""
+        for number in numbers:
+            if len(self._fds) < MAX_FDS:
+                self._fds.append(number)
+            else:
+                os.close(number)
+
+    def _close_fds(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+
+def _line(**field: msgspec.Struct) -> bytes:
+    return msgspec.json.encode({"version": CONTROL_VERSION, **field}) + b"\n"
+
+
+def _decode_answer(line: bytes, answer: type[AnswerT]) -> AnswerT:
+    """:raises RingwayError: the answer is an error. :raises ControlError: it is none at all."""
+    try:
+        message = msgspec.json.decode(line)
+        if "error" in message:
+            record = msgspec.convert(message["error"], ErrorRecord)
+            raise error_from_code(record.code, record.message, hint=record.hint)
+        return msgspec.convert(message["ok"], answer)
+    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise ControlError(f"the target's answer is not understood: {error}") from error

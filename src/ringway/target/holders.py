@@ -1,0 +1,160 @@
+"""Who else uses a file or a block device: looked up only to name them in an error.
+
+Everything here reads ``/proc`` and ``/sys``; what may not be read is left out, and nothing raises.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+_LOCK_LINE: Final = re.compile(r"^lock:\s+\d+: (?:OFDLCK|POSIX|FLOCK)", re.MULTILINE)
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_PROC: Final = Path("/proc")
+
+
+def process_name(pid: int) -> str:
+    """``"pid 4711 (qemu-system-x86)"``, or what to call this process itself."""
+    if pid == os.getpid():
+        return "another disk of this target"
+    comm = _read(_PROC / str(pid) / "comm").strip()
+    return f"pid {pid} ({comm})" if comm else f"pid {pid}"
+
+
+def lock_holder(fd: int) -> str | None:
+    """Name a process that holds a lock on this file through another open file description.
+
+    A process shows its locks in ``/proc/PID/fdinfo``; OFD locks have no process of their own.
+    """
+    own = os.fstat(fd)
+    for entry, info in _open_files():
+        if _same_file(entry, own) and _LOCK_LINE.search(_read(info)):
+            return process_name(int(entry.parts[2]))
+    return None
+
+
+def opener(path_stat: os.stat_result) -> str | None:
+    """Name a process other than this one that has a file or device open."""
+    for entry, _ in _open_files():
+        if int(entry.parts[2]) != os.getpid() and _same_file(entry, path_stat):
+            return process_name(int(entry.parts[2]))
+    return None
+
+
+def device_user(device: int) -> str | None:
+    """What keeps a block device busy: a mount, swap, or a device built on it, on it or on one of its
+    partitions.
+
+    :param device: its number (``st_rdev``).
+    :returns: ``"mounted at /srv"``, ``"used as swap"``, ``"held by dm-0"``, or ``None``.
+    """
+    for number in _with_partitions(device):
+        if user := _mounted(number) or _swap(number) or _held(number):
+            return user
+    return None
+
+
+def file_user(own: os.stat_result) -> str | None:
+    """What uses a file without a lock: a loop device, or swap."""
+    for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
+        if _is_same_path(_read(loop).rstrip("\n"), own):
+            return f"attached as /dev/{loop.parts[3]}"
+    return "used as swap" if any(_is_same_path(name, own) for name in _swaps()) else None
+
+
+def _read(path: Path) -> str:
+    """A small file's text; empty when it may not be read or is gone."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _open_files() -> Iterator[tuple[Path, Path]]:
+    """All (fd link, fdinfo) of all processes, this one last: somebody else is the better answer."""
+    own = str(os.getpid())
+    pids = [name for name in _names(_PROC) if name.isdigit() and name != own]
+    for pid in [*pids, own]:
+        for number in _names(_PROC / pid / "fd"):
+            yield _PROC / pid / "fd" / number, _PROC / pid / "fdinfo" / number
+
+
+def _names(folder: Path) -> list[str]:
+    """A folder's entries; none when it may not be read or is gone."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _same_file(entry: Path, own: os.stat_result) -> bool:
+    """Whether an fd link leads to a file (or to the same block device under any name)."""
+    try:
+        other = entry.stat()
+    except OSError:
+        return False
+    if stat.S_ISBLK(own.st_mode):
+        return stat.S_ISBLK(other.st_mode) and other.st_rdev == own.st_rdev
+    return os.path.samestat(own, other)
+
+
+def _is_same_path(name: str, own: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(name), own)
+    except OSError:
+        return False
+
+
+def _sysfs(device: int) -> Path:
+    return Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+
+
+def _with_partitions(device: int) -> Iterator[int]:
+    """The device, then its partitions."""
+    yield device
+    for mark in sorted(_sysfs(device).glob("*/partition")):
+        major, _, minor = _read(mark.parent / "dev").strip().partition(":")
+        if major and minor:
+            yield os.makedev(int(major), int(minor))
+
+
+def _mounted(device: int) -> str | None:
+    """Compare each mount's device number, and its source's (btrfs shows an anonymous number)."""
+    for line in _read(_PROC / "self" / "mountinfo").splitlines():
+        fields = line.split(" ")
+        source = fields[fields.index("-") + 2]
+        if fields[2] == f"{os.major(device)}:{os.minor(device)}" or _rdev(_unescape(source)) == device:
+            return f"mounted at {_unescape(fields[4])}"
+    return None
+
+
+def _swap(device: int) -> str | None:
+    return "used as swap" if any(_rdev(name) == device for name in _swaps()) else None
+
+
+def _swaps() -> list[str]:
+    """Paths of the swap areas in use."""
+    return [_unescape(line.split()[0]) for line in _read(_PROC / "swaps").splitlines()[1:]]
+
+
+def _held(device: int) -> str | None:
+    names = _names(_sysfs(device) / "holders")
+    return f"held by {min(names)}" if names else None
+
+
+def _rdev(path: str) -> int | None:
+    """Number of the block device at a path; ``None`` when it is none."""
+    try:
+        status = os.stat(path) if path.startswith("/") else None
+    except OSError:
+        return None
+    return status.st_rdev if status is not None and stat.S_ISBLK(status.st_mode) else None
+
+
+def _unescape(text: str) -> str:
+    """Undo the octal escapes of ``/proc``."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)

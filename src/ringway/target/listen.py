@@ -1,0 +1,159 @@
+"""Listening sockets on paths: checked, replaced when their process is dead, removed if still ours."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from ringway.errors import BusyError, ConflictError, NotFoundError, PermissionDeniedError, UsageError
+from ringway.target.holders import process_name
+
+MAX_PATH_BYTES: Final = 107  #: sun_path without its terminating zero
+_BACKLOG: Final = 16
+_TURN_S: Final = 2.0
+
+
+class Listener:
+    """A listening Unix socket on a path. Made by :func:`listen`."""
+
+    def __init__(self, path: str, sock: socket.socket) -> None:
+        self.path = path
+        self.socket = sock
+        self._identity = _identity(path)
+
+    def close(self) -> None:
+        """Stop listening; remove the path unless another socket has taken its place. Idempotent."""
+        self.socket.close()
+        if self._identity is not None and _identity(self.path) == self._identity:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        self._identity = None
+
+
+def listen(path: str, *, mode: int = 0o660) -> Listener:
+    """Listen on a path. A socket that a dead process left there is replaced; nothing else is touched.
+
+    :param mode: permissions; set before anybody can connect.
+    :raises UsageError: the path is too long.
+    :raises NotFoundError: its directory does not exist.
+    :raises PermissionDeniedError: its directory is not writable.
+    :raises BusyError: a live process listens there; ``.holder`` names it.
+    :raises ConflictError: something that is no socket is there.
+    """
+    check_path(path)
+    with _one_at_a_time(path):
+        _clear(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.bind(path)
+            os.chmod(path, mode)
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            sock.close()
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise _not_writable(path) from error
+            raise
+        return Listener(path, sock)
+
+
+def check_path(path: str) -> None:
+    """:raises UsageError: too long for a socket. :raises NotFoundError: no such directory."""
+    length = len(os.fsencode(path))
+    if length > MAX_PATH_BYTES:
+        raise UsageError(
+            f"the socket path has {length} bytes, and a socket's can have {MAX_PATH_BYTES}: '{path}'",
+            hint="take a shorter one with --socket, as in /run/disk.sock",
+        )
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        raise NotFoundError(f"'{directory}' is not a directory", hint=f"make it with: mkdir -p '{directory}'")
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: str) -> Iterator[None]:
+    """Let two starts on one path look and bind one after the other: a lock on the directory leaves no file.
+
+    Who keeps the lock for longer than two seconds is not one of us, and is not waited for.
+    """
+    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _TURN_S
+        while not _try_lock(fd) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EINTR)  # a file system without locks: go on
+    return True
+
+
+def _clear(path: str) -> None:
+    """Remove a dead socket. :raises BusyError: it lives. :raises ConflictError: it is no socket."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ConflictError(
+            f"'{path}' exists and is not a socket", hint="take another --socket, or remove it if you can"
+        )
+    if (holder := _listener(path)) is not None:
+        raise BusyError(
+            f"the socket '{path}' is in use: {holder}",
+            holder=holder,
+            hint="stop it, or take another --socket",
+        )
+    try:
+        os.unlink(path)
+    except PermissionError as error:
+        raise _not_writable(path) from error
+
+
+def _listener(path: str) -> str | None:
+    """Name who listens on a socket; ``None`` when nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return None
+        except OSError as error:  # full (EAGAIN), or not permitted: somebody is there
+            return f"a process that cannot be asked ({error.strerror})"
+        return process_name(peer_process(probe))
+
+
+def peer_process(sock: socket.socket) -> int:
+    """Process id of a connected socket's other side, as it was when it connected or listened."""
+    size = struct.calcsize("3i")
+    pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(pid)
+
+
+def _not_writable(path: str) -> PermissionDeniedError:
+    directory = os.path.dirname(path) or "."
+    return PermissionDeniedError(
+        f"'{directory}' is not writable",
+        hint="take a --socket in a directory of your own, or change its mode",
+    )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,196 @@
+"""The LUNs of one endpoint: opening and closing them, and owning their stores, all together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ringway import _core
+from ringway.errors import ConflictError, NotFoundError, TimedOutError
+from ringway.model import DeviceKind, LunInfo, LunSpec
+from ringway.target.backstore import Backstore, open_backstore
+from ringway.target.blk_device import serial_bytes
+
+
+class LunListener(Protocol):
+    """What of a device's face follows the LUNs."""
+
+    def check_new_lun(self, target: int, lun: int) -> None:
+        """:raises UsageError: the device cannot have such a LUN. Nothing was opened yet."""
+
+    def lun_added(self, target: int, lun: int, backstore: Backstore, serial: str) -> None:
+        """The core serves it from now on: show it. :raises RingwayError: it cannot be shown."""
+
+    def lun_resized(self, target: int, lun: int, backstore: Backstore) -> None:
+        """The core serves the new store from now on: show its size."""
+
+    def lun_removed(self, target: int, lun: int) -> None:
+        """Show it no more; the core still serves it. :raises UsageError: it cannot be removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lun:
+    """An open LUN."""
+
+    target: int
+    lun: int
+    backstore: Backstore
+    serial: str
+
+    def info(self) -> LunInfo:
+        """What to tell of it."""
+        backstore = self.backstore
+        return LunInfo(
+            target=self.target,
+            lun=self.lun,
+            kind=backstore.kind,
+            name=backstore.name,
+            size_bytes=backstore.geometry.size_bytes,
+            block_size=backstore.geometry.block_size,
+            readonly=backstore.readonly,
+            mapped=backstore.mapped,
+            direct=backstore.direct,
+            serial=self.serial,
+            ownership=backstore.ownership.state,
+            epoch=backstore.ownership.epoch,
+        )
+
+
+class LunTable:
+    """All LUNs of an endpoint. Changes come one at a time, from any thread."""
+
+    def __init__(self, core: _core.Device, kind: DeviceKind, listener: LunListener) -> None:
+        self._core = core
+        self._kind = kind
+        self._listener = listener
+        self._lock = threading.RLock()
+        self._luns: dict[tuple[int, int], Lun] = {}
+        self._lingering: list[Backstore] = []  # removed, but requests that do not end still use them
+
+    def __iter__(self) -> Iterator[Lun]:
+        """The LUNs by address."""
+        return iter([lun for _, lun in sorted(self._luns.items())])
+
+    def add(self, spec: LunSpec, *, claim: bool = True, fd: int | None = None) -> LunInfo:
+        """Open a backstore and serve it.
+
+        On failure nothing is served that was not before, and nothing stays open.
+
+        :param claim: own it at once; without, :meth:`acquire_later` does.
+        :raises ConflictError: the address is taken. :raises RingwayError: as ``open_backstore``.
+        """
+        address = (spec.target, spec.lun)
+        with self._lock:
+            if address in self._luns:
+                raise ConflictError(
+                    f"LUN {_words(*address)} exists", hint="remove it first, or take another number"
+                )
+            self._listener.check_new_lun(*address)
+            self._serial_bytes(spec.backstore.serial or "")
+            backstore = open_backstore(spec.backstore, claim=claim, fd=fd)
+            lun = Lun(*address, backstore, backstore.serial(*address))
+            try:
+                self._serve(lun)
+            except BaseException:
+                backstore.close()
+                raise
+            self._luns[address] = lun
+            return lun.info()
+
+    def remove(self, target: int, lun: int) -> None:
+        """Take a LUN away and close it once its requests are done.
+
+        :raises NotFoundError: no such LUN.
+        :raises TimedOutError: it is gone for the guest, but requests to its store do not end; it stays open.
+        """
+        with self._lock:
+            gone = self._find(target, lun)
+            self._listener.lun_removed(target, lun)
+            del self._luns[target, lun]
+            if not self._core.remove_lun(target, lun):
+                self._lingering.append(gone.backstore)
+                raise TimedOutError(f"LUN {_words(target, lun)} is removed, but its last requests do not end")
+            gone.backstore.close()
+
+    def resize(
+        self, target: int, lun: int, *, size_bytes: int | None = None, fd: int | None = None
+    ) -> LunInfo:
+        """Look at a LUN's size again, and serve and show the new one.
+
+        :raises NotFoundError: no such LUN. :raises RingwayError: as ``Backstore.reload``.
+        """
+        with self._lock:
+            found = self._find(target, lun)
+            if found.backstore.reload(size_bytes=size_bytes, fd=fd):
+                self._set_store(found)
+                self._listener.lun_resized(target, lun, found.backstore)
+            return found.info()
+
+    @property
+    def held(self) -> bool:
+        """Whether requests may reach all stores."""
+        return all(lun.backstore.ownership.held for lun in self)
+
+    def keep(self) -> bool:
+        """Call off a release that still flushes. :returns: whether requests may reach all stores."""
+        return all([lun.backstore.ownership.keep() for lun in self])
+
+    def acquire_later(self, when_held: Callable[[], None]) -> None:
+        """Own each store as soon as its holder lets go; ``when_held`` is called for each that is obtained."""
+        for lun in self:
+            if not lun.backstore.ownership.held:
+                lun.backstore.ownership.acquire_later(when_held)
+
+    def forget_cached(self) -> None:
+        """Drop what the page cache has of the stores: their last owner may have been another host."""
+        for lun in self:
+            lun.backstore.forget_cached()
+
+    def release_later(self) -> None:
+        """Flush the stores and give them up, in the background. Nobody uses them."""
+        for lun in self:
+            lun.backstore.ownership.release_later(lun.backstore.store.flush)
+
+    def close(self) -> None:
+        """Close all backstores. The core is closed: nobody uses them."""
+        with self._lock:
+            for backstore in (*(lun.backstore for lun in self), *self._lingering):
+                backstore.close()
+            self._luns.clear()
+            self._lingering.clear()
+
+    def _find(self, target: int, lun: int) -> Lun:
+        try:
+            return self._luns[target, lun]
+        except KeyError:
+            raise NotFoundError(f"there is no LUN {_words(target, lun)}") from None
+
+    def _serve(self, lun: Lun) -> None:
+        """Let the core serve a new LUN, then show it; on failure neither."""
+        self._set_store(lun)
+        try:
+            self._listener.lun_added(lun.target, lun.lun, lun.backstore, lun.serial)
+        except BaseException:
+            self._core.remove_lun(lun.target, lun.lun)
+            raise
+
+    def _serial_bytes(self, serial: str) -> bytes:
+        """What GET_ID answers (blk only). :raises UsageError: too long for it."""
+        return serial_bytes(serial) if self._kind is DeviceKind.BLK else b""
+
+    def _set_store(self, lun: Lun) -> None:
+        """Let the core serve a LUN's present store."""
+        self._core.set_lun(
+            lun.target,
+            lun.lun,
+            lun.backstore.store,
+            block_size=lun.backstore.geometry.block_size,
+            serial=self._serial_bytes(lun.serial),
+        )
+
+
+def _words(target: int, lun: int) -> str:
+    """``2`` or ``1:2``, as its user writes it."""
+    return f"{target}:{lun}" if target else str(lun)

@@ -1,0 +1,288 @@
+"""Who may write to a store: claims (a lock, an exclusive open) and their ownership over time.
+
+Files carry QEMU's byte locks, so that QEMU, qemu-img and Ringway keep out of each other's way: for permission
+*n*, byte 100+n is locked by who uses it, and byte 200+n by who does not share it. Block devices are opened
+O_EXCL.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ringway.errors import BackstoreError, BusyError
+from ringway.model import OwnershipState
+from ringway.target import holders, kernel
+
+_log: Final = logging.getLogger(__name__)
+
+RETRY_S: Final = 0.05
+
+_USED: Final = 100
+_UNSHARED: Final = 200
+_READ, _WRITE, _RESIZE = (
+    0,
+    1,
+    3,
+)  # bits of QEMU's permissions; 2 is "write unchanged", which nobody needs here
+_ALL: Final = (_READ, _WRITE, _RESIZE)
+_CHANGES: Final = (_WRITE, _RESIZE)
+
+
+class Claim(Protocol):
+    """How a store is kept from others."""
+
+    def take(self) -> None:
+        """Take it at once. :raises BusyError: somebody else has it; then nothing is held."""
+
+    def drop(self) -> None:
+        """Give it up; no effect when it is not held."""
+
+    def close(self) -> None:
+        """Give it up for good. Idempotent."""
+
+
+class NoClaim:
+    """For what nobody else can reach (memory), and for what the user forced."""
+
+    def take(self) -> None:
+        """Always works."""
+
+    def drop(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class FileClaim:
+    """QEMU-compatible byte locks on an image. A reader lets readers in, and a writer nobody who minds.
+
+    :param fd: of the image; duplicated, because a file system may refuse to open it again.
+    """
+
+    def __init__(self, fd: int, name: str, *, writable: bool) -> None:
+        self._fd = os.dup(fd)
+        self._name = name
+        self._used = _ALL if writable else (_READ,)
+
+    def take(self) -> None:
+        """Take the locks first and look second, so that of two that start at once at most one goes on.
+
+        :raises BusyError: somebody else uses it in a way that does not go together.
+        :raises BackstoreError: the file system has no locks.
+        """
+        if not (self._lock() and self._nobody_minds()):
+            self.drop()  # first: a holder is found by its locks, and it is not this one
+            raise busy(self._name, holders.lock_holder(self._fd))
+
+    def drop(self) -> None:
+        """Unlock all permission bytes."""
+        for base in (_USED, _UNSHARED):
+            kernel.ofd_unlock(self._fd, base, _RESIZE + 1)
+
+    def close(self) -> None:
+        """Unlock, and close the duplicate."""
+        if self._fd >= 0:
+            self.drop()
+            os.close(self._fd)
+            self._fd = -1
+
+    def _lock(self) -> bool:
+        try:
+            for byte in (*(_USED + bit for bit in self._used), *(_UNSHARED + bit for bit in _CHANGES)):
+                kernel.ofd_lock_shared(self._fd, byte)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.drop()
+            raise BackstoreError(
+                f"'{self._name}' cannot be locked: {error.strerror}",
+                hint="its file system has no locks; copy the image to one that has",
+            ) from error
+        return True
+
+    def _nobody_minds(self) -> bool:
+        mine_refused = (_UNSHARED + bit for bit in self._used)
+        theirs_unwanted = (_USED + bit for bit in _CHANGES)
+        return not any(
+            kernel.ofd_is_locked_by_others(self._fd, byte) for byte in (*mine_refused, *theirs_unwanted)
+        )
+
+
+class DeviceClaim:
+    """An exclusive open of a block device: no mount, no other writer of this kind.
+
+    :param fd: of the device; duplicated, and opened again exclusively to claim it.
+    """
+
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd = os.dup(fd)
+        self._name = name
+        self._claim: int | None = None
+
+    def take(self) -> None:
+        """:raises BusyError: mounted, held, or opened exclusively by another."""
+        if self._claim is not None:
+            return
+        try:
+            self._claim = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise BackstoreError(f"'{self._name}' cannot be claimed: {error.strerror}") from error
+            status = os.fstat(self._fd)
+            holder = holders.device_user(status.st_rdev) or holders.opener(status)
+            raise busy(self._name, holder) from error
+
+    def drop(self) -> None:
+        """Close the exclusive open; reads and writes through other opens are not this claim's business."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
+
+    def close(self) -> None:
+        """Close both opens."""
+        self.drop()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def busy(name: str, holder: str | None) -> BusyError:
+    """The error for a backstore that somebody else uses."""
+    return BusyError(
+        f"'{name}' is in use" + (f": {holder}" if holder else ""),
+        holder=holder,
+        hint="stop who uses it, or serve it with readonly if all of them only read",
+    )
+
+
+class Ownership:
+    """The right to use one store, with an epoch that counts how often it was obtained.
+
+    Only while ``state`` is HELD may a request reach the store. Safe to use from several threads.
+    """
+
+    def __init__(self, claim: Claim, name: str) -> None:
+        self._claim = claim
+        self._name = name
+        self._lock = threading.RLock()
+        self._state = OwnershipState.RELEASED
+        self._epoch = 0
+        self._turn = 0  # each change of mind makes older background work void
+
+    @property
+    def state(self) -> OwnershipState:
+        """HELD, WANTED or RELEASED."""
+        return self._state
+
+    @property
+    def held(self) -> bool:
+        """Whether requests may reach the store."""
+        return self._state is OwnershipState.HELD
+
+    @property
+    def epoch(self) -> int:
+        """How often it was obtained."""
+        return self._epoch
+
+    def acquire(self) -> None:
+        """Obtain it now; no effect (and no new epoch) when it is held.
+
+        :raises BusyError: somebody else has it; the state is what it was before.
+        """
+        with self._lock:
+            self._turn += 1  # a release that still flushes is called off
+            if self.held:
+                return
+            self._claim.take()
+            self._state = OwnershipState.HELD
+            self._epoch += 1
+
+    def keep(self) -> bool:
+        """Call off a release that still flushes. :returns: whether it is held."""
+        with self._lock:
+            if self.held:
+                self._turn += 1
+            return self.held
+
+    def acquire_later(self, when_held: Callable[[], None]) -> None:
+        """Obtain it as soon as its holder lets go, tried every 50 ms in the background.
+
+        :param when_held: called once, from this thread when it is free at once, else from another; not called
+            when :meth:`release` comes first.
+        """
+        with self._lock:
+            obtained = self._try()
+            turn = self._turn
+            if not obtained:
+                self._state = OwnershipState.WANTED
+        if obtained:
+            when_held()
+            return
+        threading.Thread(target=self._retry, args=(turn, when_held), name="ownership", daemon=True).start()
+
+    def release(self) -> None:
+        """Give it up, now. The caller has drained the store and nobody uses it."""
+        with self._lock:
+            self._turn += 1
+            self._let_go()
+
+    def close(self) -> None:
+        """Give it up for good; it cannot be acquired again. Idempotent."""
+        with self._lock:
+            self._turn += 1
+            self._claim.close()
+            self._state = OwnershipState.RELEASED
+
+    def release_later(self, flush: Callable[[], None]) -> None:
+        """Flush the store in the background, then give it up, unless it is acquired again before that.
+
+        A flush may take long, and who asks is a front end that must not wait (trap T9). The other side waits
+        for the claim in any case.
+        """
+        with self._lock:
+            self._turn += 1
+            turn = self._turn
+            if not self.held:
+                self._let_go()
+                return
+        threading.Thread(
+            target=self._flush_and_release, args=(turn, flush), name="release", daemon=True
+        ).start()
+
+    def _let_go(self) -> None:
+        self._claim.drop()
+        self._state = OwnershipState.RELEASED
+
+    def _try(self) -> bool:
+        try:
+            self.acquire()
+        except (BusyError, BackstoreError) as error:
+            _log.debug("%s", error)
+        return self.held
+
+    def _retry(self, turn: int, when_held: Callable[[], None]) -> None:
+        _log.info("waiting for '%s' to be given up", self._name)
+        pause = threading.Event()
+        while not pause.wait(RETRY_S):
+            with self._lock:
+                if turn != self._turn:
+                    return
+                if self._try():
+                    break
+                self._turn = turn
+        when_held()
+
+    def _flush_and_release(self, turn: int, flush: Callable[[], None]) -> None:
+        try:
+            flush()
+        except OSError as error:
+            _log.error("'%s' is given up, but could not be flushed: %s", self._name, error.strerror)
+        with self._lock:
+            if turn == self._turn:
+                self._let_go()

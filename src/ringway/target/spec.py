@@ -1,0 +1,124 @@
+"""Read what a user calls a disk: ``disk.img``, ``/dev/sdb,readonly``, ``ram:4G``, ``2=disk.img``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from ringway.errors import UsageError
+from ringway.model import BLOCK_SIZES, MAX_LUN, MAX_TARGET, BackstoreSpec, LunSpec, Mapped, SpecKind
+from ringway.scsi.identity import check_serial
+from ringway.units import parse_size
+
+__all__ = [
+    "check_address",
+    "check_block_size",
+    "check_serial",
+    "parse_address",
+    "parse_backstore",
+    "parse_lun",
+]
+
+_ADDRESS: Final = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})=(.*)", re.DOTALL | re.ASCII)
+_OPTIONS_HINT: Final = (
+    "options are readonly, direct, block-size=512|4096, serial=TEXT, mapped=on|off|auto; "
+    "a comma in a path is written twice"
+)
+
+
+def parse_backstore(text: str, defaults: BackstoreSpec | None = None) -> BackstoreSpec:
+    """Read ``PATH|file:PATH|ram:SIZE|null:SIZE[,OPTION]…``.
+
+    :param defaults: gives the options that ``text`` does not.
+    :raises UsageError: no such form or option.
+    """
+    place, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
+    fields = dict(_option(option) for option in options)
+    return replace(defaults or BackstoreSpec(SpecKind.PATH), **_place(place), **fields)
+
+
+def parse_lun(text: str, defaults: BackstoreSpec | None = None) -> LunSpec:
+    """Read ``LUN=BACKSTORE`` or ``TARGET:LUN=BACKSTORE``.
+
+    :raises UsageError: no such form, or a number out of range.
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise UsageError(f"'{text}' is not a LUN", hint="write it as --lun 0=disk.img or --lun 1:0=disk.img")
+    target, lun = int(match[1] or 0), int(match[2])
+    check_address(target, lun)
+    return LunSpec(target, lun, parse_backstore(match[3], defaults))
+
+
+def parse_address(text: str) -> tuple[int, int]:
+    """Read ``LUN`` or ``TARGET:LUN``. :raises UsageError: no such form, or a number out of range."""
+    match = _ADDRESS.fullmatch(f"{text}=")
+    if match is None:
+        raise UsageError(f"'{text}' is not the address of a LUN", hint="write it as 0 or 1:0")
+    target, lun = int(match[1] or 0), int(match[2])
+    check_address(target, lun)
+    return target, lun
+
+
+def check_address(target: int, lun: int) -> None:
+    """:raises UsageError: a number that virtio-scsi cannot carry. Spec: virtio 1.3, 5.6.6.1."""
+    if target > MAX_TARGET:
+        raise UsageError(f"target {target} is out of range", hint=f"targets go from 0 to {MAX_TARGET}")
+    if lun > MAX_LUN:
+        raise UsageError(f"LUN {lun} is out of range", hint=f"LUNs go from 0 to {MAX_LUN}")
+
+
+def check_block_size(size: int) -> int:
+    """:raises UsageError: no logical block size that guests understand everywhere."""
+    if size not in BLOCK_SIZES:
+        raise UsageError(f"a block size of {size} is not possible", hint="take 512 or 4096")
+    return size
+
+
+def _place(text: str) -> dict[str, Any]:
+    """The fields that say where the bytes are."""
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in ("ram", "null"):
+        return {"kind": SpecKind(prefix), "size_bytes": _positive_size(prefix, rest)}
+    path = rest if colon and prefix == "file" else text
+    if not path or "\0" in path:
+        raise UsageError("a disk without a path", hint="write a path, ram:SIZE or null:SIZE")
+    return {"kind": SpecKind.PATH, "path": path}
+
+
+def _positive_size(kind: str, text: str) -> int:
+    """:raises UsageError: no size, or zero."""
+    if size := parse_size(text):
+        return size
+    raise UsageError(f"a {kind} disk of no bytes", hint=f"give it a size, as in {kind}:4G")
+
+
+def _flag(value: str) -> bool:
+    """``readonly`` alone means on."""
+    if value not in ("", "on", "off"):
+        raise ValueError(value)
+    return value != "off"
+
+
+_OPTIONS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
+    "readonly": ("readonly", _flag),
+    "direct": ("direct", _flag),
+    "block-size": ("block_size", lambda value: check_block_size(parse_size(value))),
+    "serial": ("serial", check_serial),
+    "mapped": ("mapped", Mapped),
+}
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Field name and value of one option."""
+    name, _, value = text.partition("=")
+    if name not in _OPTIONS:
+        raise UsageError(f"'{text}' is not an option of a disk", hint=_OPTIONS_HINT)
+    field, convert = _OPTIONS[name]
+    try:
+        return field, convert(value)
+    except ValueError as error:
+        raise UsageError(f"'{text}' is not possible", hint=_OPTIONS_HINT) from error

@@ -1,0 +1,271 @@
+"""One endpoint's process: core, face, LUNs, session server, control socket and slow path, put together."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from typing import Final
+
+import msgspec
+
+import ringway
+from ringway import _core
+from ringway.errors import ConflictError, ControlError, UsageError
+from ringway.model import (
+    ControlRequest,
+    DeviceKind,
+    Done,
+    DrainRequest,
+    Engine,
+    InfoRequest,
+    LunAddRequest,
+    LunInfo,
+    LunRemoveRequest,
+    LunResizeRequest,
+    LunSpec,
+    QuitRequest,
+    StatisticsRequest,
+    TargetConfig,
+    TargetInfo,
+    TargetStatistics,
+)
+from ringway.scsi.identity import parse_wwpn
+from ringway.target import statistics
+from ringway.target.blk_device import BlkDevice
+from ringway.target.control import ControlServer
+from ringway.target.device import Face, TargetDevice
+from ringway.target.listen import Listener
+from ringway.target.luns import LunTable
+from ringway.target.scsi_device import ScsiDevice
+from ringway.vhost_user import Server
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Target:
+    """An endpoint that serves. Everything is open when the constructor returns, and front ends may come.
+
+    :param endpoint: where front ends come: a listener, or a socket that was handed in (listening or
+        connected).
+    :param control: where the control socket listens; ``None``: there is none.
+    :raises RingwayError: bad input; then nothing stays open (the two listeners are closed as well).
+    """
+
+    def __init__(
+        self, config: TargetConfig, endpoint: Listener | socket.socket, control: Listener | None = None
+    ) -> None:
+        self.config = config
+        self._started_s = time.monotonic()
+        self._slow_stopped = threading.Event()
+        with contextlib.ExitStack() as undo:
+            self._quit = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, self._quit)
+            self._build(undo, endpoint, control)
+            self._undo = undo.pop_all()
+
+    def _build(
+        self, undo: contextlib.ExitStack, endpoint: Listener | socket.socket, control: Listener | None
+    ) -> None:
+        """Open everything; ``undo`` closes it in the opposite order."""
+        config = self.config
+        for listener in (endpoint, control):
+            if listener is not None:
+                undo.callback(listener.close)
+        self._core = make_core(config)
+        self._face = self._make_face()
+        self._luns = LunTable(self._core, config.device, self._face)
+        undo.callback(self._luns.close)
+        undo.callback(self._core.close)
+        for spec in config.luns:
+            self._luns.add(spec, claim=not config.incoming)
+        self._device = TargetDevice(
+            self._core,
+            config.device,
+            self._face,
+            self._luns,
+            request_queues=config.queues,
+            ring_failed=self._ring_failed,
+        )
+        self._socket_path = endpoint.path if isinstance(endpoint, Listener) else None
+        self._server = Server(endpoint.socket if isinstance(endpoint, Listener) else endpoint, self._device)
+        self._slow = threading.Thread(target=self._run_slow_path, name="slow-path", daemon=True)
+        self._slow.start()
+        self._server.start()
+        watcher = threading.Thread(target=self._watch_server, name="server-watch", daemon=True)
+        watcher.start()
+        undo.callback(watcher.join)
+        undo.callback(self._server.stop)
+        self._control = ControlServer(control, self._handle_control) if control is not None else None
+        if self._control is not None:
+            undo.callback(self._control.close)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable once the target is to end: see :meth:`wait`."""
+        return self._quit
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the target is to end.
+
+        :returns: whether it is: by :meth:`quit`, by the control socket, or because its server ended (that of
+            a connected socket ends with its front end).
+        """
+        return bool(select.select([self], [], [], timeout_s)[0])
+
+    def quit(self) -> None:
+        """Let :meth:`wait` return. From any thread."""
+        os.eventfd_write(self._quit, 1)
+
+    def close(self) -> None:
+        """Hang up, drain and close everything.
+
+        What guests did not flush is left to the kernel. Idempotent.
+        """
+        self._undo.close()
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What can be asked of it
+
+    def info(self) -> TargetInfo:
+        """What it is now."""
+        return TargetInfo(
+            ringway=ringway.__version__,
+            pid=os.getpid(),
+            device=self.config.device,
+            socket=self._socket_path,
+            engine=self._core.engine,
+            poll=self.config.poll,
+            queues=self.config.queues,
+            workers=self.config.workers,
+            wwpn=wwpn_of(self.config) if self.config.device is DeviceKind.SCSI else None,
+            connected=self._server.peer is not None,
+            luns=tuple(lun.info() for lun in self._luns),
+        )
+
+    def statistics(self) -> TargetStatistics:
+        """Counters since the start."""
+        return statistics.collect(self._core.statistics(), time.monotonic() - self._started_s)
+
+    def add_lun(self, spec: LunSpec, fd: int | None = None) -> LunInfo:
+        """Open a backstore and show it to the guest. :raises RingwayError: as ``LunTable.add``."""
+        return self._luns.add(spec, claim=not self.config.incoming or self._luns.keep(), fd=fd)
+
+    def remove_lun(self, target: int, lun: int) -> None:
+        """Take a LUN away from the guest and close it. :raises RingwayError: as ``LunTable.remove``."""
+        self._luns.remove(target, lun)
+
+    def resize_lun(
+        self, target: int, lun: int, *, size_bytes: int | None = None, fd: int | None = None
+    ) -> LunInfo:
+        """Look at a LUN's size again and tell the guest. :raises RingwayError: as ``LunTable.resize``."""
+        info = self._luns.resize(target, lun, size_bytes=size_bytes, fd=fd)
+        if self.config.device is DeviceKind.BLK:
+            self._server.config_changed()
+        return info
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait for what is in flight now. :returns: whether it finished in time."""
+        return self._core.drain(timeout_s=timeout_s)
+
+    # Inside
+
+    def _make_face(self) -> Face:
+        if self.config.device is DeviceKind.BLK:
+            return BlkDevice(self._core, self.config.queues)
+        return ScsiDevice(
+            self._core, wwpn_of(self.config), incoming=self.config.incoming, broken=self._ring_failed
+        )
+
+    def _handle_control(self, request: ControlRequest, fd: int | None) -> msgspec.Struct:
+        match request:
+            case InfoRequest():
+                return self.info()
+            case StatisticsRequest():
+                return self.statistics()
+            case LunAddRequest():
+                return self.add_lun(request.spec, fd)
+            case LunRemoveRequest():
+                self.remove_lun(request.target, request.lun)
+            case LunResizeRequest():
+                return self.resize_lun(request.target, request.lun, size_bytes=request.size_bytes, fd=fd)
+            case DrainRequest():
+                return Done(self.drain(request.timeout_s))
+            case QuitRequest():
+                self.quit()
+            case _:
+                raise ControlError("this verb is not served")
+        return Done()
+
+    def _ring_failed(self, index: int, message: str) -> None:
+        self._server.ring_broken(index, message)
+
+    def _run_slow_path(self) -> None:
+        """Decide on what workers cannot. It ends after the server, whose rings drain through it."""
+        while not self._slow_stopped.is_set():
+            command = self._core.next_command()
+            if command is not None and command.kind == "broken":
+                self._ring_failed(command.queue, command.failure)
+            elif command is not None:
+                self._face.handle(command)
+
+    def _stop_slow_path(self) -> None:
+        self._slow_stopped.set()
+        while self._slow.is_alive():
+            self._core.wake()
+            self._slow.join(0.05)
+
+    def _watch_server(self) -> None:
+        """A server that ends by itself ends the target."""
+        self._server.wait()
+        self.quit()
+
+
+def make_core(config: TargetConfig) -> _core.Device:
+    """Start the workers.
+
+    :raises ConflictError: the host does not allow them. :raises UsageError: a number.
+    """
+    extra = (ScsiDevice if config.device is DeviceKind.SCSI else BlkDevice).extra_queues
+    try:
+        return _core.Device(
+            config.device.value,
+            queues=config.queues + extra,
+            workers=config.workers,
+            cpus=config.cpus,
+            poll=config.poll.value,
+            engine=config.engine.value,
+        )
+    except OSError as error:
+        hint = (
+            "take --engine epoll, or allow io_uring with: sysctl kernel.io_uring_disabled=0"
+            if config.engine is Engine.URING
+            else "look at the limits of this user (ulimit -a), and at --cpus"
+        )
+        raise ConflictError(f"the I/O threads cannot be started: {error}", hint=hint) from error
+    except ValueError as error:
+        raise UsageError(str(error), hint="see ringway serve --help for the ranges") from error
+
+
+def wwpn_of(config: TargetConfig) -> str:
+    """The endpoint's name: the given one, else one that follows from its first disk.
+
+    It says nothing of the host or the socket, so a guest that moves keeps it.
+
+    :raises UsageError: the given one is none.
+    """
+    if config.wwpn is not None:
+        parse_wwpn(config.wwpn)
+        return config.wwpn
+    first = min(config.luns, key=lambda spec: (spec.target, spec.lun), default=None)
+    what = "" if first is None else f"{first.target}:{first.lun}:{first.backstore}:{first.backstore.serial}"
+    return "naa.3" + hashlib.sha256(os.fsencode(what)).hexdigest()[:15]

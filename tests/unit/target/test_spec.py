@@ -1,0 +1,96 @@
+"""What a user may call a disk."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringway.errors import UsageError
+from ringway.model import BackstoreSpec, LunSpec, Mapped, SpecKind
+from ringway.target.spec import parse_address, parse_backstore, parse_lun
+
+
+def file(path: str, **fields: Any) -> BackstoreSpec:
+    return BackstoreSpec(SpecKind.PATH, path, **fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("disk.img", file("disk.img")),
+        ("/dev/sdb,readonly", file("/dev/sdb", readonly=True)),
+        ("file:ram:4G", file("ram:4G")),
+        ("a:b.img", file("a:b.img")),
+        ("with,,comma.img,direct", file("with,comma.img", direct=True)),
+        ("ram:4G", BackstoreSpec(SpecKind.RAM, size_bytes=4 << 30)),
+        ("null:1T,block-size=4096", BackstoreSpec(SpecKind.NULL, size_bytes=1 << 40, block_size=4096)),
+        ("d,serial=A 1,mapped=off", file("d", serial="A 1", mapped=Mapped.OFF)),
+        ("d,readonly=off,direct=on", file("d", direct=True)),
+    ],
+)
+def test_a_disk_is_read(text: str, spec: BackstoreSpec) -> None:
+    assert parse_backstore(text) == spec
+
+
+def test_defaults_give_what_the_text_does_not() -> None:
+    defaults = file("", readonly=True, block_size=4096)
+    assert parse_backstore("a,readonly=off", defaults) == file("a", block_size=4096)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ",readonly",
+        "file:",
+        "ram:",
+        "ram:0",
+        "ram:big",
+        "null:-1",
+        "d,bogus",
+        "d,readonly=maybe",
+        "d,block-size=1024",
+        "d,block-size=",
+        "d,mapped=sometimes",
+        "d,serial=",
+        "d,serial=é",
+        "d,serial= x",
+        "d,serial=" + "x" * 65,
+        "a,b.img",
+    ],
+)
+def test_what_is_no_disk_is_refused_with_a_hint(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_backstore(text)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "address"), [("2=a", (0, 2)), ("1:0=a", (1, 0)), ("255:16383=a", (255, 16383))]
+)
+def test_a_lun_is_read(text: str, address: tuple[int, int]) -> None:
+    assert parse_lun(text) == LunSpec(*address, file("a"))
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "=a", "x=a", "1:=a", ":1=a", "256:0=a", "0:16384=a", "-1=a", "1:2:3=a", "²=a"]
+)
+def test_what_is_no_lun_is_refused_with_a_hint(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_lun(text)
+    assert caught.value.hint
+
+
+def test_a_path_may_have_an_equals_sign() -> None:
+    assert parse_lun("0=a=b") == LunSpec(0, 0, file("a=b"))
+
+
+@given(st.text())
+def test_any_text_is_a_disk_or_a_usage_error(text: str) -> None:
+    for parse in (parse_backstore, parse_lun, parse_address):
+        with contextlib.suppress(UsageError):
+            parse(text)
