@@ -8,6 +8,24 @@ caller keeps its own. All methods are safe to call from several threads; blockin
 from collections.abc import Sequence
 from typing import Literal, final
 
+__all__ = [
+    "GATE_ATTENTION",
+    "GATE_NO_READ",
+    "GATE_NO_WRITE",
+    "MAX_SLOW_DATA",
+    "Command",
+    "Device",
+    "DirtyLog",
+    "Generations",
+    "InflightRegion",
+    "LoadDriver",
+    "Region",
+    "Store",
+    "__version__",
+    "inflight_size",
+    "latency_bucket_bounds",
+]
+
 __version__: str
 
 #: Bits of a LUN's gate word. Zero means that every hot command may run without asking Python.
@@ -155,17 +173,19 @@ class Command:
     @property
     def failure(self) -> str:
         """Empty when the worker merely asks. Else why a hot command failed: ``"range"`` (beyond the end),
-        ``"read_only"``, ``"no_lun"``, ``"field"`` (a CDB field the hot path refuses), ``"parameter"`` (bad parameter
+        ``"read_only"``, ``"no_lun"``, ``"field"`` (a CDB field the hot path refuses), ``"parameter"`` (bad
+        parameter
         list), ``"overrun"`` (guest's buffer smaller than the transfer), or ``"errno:N"`` (the store's)."""
 
 @final
 class Device:
     """The data path of one virtio device: queues on worker threads over LUNs.
 
-    :param kind: ``"scsi"`` (queue 0 control, 1 event, the rest requests) or ``"blk"`` (all requests, LUN (0, 0)).
+    :param kind: ``"scsi"`` (queue 0 control, 1 event, the rest requests) or ``"blk"`` (all requests, LUN
+        (0, 0)).
     :param queues: virtqueues in all.
     :param workers: threads; queue *i* runs on worker ``i % workers`` (scsi: request queues are spread).
-    :param cpus: host CPUs to pin workers to, in turn; empty: not pinned.
+    :param cpus: host CPUs to pin workers to, in turn; none: not pinned.
     :param poll: ``"interrupt"`` sleeps at once, ``"poll"`` never sleeps, ``"adaptive"`` spins while it pays.
     :param engine: ``"auto"`` takes io_uring where the kernel allows it.
     :raises OSError: threads, eventfds or a demanded io_uring cannot be had.
@@ -178,7 +198,7 @@ class Device:
         *,
         queues: int,
         workers: int = 1,
-        cpus: Sequence[int] = (),
+        cpus: Sequence[int] | None = None,
         poll: Literal["interrupt", "adaptive", "poll"] = "adaptive",
         engine: Literal["auto", "uring", "epoll"] = "auto",
     ) -> Device: ...
@@ -215,13 +235,15 @@ class Device:
 
         Costs guests nothing while nobody holds a lock.
 
-        :returns: a handle for :meth:`unlock_range`, or ``None`` (nothing is locked) when others held on too long.
+        :returns: a handle for :meth:`unlock_range`, or ``None`` (nothing is locked) when others held on too
+            long.
         """
     def unlock_range(self, target: int, lun: int, handle: int) -> None: ...
 
     # the front end
     def set_features(self, features: int) -> None:
-        """Virtio features that the front end acknowledged: EVENT_IDX, LOG_ALL and T10_PI (59-byte request header,
+        """Virtio features that the front end acknowledged: EVENT_IDX, LOG_ALL and T10_PI (59-byte request
+        header,
         as Linux lays it out) matter here."""
     def set_writeback(self, enabled: bool) -> None:
         """blk: whether a write may be acknowledged before it is stable. Off: every write is FUA."""
@@ -246,32 +268,39 @@ class Device:
         log_address: int | None = None,
         inflight: InflightRegion | None = None,
     ) -> None:
-        """Make a ring ready; it is served once it is enabled too. Requests that the in-flight region holds are run
+        """Make a ring ready; it is served once it is enabled too. Requests that the in-flight region holds
+        are run
         again first, in their order.
 
         :param descriptors: user address of the descriptor table; ``available``, ``used``: of the rings.
-        :param base: next available index. With an in-flight region: the used index (trap T7), or where a fresh
+        :param base: next available index. With an in-flight region: the used index (trap T7), or where a
+            fresh
             region's ring goes on (T8).
         :param kick_fd: eventfd; ``None``: the ring is polled.
         :param log_address: guest physical address for logging writes to the used ring.
-        :raises ValueError: size no power of two up to 32768, or an address outside of the memory map or misaligned.
+        :raises ValueError: size no power of two up to 32768, or an address outside of the memory map or
+            misaligned.
         """
     def enable_queue(self, index: int, enabled: bool) -> None: ...
     def set_queue_call(self, index: int, fd: int | None) -> None:
-        """Replace the call eventfd; the guest is signalled once through the new one (an interrupt may have been lost)."""
+        """Replace the call eventfd; the guest is signalled once through the new one (an interrupt may have
+        been lost)."""
     def set_queue_log(self, index: int, log_address: int | None) -> None: ...
     def stop_queue(self, index: int, *, timeout_s: float = 5.0) -> int:
         """Stop a ring: pop no more, finish what is in flight.
 
-        Requests that do not finish in time are failed to the guest as BUSY (scsi) or IOERR (blk) and their store's
+        Requests that do not finish in time are failed to the guest as BUSY (scsi) or IOERR (blk) and their
+        store's
         I/O is cancelled. The back end touches guest memory no more when this returns.
 
-        :returns: the next available index, for GET_VRING_BASE. A ring that was not started answers its last base.
+        :returns: the next available index, for GET_VRING_BASE. A ring that was not started answers its last
+            base.
         """
 
     # the slow path
     def next_command(self, timeout_s: float | None = None) -> Command | None:
-        """Wait for a command; ``None`` after the time-out, or when the device was closed or :meth:`wake` called."""
+        """Wait for a command; ``None`` after the time-out, or when the device was closed or :meth:`wake`
+        called."""
     def wake(self) -> None:
         """Let one waiting :meth:`next_command` return ``None``."""
     def complete(
@@ -284,18 +313,21 @@ class Device:
         data: bytes | None = None,
         taken: int | None = None,
     ) -> None:
-        """Finish a SCSI command. Data-in longer than the guest's buffer becomes OVERRUN; residual and ``used.len`` are
+        """Finish a SCSI command. Data-in longer than the guest's buffer becomes OVERRUN; residual and
+        ``used.len`` are
         computed here. A dead tag is ignored.
 
         :param response: VIRTIO_SCSI_S_*.
         :param sense: at most 96 bytes.
-        :param taken: bytes of data-out that were used, for the residual; ``None``: all when it went well, else none.
+        :param taken: bytes of data-out that were used, for the residual; ``None``: all when it went well,
+            else none.
         """
     def complete_control(self, tag: int, response: bytes) -> None: ...
     def resume(self, tag: int) -> None:
         """Run a command on the hot path, past the gate. Only for commands that came without ``failure``."""
     def post_event(self, event: int, lun: bytes, reason: int) -> None:
-        """Queue an event for the guest (scsi). Without a buffer it is dropped and the next one says EVENTS_MISSED."""
+        """Queue an event for the guest (scsi). Without a buffer it is dropped and the next one says
+        EVENTS_MISSED."""
     def drain(
         self,
         *,
@@ -313,10 +345,13 @@ class Device:
     def statistics(self) -> dict[str, list[dict[str, int | list[int]]]]:
         """Counters since the start, without stopping anybody.
 
-        :returns: ``{"luns": [...], "queues": [...], "workers": [...]}``. A LUN row is one (queue, target, lun):
+        :returns: ``{"luns": [...], "queues": [...], "workers": [...]}``. A LUN row is one (queue, target,
+            lun):
             ``queue target lun reads writes flushes unmaps other errors read_bytes write_bytes`` and
-            ``read_latency write_latency``: counts for each bucket of :func:`latency_bucket_bounds`. A queue row:
-            ``queue kicks signals batches requests in_flight running``. A worker row: ``worker thread sleeps spins loops cpu_ns``.
+            ``read_latency write_latency``: counts for each bucket of :func:`latency_bucket_bounds`. A queue
+            row:
+            ``queue kicks signals batches requests in_flight running``. A worker row: ``worker thread sleeps
+            spins loops cpu_ns``.
         """
 
 def latency_bucket_bounds() -> list[int]:
@@ -382,8 +417,10 @@ class LoadDriver:
         """Drive the queues from this thread and measure.
 
         :param depth: requests in flight for each queue. :param size_bytes: of each disk, from block 0.
-        :param rate_iops: offered load over all queues, latency counted from when a request was due; 0: closed loop.
-        :returns: ``requests errors read_bytes write_bytes flushes checked unsent kicks seconds cpu_seconds`` and
+        :param rate_iops: offered load over all queues, latency counted from when a request was due; 0:
+            closed loop.
+        :returns: ``requests errors read_bytes write_bytes flushes checked unsent kicks seconds
+            cpu_seconds`` and
             ``latency`` (counts by bucket).
         :raises TimeoutError: a queue fell silent. :raises OSError: the device broke a ring (EILSEQ).
         """
@@ -402,7 +439,8 @@ class LoadDriver:
         generation_base: int = 0,
         flush_every: int = 0,
     ) -> dict[str, int | float | list[int]]:
-        """Write and read at random, check each read, then sweep the disk. ``state`` stays true whatever happens.
+        """Write and read at random, check each read, then sweep the disk. ``state`` stays true whatever
+        happens.
 
         :param seconds: of the mixed load; ``None``: ``requests`` of it.
         :raises OSError: EILSEQ, and the first block that did not hold what was acknowledged.

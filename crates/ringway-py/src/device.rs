@@ -30,13 +30,13 @@ const POLLS: [(&str, core::poll::PollMode); 3] = [
 #[pymethods]
 impl Device {
     #[new]
-    #[pyo3(signature = (kind, *, queues, workers=1, cpus=vec![], poll="adaptive", engine="auto"))]
+    #[pyo3(signature = (kind, *, queues, workers=1, cpus=None, poll="adaptive", engine="auto"))]
     fn new(
         py: Python<'_>,
         kind: &str,
         queues: usize,
         workers: usize,
-        cpus: Vec<usize>,
+        cpus: Option<Vec<usize>>,
         poll: &str,
         engine: &str,
     ) -> PyResult<Self> {
@@ -44,7 +44,7 @@ impl Device {
             kind: one_of("device", kind, &KINDS)?,
             queues: queues.min(MAX_QUEUES + 1),
             workers,
-            cpus,
+            cpus: cpus.unwrap_or_default(),
             poll: one_of("poll mode", poll, &POLLS)?,
             engine: one_of("engine", engine, &ENGINES)?,
         };
