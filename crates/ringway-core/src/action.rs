@@ -62,6 +62,11 @@ impl Action {
     /// Whether the store can do it without waiting for a disk.
     #[inline(always)]
     pub fn is_instant(&self, store: &Store) -> bool {
+        if let Action::Zero { ranges, fua: false, .. } = self {
+            if ranges.is_empty() {
+                return true;
+            }
+        }
         match store.media() {
             Media::Null => true,
             Media::File(_) => matches!(self, Action::Nothing),
@@ -105,25 +110,24 @@ impl Action {
         }
     }
 
-    /// The steps of it, last first, for an engine that does one at a time.
-    pub fn steps(&self) -> Vec<Step> {
-        match self {
-            Action::Nothing => vec![],
+    /// Append its steps, last first, for an engine that does one at a time.
+    pub fn steps(&self, steps: &mut Vec<Step>) {
+        match *self {
+            Action::Nothing => {}
             Action::Transfer { write, offset, len, skip, fua } => {
-                let transfer =
-                    Step::Transfer { write: *write, offset: *offset, len: *len, skip: *skip, fua: *fua };
-                match *fua && !*write {
-                    true => vec![transfer, Step::Flush],
-                    false => vec![transfer],
+                steps.push(Step::Transfer { write, offset, len, skip, fua });
+                if fua && !write {
+                    steps.push(Step::Flush);
                 }
             }
-            Action::Flush => vec![Step::Flush],
-            Action::Zero { ranges, unmap, fua } => {
-                let zero = |(offset, len): &Range| Step::Zero { offset: *offset, len: *len, unmap: *unmap };
-                let flush = fua.then_some(Step::Flush);
-                flush.into_iter().chain(ranges.iter().rev().map(zero)).collect()
+            Action::Flush => steps.push(Step::Flush),
+            Action::Zero { ref ranges, unmap, fua } => {
+                if fua {
+                    steps.push(Step::Flush);
+                }
+                steps.extend(ranges.iter().rev().map(|&(offset, len)| Step::Zero { offset, len, unmap }));
             }
-            Action::Fill { offset, len, .. } => vec![Step::Fill { offset: *offset, len: *len }],
+            Action::Fill { offset, len, .. } => steps.push(Step::Fill { offset, len }),
         }
     }
 

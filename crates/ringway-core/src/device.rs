@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -48,22 +48,23 @@ pub struct DeviceOptions {
 struct WorkerHandle {
     mailbox: Arc<Mailbox>,
     counters: Arc<WorkerCounters>,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct Control {
-    view: Arc<View>,
-    file_slots: BTreeSet<u32>,
+    /// Disconnected when the thread ends.
+    ended: Receiver<()>,
+    thread: JoinHandle<()>,
 }
 
 /// A running data path.
 pub struct Device {
     workers: Mutex<Vec<WorkerHandle>>,
+    counters: Vec<Arc<WorkerCounters>>,
     mailboxes: Vec<Arc<Mailbox>>,
     queues: Vec<Arc<QueueCounters>>,
     /// Worker of each queue.
     homes: Vec<usize>,
-    control: Mutex<Control>,
+    /// Held for a moment only: whoever asks for a LUN must not wait for a change.
+    view: Mutex<Arc<View>>,
+    /// Held through a change; the places of registered files that are taken.
+    changing: Mutex<BTreeSet<u32>>,
     slow: Arc<SlowRing>,
     engine: EngineChoice,
 }
@@ -88,21 +89,19 @@ impl Device {
         let counters: Vec<Arc<QueueCounters>> = (0..queues).map(|_| Arc::default()).collect();
         let mut device = Device {
             workers: Mutex::new(Vec::with_capacity(workers)),
+            counters: Vec::with_capacity(workers),
             mailboxes: Vec::with_capacity(workers),
             homes: (0..queues).map(|queue| home(options.kind, queue, workers)).collect(),
             queues: counters,
-            control: Mutex::new(Control {
-                view: Arc::new(View { writeback: true, ..View::default() }),
-                file_slots: BTreeSet::new(),
-            }),
+            view: Mutex::new(Arc::new(View { writeback: true, ..View::default() })),
+            changing: Mutex::default(),
             slow: Arc::new(SlowRing::new()?),
             engine: EngineChoice::Auto,
         };
         for index in 0..workers {
             device.engine = device.spawn(options, index)?;
         }
-        let view = device.control().view.clone();
-        device.publish(&view)?;
+        device.publish(&device.view())?;
         Ok(device)
     }
 
@@ -121,12 +120,16 @@ impl Device {
             counters: counters.clone(),
         };
         let (ready, started) = sync_channel(1);
-        let spawned = std::thread::Builder::new()
-            .name(format!("ringway-io-{index}"))
-            .spawn(move || worker::run(setup, ready))
-            .map_err(|source| Error::Os { context: "starting a worker", source })?;
+        let (alive, ended) = sync_channel(0);
+        let body = move || {
+            worker::run(setup, ready);
+            drop(alive);
+        };
+        let thread = std::thread::Builder::new().name(format!("ringway-io-{index}")).spawn(body);
+        let thread = thread.map_err(|source| Error::Os { context: "starting a worker", source })?;
         self.mailboxes.push(mailbox.clone());
-        self.workers.lock().unwrap().push(WorkerHandle { mailbox, counters, thread: Some(spawned) });
+        self.counters.push(counters.clone());
+        self.workers.lock().unwrap().push(WorkerHandle { mailbox, counters, ended, thread });
         started.recv().map_err(|_| dead())?
     }
 
@@ -135,19 +138,21 @@ impl Device {
         self.engine
     }
 
-    /// Stop and join the workers.
+    /// Stop and join the workers. One that hangs in the kernel is left behind after a while.
     pub fn close(&self) {
-        for worker in self.workers.lock().unwrap().iter_mut() {
-            worker.mailbox.send(Message::Quit);
-            if let Some(thread) = worker.thread.take() {
-                let _ = thread.join();
+        let workers = std::mem::take(&mut *self.workers.lock().unwrap());
+        workers.iter().for_each(|worker| worker.mailbox.send(Message::Quit));
+        for worker in workers {
+            if worker.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected) {
+                let _ = worker.thread.join();
             }
+            worker.counters.thread.set(0);
         }
         self.slow.wake();
     }
 
-    fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap()
+    fn view(&self) -> Arc<View> {
+        self.view.lock().unwrap().clone()
     }
 
     /// Hand a view to all workers and wait until they go by it.
@@ -160,14 +165,14 @@ impl Device {
         self.mailboxes.iter().try_for_each(|_| answer(&answers))
     }
 
-    /// Change the view under the lock; returns the generation before which requests are of the old one.
+    /// Change the view, one change at a time; returns the generation before which requests are of the old one.
     fn change(&self, change: impl FnOnce(&mut View, &mut BTreeSet<u32>) -> Result<()>) -> Result<u64> {
-        let mut control = self.control();
-        let mut view = View::clone(&control.view);
+        let mut file_slots = self.changing.lock().unwrap();
+        let mut view = View::clone(&self.view());
         view.generation += 1;
-        change(&mut view, &mut control.file_slots)?;
-        control.view = Arc::new(view);
-        let view = control.view.clone();
+        change(&mut view, &mut file_slots)?;
+        let view = Arc::new(view);
+        *self.view.lock().unwrap() = view.clone();
         self.publish(&view)?;
         Ok(view.generation)
     }
@@ -254,7 +259,7 @@ impl Device {
     }
 
     fn lun(&self, target: u8, number: u16) -> Result<Arc<Lun>> {
-        self.control().view.luns.get(target, number).cloned().ok_or(Error::NoLun(target, number))
+        self.view().luns.get(target, number).cloned().ok_or(Error::NoLun(target, number))
     }
 
     /// Publish a gate word.
@@ -448,14 +453,12 @@ impl Device {
 
     /// All LUNs.
     pub fn luns(&self) -> Arc<LunTable> {
-        self.control().view.luns.clone()
+        self.view().luns.clone()
     }
 
     /// Figures of all workers.
     pub fn worker_figures(&self) -> Vec<WorkerFigures> {
-        let workers = self.workers.lock().unwrap();
-        let figures = workers.iter().enumerate().map(|(worker, handle)| {
-            let counters = &handle.counters;
+        let figures = self.counters.iter().enumerate().map(|(worker, counters)| {
             let thread = counters.thread.get();
             WorkerFigures {
                 worker,
@@ -463,7 +466,7 @@ impl Device {
                 sleeps: counters.sleeps.get(),
                 spins: counters.spins.get(),
                 loops: counters.loops.get(),
-                cpu_ns: if handle.thread.is_some() { thread_cpu_ns(thread as i32) } else { 0 },
+                cpu_ns: if thread > 0 { thread_cpu_ns(thread as i32) } else { 0 },
             }
         });
         figures.collect()

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types, IoUring};
 
-use crate::action::Step;
+use crate::action::{Action, Step};
 use crate::error::{Error, Result};
 use crate::memory::{for_each_span, gather, scatter, IoVec};
 use crate::store::{Bounce, Errno, Store, CHUNK};
@@ -39,6 +39,8 @@ pub struct Job {
     /// What was handed to the kernel.
     parts: Vec<IoVec>,
     bounced: bool,
+    /// Bytes of a fill's pattern.
+    pattern: usize,
 }
 
 // SAFETY: the parts are host pointers into a memory map (or `bounce`) that the job's owner keeps alive.
@@ -54,6 +56,22 @@ pub enum Progress {
 }
 
 impl Job {
+    /// Take the steps of an action.
+    pub fn prepare_for(&mut self, action: &Action) {
+        action.steps(&mut self.steps);
+        if let Action::Fill { pattern, .. } = action {
+            self.pattern = pattern.len();
+            self.bounce = action.pattern_buffer();
+        }
+    }
+
+    /// Forget all, and keep the vectors.
+    pub fn reset(&mut self) {
+        self.steps.clear();
+        self.parts.clear();
+        self.bounce = None;
+    }
+
     /// Take the result of the submitted step into account.
     pub fn advance(&mut self, result: i32, spans: &[IoVec]) -> Progress {
         let Some(step) = self.steps.last_mut() else { return Progress::Finished(Ok(())) };
@@ -61,6 +79,7 @@ impl Job {
             (r, _) if r == -libc::EINTR || r == -libc::EAGAIN => Progress::Again,
             (r, Step::Zero { offset, len, .. }) if r == -libc::EOPNOTSUPP => {
                 let fill = Step::Fill { offset: *offset, len: *len };
+                self.pattern = 1;
                 self.bounce = Some(Bounce::new(CHUNK.min(*len as usize)));
                 *self.steps.last_mut().expect("a step") = fill;
                 Progress::Again
@@ -77,6 +96,10 @@ impl Job {
                 *len = len.saturating_sub(done);
                 let left = *len;
                 self.next_if(left == 0)
+            }
+            // the next write starts with the pattern's first byte
+            (done, Step::Fill { .. }) if !(done as usize).is_multiple_of(self.pattern) => {
+                Progress::Finished(Err(libc::EIO))
             }
             (done, Step::Fill { offset, len }) => {
                 *offset += done as u64;
@@ -139,11 +162,20 @@ impl Job {
     }
 
     fn vectored(&self, file: File, write: bool, offset: u64, fua: bool) -> squeue::Entry {
-        let (list, count) = (self.parts.as_ptr().cast::<libc::iovec>(), self.parts.len() as u32);
         let flags = if fua && write { libc::RWF_DSYNC } else { 0 };
+        if let [IoVec { base, len }] = self.parts[..] {
+            if let Ok(len) = u32::try_from(len) {
+                return if write {
+                    file.write(base, len, offset, flags)
+                } else {
+                    file.read(base, len, offset)
+                };
+            }
+        }
+        let (list, count) = (self.parts.as_ptr().cast::<libc::iovec>(), self.parts.len() as u32);
         match write {
-            true => file.write(list, count, offset, flags),
-            false => file.read(list, count, offset),
+            true => file.writev(list, count, offset, flags),
+            false => file.readv(list, count, offset),
         }
     }
 }
@@ -171,11 +203,19 @@ macro_rules! on_file {
 }
 
 impl File {
-    fn read(self, list: *const libc::iovec, count: u32, offset: u64) -> squeue::Entry {
+    fn read(self, base: *mut u8, len: u32, offset: u64) -> squeue::Entry {
+        on_file!(self, fd => opcode::Read::new(fd, base, len).offset(offset).build())
+    }
+
+    fn write(self, base: *const u8, len: u32, offset: u64, flags: i32) -> squeue::Entry {
+        on_file!(self, fd => opcode::Write::new(fd, base, len).offset(offset).rw_flags(flags).build())
+    }
+
+    fn readv(self, list: *const libc::iovec, count: u32, offset: u64) -> squeue::Entry {
         on_file!(self, fd => opcode::Readv::new(fd, list, count).offset(offset).build())
     }
 
-    fn write(self, list: *const libc::iovec, count: u32, offset: u64, flags: i32) -> squeue::Entry {
+    fn writev(self, list: *const libc::iovec, count: u32, offset: u64, flags: i32) -> squeue::Entry {
         on_file!(self, fd => opcode::Writev::new(fd, list, count).offset(offset).rw_flags(flags).build())
     }
 
@@ -297,6 +337,8 @@ pub struct Uring {
     files: HashMap<u32, u64>,
     watched: HashMap<u32, RawFd>,
     has_table: bool,
+    /// What was collected to make room while the submission queue was full.
+    early: Vec<Event>,
 }
 
 impl Uring {
@@ -312,13 +354,16 @@ impl Uring {
         let has_table = ring.submitter().register_files_sparse(FILES).is_ok();
         let mut probe = io_uring::Probe::new();
         ring.submitter().register_probe(&mut probe)?;
-        if ![opcode::Readv::CODE, opcode::Fallocate::CODE, opcode::PollAdd::CODE]
-            .iter()
-            .all(|op| probe.is_supported(*op))
-        {
+        let needed =
+            [opcode::Read::CODE, opcode::Readv::CODE, opcode::Fallocate::CODE, opcode::PollAdd::CODE];
+        // resource tagging came with multishot polls (5.13), which cannot be asked for by themselves
+        let has_multishot = ring.params().is_feature_resource_tagging();
+        if !has_multishot || !needed.iter().all(|code| probe.is_supported(*code)) {
             return Err(io::Error::from_raw_os_error(libc::ENOSYS));
         }
-        Ok(Uring { ring, files: HashMap::new(), watched: HashMap::new(), has_table })
+        // spares the look-up of the ring's own fd in each system call; kernels without it go on without
+        let _ = ring.submitter().register_ring_fd();
+        Ok(Uring { ring, files: HashMap::new(), watched: HashMap::new(), has_table, early: Vec::new() })
     }
 
     #[inline(always)]
@@ -334,8 +379,12 @@ impl Uring {
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return;
             }
-            // a full queue: EBUSY (completions overflow) clears when the worker reaps, which it does in `turn`
-            let _ = self.ring.submit();
+            // EBUSY: the completion queue overflowed, and submitting goes on when it was reaped
+            if self.ring.submit().is_err() {
+                let mut early = std::mem::take(&mut self.early);
+                self.reap(&mut early);
+                self.early = early;
+            }
         }
     }
 
@@ -357,27 +406,20 @@ impl Uring {
 
     #[inline(always)]
     fn has_events(&mut self) -> bool {
-        self.ring.submission().taskrun() || !self.ring.completion().is_empty()
+        !self.early.is_empty() || self.ring.submission().taskrun() || !self.ring.completion().is_empty()
     }
 
     #[inline(always)]
     fn turn(&mut self, events: &mut Vec<Event>) {
         let queue = self.ring.submission();
-        let (pending, taskrun) = (!queue.is_empty(), queue.taskrun() || queue.cq_overflow());
+        let (pushed, taskrun) = (queue.len() as u32, queue.taskrun() || queue.cq_overflow());
         drop(queue);
-        if taskrun {
-            // DEFER_TASKRUN: completions come into being when their issuer asks for them
-            let pushed = self.pushed();
+        if taskrun || pushed > 0 {
+            // DEFER_TASKRUN: completions come into being when their issuer asks for them, here along with submitting
             // SAFETY: no argument is passed.
             let _ = unsafe { self.ring.submitter().enter::<libc::sigset_t>(pushed, 0, GETEVENTS, None) };
-        } else if pending {
-            let _ = self.ring.submit();
         }
         self.reap(events);
-    }
-
-    fn pushed(&mut self) -> u32 {
-        self.ring.submission().len() as u32
     }
 
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) {
@@ -396,6 +438,7 @@ impl Uring {
 
     #[inline(always)]
     fn reap(&mut self, events: &mut Vec<Event>) {
+        events.append(&mut self.early);
         if self.ring.completion().is_empty() {
             return;
         }
@@ -406,7 +449,7 @@ impl Uring {
                 REQUEST => events.push(Event::Done(low, entry.result())),
                 WATCH => {
                     events.push(Event::Ready(low));
-                    if !cqueue::more(entry.flags()) {
+                    if !cqueue::more(entry.flags()) && entry.result() >= 0 {
                         rearm.push(low);
                     }
                 }

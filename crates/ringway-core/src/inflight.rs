@@ -124,11 +124,12 @@ impl QueueInflight {
             return (false, Vec::new());
         }
         self.finish_last_batch(ring_used_idx);
-        let mut held: Vec<u16> = (0..self.size).filter(|head| self.held(*head).load(Relaxed) != 0).collect();
-        held.sort_by_key(|head| self.order(*head).load(Relaxed));
-        self.counter =
-            held.iter().map(|head| self.order(*head).load(Relaxed)).max().unwrap_or(0).wrapping_add(1);
-        (true, held)
+        // each order is read once: a front end may change them while they are sorted
+        let heads = (0..self.size).filter(|head| self.held(*head).load(Relaxed) != 0);
+        let mut held: Vec<(u64, u16)> = heads.map(|head| (self.order(head).load(Relaxed), head)).collect();
+        held.sort_unstable();
+        self.counter = held.last().map_or(0, |(order, _)| order.wrapping_add(1));
+        (true, held.into_iter().map(|(_, head)| head).collect())
     }
 
     /// Death came between `used.idx` and the clearing of the batch: clear it now.

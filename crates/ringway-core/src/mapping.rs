@@ -4,6 +4,7 @@
 //! faulting address of a known mapping, marks the mapping broken and goes on; whoever copies asks
 //! [`faults`] afterwards and fails the request. Faults elsewhere keep their old meaning.
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
@@ -33,10 +34,22 @@ static TABLE: [Guard; GUARDS] = [const {
 static FAULTS: AtomicU32 = AtomicU32::new(0);
 static INSTALL: Once = Once::new();
 
-/// How often a mapping broke since the process started. Compare before and after a copy.
+thread_local! {
+    /// Whether this thread took a fault that [`faulted_since`] has not reported.
+    static FAULTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// How often a mapping broke since the process started, in any thread. For [`faulted_since`].
 #[inline(always)]
 pub fn faults() -> u32 {
     FAULTS.load(Relaxed)
+}
+
+/// Whether this thread touched a page that was gone, since it asked [`faults`]. SIGBUS comes to the thread that
+/// faults; the process-wide count merely spares a look at the thread's own flag.
+#[inline(always)]
+pub fn faulted_since(before: u32) -> bool {
+    faults() != before && FAULTED.replace(false)
 }
 
 extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
@@ -62,6 +75,7 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c
         };
         if mapped != libc::MAP_FAILED {
             guard.broken.store(true, Release);
+            FAULTED.set(true);
             FAULTS.fetch_add(1, Release);
             return;
         }
@@ -272,7 +286,11 @@ mod tests {
         // SAFETY: inside the mapping; the handler supplies a page.
         let byte = unsafe { mapping.as_ptr().add(5000).read_volatile() };
         assert_eq!(byte, 0);
-        assert_ne!(faults(), before);
+        assert!(faulted_since(before));
+        assert!(!faulted_since(before), "a fault is reported once");
+        std::thread::spawn(move || assert!(!faulted_since(before), "another thread's copies are good"))
+            .join()
+            .unwrap();
         assert!(mapping.is_broken());
     }
 

@@ -230,7 +230,7 @@ fn plan_unmap(
     len: usize,
 ) -> Result<Action, Failure> {
     if len == 0 {
-        return Ok(Action::Nothing);
+        return Ok(Action::Zero { ranges: vec![], unmap: true, fua: false });
     }
     if !(8..=8 + 16 * MAX_UNMAP_DESCRIPTORS).contains(&len) {
         return Err(Failure::Parameter);
@@ -251,10 +251,10 @@ fn plan_unmap(
             ranges.push(range);
         }
     }
-    Ok(match lun.store.options().discard && !ranges.is_empty() {
-        true => Action::Zero { ranges, unmap: true, fua: false },
-        false => Action::Nothing,
-    })
+    if !lun.store.options().discard {
+        ranges.clear();
+    }
+    Ok(Action::Zero { ranges, unmap: true, fua: false })
 }
 
 /// Spec: SBC-4 r22, 5.50 WRITE SAME (16).
@@ -357,7 +357,8 @@ mod tests {
         assert_eq!(planned, Ok(Action::Zero { ranges: vec![(2048, 4096)], unmap: true, fua: false }));
         assert_eq!(plan_unmap(&lun, 0, &span, 40, 41), Err(Failure::Overrun));
         assert_eq!(plan_unmap(&lun, 0, &span, 40, 7), Err(Failure::Parameter));
-        assert_eq!(plan_unmap(&lun, 0, &span, 40, 0), Ok(Action::Nothing));
+        let nothing = Action::Zero { ranges: vec![], unmap: true, fua: false };
+        assert_eq!(plan_unmap(&lun, 0, &span, 40, 0), Ok(nothing));
         list[8] = 0xff;
         assert_eq!(plan_unmap(&lun, 0, &span, 40, 40), Err(Failure::Range));
     }

@@ -1,7 +1,9 @@
 //! The way of a command to Python: a bounded ring that one or more Python threads pull from.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
@@ -12,7 +14,38 @@ use crate::scsi::Failure;
 
 /// Bytes of data-out that a slow command carries at most.
 pub const MAX_SLOW_DATA: usize = 4 << 20;
+/// Bytes of a control request that Python sees at most; the longest that there is has 24.
+pub const MAX_CONTROL_DATA: usize = 64;
+/// Data-out of all slow commands together: what a guest can make us hold.
+const BUDGET: usize = 64 << 20;
 const CAPACITY: usize = 1024;
+
+/// Bytes that count against the ring's budget until they are dropped, wherever they went.
+#[derive(Debug, Default)]
+pub struct Charged {
+    bytes: Vec<u8>,
+    budget: Option<Arc<AtomicUsize>>,
+}
+
+impl Charged {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes, to fill.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        if let Some(budget) = &self.budget {
+            budget.fetch_sub(self.bytes.len(), Relaxed);
+        }
+    }
+}
 
 /// What Python is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +59,7 @@ pub enum SlowKind {
 }
 
 /// A request on its way to Python.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct SlowCommand {
     /// What it is.
     pub kind: SlowKind,
@@ -43,7 +76,7 @@ pub struct SlowCommand {
     /// Zero-padded.
     pub cdb: [u8; 32],
     /// At most [`MAX_SLOW_DATA`].
-    pub data_out: Vec<u8>,
+    pub data_out: Charged,
     /// True length of data-out.
     pub data_out_size: usize,
     /// Bytes of the guest's data-in buffer.
@@ -58,6 +91,9 @@ pub struct SlowCommand {
 #[derive(Debug)]
 pub struct SlowRing {
     queue: ArrayQueue<Box<SlowCommand>>,
+    /// At most one a queue and life of it: they pass the bounded ring by.
+    notices: Mutex<VecDeque<Box<SlowCommand>>>,
+    charged: Arc<AtomicUsize>,
     event: OwnedFd,
     sleepers: AtomicUsize,
     woken: AtomicBool,
@@ -68,10 +104,32 @@ impl SlowRing {
     pub fn new() -> Result<Self> {
         Ok(SlowRing {
             queue: ArrayQueue::new(CAPACITY),
+            notices: Mutex::default(),
+            charged: Arc::default(),
             event: notify::eventfd()?,
             sleepers: AtomicUsize::new(0),
             woken: AtomicBool::new(false),
         })
+    }
+
+    /// Room for so many bytes of data-out; none while the budget is spent.
+    pub fn reserve(&self, len: usize) -> Option<Charged> {
+        if len > 0 && self.charged.fetch_add(len, Relaxed) + len > BUDGET {
+            self.charged.fetch_sub(len, Relaxed);
+            return None;
+        }
+        Some(Charged { bytes: vec![0; len], budget: Some(self.charged.clone()) })
+    }
+
+    /// Whether a push would fail.
+    pub fn is_full(&self) -> bool {
+        self.queue.is_full()
+    }
+
+    /// Tell of something that is no request.
+    pub fn notice(&self, notice: Box<SlowCommand>) {
+        self.notices.lock().unwrap().push_back(notice);
+        notify::signal(&self.event);
     }
 
     /// Offer a command; gives it back when the ring is full.
@@ -94,7 +152,7 @@ impl SlowRing {
     pub fn pop(&self, timeout: Option<Duration>) -> Option<Box<SlowCommand>> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
-            if let Some(command) = self.queue.pop() {
+            if let Some(command) = self.queue.pop().or_else(|| self.notices.lock().unwrap().pop_front()) {
                 return Some(command);
             }
             if self.woken.swap(false, SeqCst) {
@@ -130,7 +188,7 @@ mod tests {
             id: 0,
             task_attribute: 0,
             cdb: [0; 32],
-            data_out: vec![],
+            data_out: Charged::default(),
             data_out_size: 0,
             data_in_size: 0,
             failure: Failure::None,
@@ -145,6 +203,16 @@ mod tests {
         assert!(ring.push(command(9999)).is_err());
         (0..CAPACITY as u64).for_each(|tag| assert_eq!(ring.pop(None).unwrap().tag, tag));
         assert!(ring.pop(Some(Duration::from_millis(1))).is_none());
+    }
+
+    #[test]
+    fn a_guest_cannot_make_us_hold_more_than_the_budget() {
+        let ring = SlowRing::new().unwrap();
+        let held: Vec<Charged> = std::iter::from_fn(|| ring.reserve(MAX_SLOW_DATA)).collect();
+        assert_eq!(held.len(), BUDGET / MAX_SLOW_DATA);
+        assert!(ring.reserve(0).is_some());
+        drop(held);
+        assert!(ring.reserve(MAX_SLOW_DATA).is_some());
     }
 
     #[test]

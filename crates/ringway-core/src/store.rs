@@ -8,7 +8,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::error::{ensure, Result};
-use crate::mapping::{faults, file_system, Mapping};
+use crate::mapping::{faulted_since, faults, file_system, Mapping};
 use crate::memory::{for_each_span, IoVec};
 
 /// An errno.
@@ -147,9 +147,12 @@ impl Store {
 
     /// Whether spans can go to the file as they are.
     pub fn takes(&self, spans: &[IoVec]) -> bool {
-        let mask = self.options.memory_align - 1;
-        let size = (self.options.offset_align.min(self.options.memory_align as u64) as usize).max(1) - 1;
-        mask == 0 || spans.iter().all(|span| span.base as usize & mask == 0 && span.len & (size | mask) == 0)
+        if self.options.memory_align == 1 && !self.options.direct {
+            return true;
+        }
+        // statx(2): the offset's alignment binds each segment's length too
+        let (place, length) = (self.options.memory_align - 1, self.options.offset_align as usize - 1);
+        spans.iter().all(|span| span.base as usize & place == 0 && span.len & length == 0)
     }
 
     /// Copy between guest spans (from `skip` on, `len` bytes) and a store in memory.
@@ -181,7 +184,7 @@ impl Store {
                 at = at.add(len);
             }
         });
-        if faults() != before || mapping.is_broken() {
+        if faulted_since(before) || mapping.is_broken() {
             return Err(libc::EIO);
         }
         Ok(())
@@ -226,13 +229,16 @@ impl Store {
         len: usize,
         fua: bool,
     ) -> Result<(), Errno> {
-        let mut bounce = Bounce::new(len);
-        if write {
-            crate::memory::gather(parts, 0, bounce.bytes(len));
-        }
-        transfer_all(fd, write, offset, &mut [bounce.span(len)], fua)?;
-        if !write {
-            crate::memory::scatter(parts, 0, bounce.bytes(len));
+        let mut bounce = Bounce::new(len.min(CHUNK));
+        for start in (0..len).step_by(CHUNK) {
+            let part = (len - start).min(CHUNK);
+            if write {
+                crate::memory::gather(parts, start, bounce.bytes(part));
+            }
+            transfer_all(fd, write, offset + start as u64, &mut [bounce.span(part)], fua)?;
+            if !write {
+                crate::memory::scatter(parts, start, bounce.bytes(part));
+            }
         }
         Ok(())
     }
@@ -452,7 +458,7 @@ mod tests {
 
     fn stores() -> Vec<Store> {
         let options = |mapped| FileOptions { mapped, ..Store::volatile(1 << 16) };
-        let odd = FileOptions { memory_align: 512, ..options(false) };
+        let odd = FileOptions { memory_align: 512, direct: true, ..options(false) };
         vec![
             Store::ram(1 << 16).unwrap(),
             Store::file(memfd(1 << 16).into(), options(true)).unwrap(),

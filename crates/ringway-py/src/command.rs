@@ -51,7 +51,7 @@ impl Command {
 
     #[getter]
     fn data_out<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.0.data_out)
+        PyBytes::new(py, self.0.data_out.bytes())
     }
 
     #[getter]

@@ -89,8 +89,8 @@ impl Device {
         py.detach(|| self.0.remove_lun(target, lun, timeout)).map_err(raise)
     }
 
-    fn set_gate(&self, target: u8, lun: u16, word: u64) -> PyResult<()> {
-        self.0.set_gate(target, lun, word).map_err(raise)
+    fn set_gate(&self, py: Python<'_>, target: u8, lun: u16, word: u64) -> PyResult<()> {
+        py.detach(|| self.0.set_gate(target, lun, word)).map_err(raise)
     }
 
     #[pyo3(signature = (target, lun, offset, length, *, reads=true, timeout_s=10.0))]
@@ -109,8 +109,8 @@ impl Device {
         py.detach(|| self.0.lock_range((target, lun), offset, end, reads, timeout)).map_err(raise)
     }
 
-    fn unlock_range(&self, target: u8, lun: u16, handle: u64) -> PyResult<()> {
-        self.0.unlock_range(target, lun, handle).map_err(raise)
+    fn unlock_range(&self, py: Python<'_>, target: u8, lun: u16, handle: u64) -> PyResult<()> {
+        py.detach(|| self.0.unlock_range(target, lun, handle)).map_err(raise)
     }
 
     fn set_features(&self, py: Python<'_>, features: u64) -> PyResult<()> {

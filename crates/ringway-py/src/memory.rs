@@ -16,14 +16,16 @@ impl Region {
     #[new]
     #[pyo3(signature = (fd, *, guest_address, size_bytes, user_address, mmap_offset))]
     fn new(
+        py: Python<'_>,
         fd: RawFd,
         guest_address: u64,
         size_bytes: u64,
         user_address: u64,
         mmap_offset: u64,
     ) -> PyResult<Self> {
+        let fd = borrow(&fd)?;
         let region =
-            core::memory::Region::new(borrow(&fd)?, guest_address, size_bytes, user_address, mmap_offset);
+            py.detach(|| core::memory::Region::new(fd, guest_address, size_bytes, user_address, mmap_offset));
         region.map(|region| Region(Arc::new(region))).map_err(raise)
     }
 
@@ -60,9 +62,17 @@ pub struct InflightRegion(pub Arc<core::inflight::InflightRegion>);
 impl InflightRegion {
     #[new]
     #[pyo3(signature = (fd, *, mmap_offset, size_bytes, queues, queue_size))]
-    fn new(fd: RawFd, mmap_offset: u64, size_bytes: u64, queues: u16, queue_size: u16) -> PyResult<Self> {
-        let region =
-            core::inflight::InflightRegion::new(borrow(&fd)?, mmap_offset, size_bytes, queues, queue_size);
+    fn new(
+        py: Python<'_>,
+        fd: RawFd,
+        mmap_offset: u64,
+        size_bytes: u64,
+        queues: u16,
+        queue_size: u16,
+    ) -> PyResult<Self> {
+        let fd = borrow(&fd)?;
+        let region = py
+            .detach(|| core::inflight::InflightRegion::new(fd, mmap_offset, size_bytes, queues, queue_size));
         region.map(|region| InflightRegion(Arc::new(region))).map_err(raise)
     }
 }
@@ -74,8 +84,9 @@ pub struct DirtyLog(pub Arc<core::dirty::DirtyLog>);
 impl DirtyLog {
     #[new]
     #[pyo3(signature = (fd, *, mmap_offset, size_bytes))]
-    fn new(fd: RawFd, mmap_offset: u64, size_bytes: u64) -> PyResult<Self> {
-        let log = core::dirty::DirtyLog::new(borrow(&fd)?, mmap_offset, size_bytes);
+    fn new(py: Python<'_>, fd: RawFd, mmap_offset: u64, size_bytes: u64) -> PyResult<Self> {
+        let fd = borrow(&fd)?;
+        let log = py.detach(|| core::dirty::DirtyLog::new(fd, mmap_offset, size_bytes));
         log.map(|log| DirtyLog(Arc::new(log))).map_err(raise)
     }
 }

@@ -63,10 +63,10 @@ impl Fence {
         slab.iter().any(|(_, pending)| self.matches_one(pending))
     }
 
-    /// Keys that match, and whether each is in the kernel.
-    pub fn matches(&self, slab: &Slab) -> Vec<(u32, bool)> {
+    /// Keys that match, and where each is.
+    pub fn matches(&self, slab: &Slab) -> Vec<(u32, Phase)> {
         let matching = slab.iter().filter(|(_, pending)| self.matches_one(pending));
-        matching.map(|(key, pending)| (key, pending.phase == Phase::Running)).collect()
+        matching.map(|(key, pending)| (key, pending.phase)).collect()
     }
 
     fn matches_one(&self, pending: &Pending) -> bool {
@@ -74,9 +74,9 @@ impl Fence {
             return false;
         }
         let hot = pending.phase != Phase::Slow;
-        let at = pending.lun.as_ref().map(|lun| (lun.state.target, lun.state.number));
+        let at = pending.address;
         match self.matcher {
-            Matcher::Before(generation) => pending.generation < generation,
+            Matcher::Before(generation) => pending.origin.generation < generation,
             Matcher::Hot { target, lun, id } => {
                 let same =
                     at.is_some_and(|at| target.is_none_or(|t| t == at.0) && lun.is_none_or(|l| l == at.1));

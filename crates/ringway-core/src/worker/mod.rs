@@ -25,7 +25,7 @@ use crate::engine::{Engine, Epoll, Event, Uring};
 use crate::error::{Error, Result};
 use crate::notify;
 use crate::poll::{PollMode, SpinBudget};
-use crate::slow::{SlowCommand, SlowKind, SlowRing};
+use crate::slow::{Charged, SlowCommand, SlowKind, SlowRing};
 use crate::stats::{QueueCounters, WorkerCounters};
 use crate::view::View;
 use crate::vring::Chain;
@@ -98,7 +98,8 @@ pub enum Message {
 /// The way into a worker.
 #[derive(Debug)]
 pub struct Mailbox {
-    messages: Mutex<VecDeque<Message>>,
+    /// None once the worker is gone: a message to it is dropped, and with it the way to answer.
+    messages: Mutex<Option<VecDeque<Message>>>,
     waiting: AtomicBool,
     event: OwnedFd,
 }
@@ -112,14 +113,21 @@ impl std::fmt::Debug for Message {
 impl Mailbox {
     /// An empty mailbox.
     pub fn new() -> Result<Self> {
-        Ok(Mailbox { messages: Mutex::default(), waiting: AtomicBool::new(false), event: notify::eventfd()? })
+        let messages = Mutex::new(Some(VecDeque::new()));
+        Ok(Mailbox { messages, waiting: AtomicBool::new(false), event: notify::eventfd()? })
     }
 
     /// Send; wakes the worker.
     pub fn send(&self, message: Message) {
-        self.messages.lock().unwrap().push_back(message);
-        self.waiting.store(true, Release);
-        notify::signal(&self.event);
+        if let Some(messages) = &mut *self.messages.lock().unwrap() {
+            messages.push_back(message);
+            self.waiting.store(true, Release);
+            notify::signal(&self.event);
+        }
+    }
+
+    fn close(&self) {
+        self.messages.lock().unwrap().take();
     }
 
     #[inline(always)]
@@ -129,7 +137,7 @@ impl Mailbox {
 
     fn take(&self) -> VecDeque<Message> {
         self.waiting.store(false, Relaxed);
-        std::mem::take(&mut *self.messages.lock().unwrap())
+        self.messages.lock().unwrap().as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 
@@ -162,6 +170,8 @@ pub(crate) struct Context {
     slow: Arc<SlowRing>,
     now: u64,
     scratch: Chain,
+    /// Parked requests are to be tried again in this turn.
+    retry: bool,
 }
 
 struct Worker {
@@ -172,6 +182,7 @@ struct Worker {
     counters: Arc<WorkerCounters>,
     spin: SpinBudget,
     events: Vec<Event>,
+    next_retry: u64,
     quitting: bool,
 }
 
@@ -179,7 +190,7 @@ const MAIL: u32 = u32::MAX;
 
 /// A worker thread's body. `ready` hears which engine runs, or why none does.
 pub fn run(setup: WorkerSetup, ready: SyncSender<Result<EngineChoice>>) {
-    let slow = setup.slow.clone();
+    let (slow, mailbox) = (setup.slow.clone(), setup.mailbox.clone());
     let mut worker = match Worker::new(setup) {
         Ok(worker) => worker,
         Err(error) => return drop(ready.send(Err(error))),
@@ -190,8 +201,9 @@ pub fn run(setup: WorkerSetup, ready: SyncSender<Result<EngineChoice>>) {
     if outcome.is_err() {
         // The queues stay as they are: unpublished requests are in the in-flight region for the next process.
         std::mem::forget(worker);
-        let _ = slow.push(broken_notice(u16::MAX, "a worker thread panicked: its queues are dead".into()));
+        slow.notice(broken_notice(u16::MAX, "a worker thread panicked: its queues are dead".into()));
     }
+    mailbox.close();
 }
 
 pub(crate) fn broken_notice(queue: u16, message: String) -> Box<SlowCommand> {
@@ -203,7 +215,7 @@ pub(crate) fn broken_notice(queue: u16, message: String) -> Box<SlowCommand> {
         id: 0,
         task_attribute: 0,
         cdb: [0; 32],
-        data_out: vec![],
+        data_out: Charged::default(),
         data_out_size: 0,
         data_in_size: 0,
         failure: crate::scsi::Failure::None,
@@ -257,7 +269,9 @@ impl Worker {
                 slow: setup.slow,
                 now: now_ns(),
                 scratch: Chain::default(),
+                retry: false,
             },
+            next_retry: 0,
             fences: Vec::new(),
             mailbox: setup.mailbox,
             counters: setup.counters,
@@ -300,9 +314,14 @@ impl Worker {
             worked = true;
         }
         self.context.now = now_ns();
+        if self.context.now >= self.next_retry {
+            self.next_retry = self.context.now + PARKED_RETRY.as_nanos() as u64;
+            self.context.retry = true;
+        }
         for queue in &mut self.queues {
             worked |= queue.serve(&mut self.context);
         }
+        self.context.retry = false;
         self.context.engine.turn(&mut self.events);
         worked |= self.take_events();
         for queue in &mut self.queues {
@@ -460,7 +479,7 @@ impl Worker {
                     queue.post_event(&mut self.context, event);
                 }
             }
-            Message::Wake => {}
+            Message::Wake => self.context.retry = true,
             Message::Quit => self.quitting = true,
         }
     }
@@ -476,14 +495,24 @@ impl Worker {
     fn fence(&mut self, mut fence: Fence) {
         fence.before = self.context.slab.next_sequence();
         if fence.cancel {
-            for (key, phase_is_hot) in fence.matches(&self.context.slab) {
-                self.context.slab.get_mut(key).cancelled = Some(fence.response());
-                if phase_is_hot {
-                    self.context.engine.cancel(key);
-                }
+            for (key, phase) in fence.matches(&self.context.slab) {
+                self.cancel(key, phase, fence.response());
             }
         }
         self.fences.push(fence);
+    }
+
+    fn cancel(&mut self, key: u32, phase: Phase, response: u8) {
+        let pending = self.context.slab.get_mut(key);
+        pending.cancelled = Some(response);
+        match (phase, pending.queue) {
+            (Phase::Parked, Some(index)) => {
+                let (queue, context) = self.queue(index);
+                queue.cancel_parked(context, key, response);
+            }
+            (Phase::Running, _) => self.context.engine.cancel(key),
+            _ => {}
+        }
     }
 
     fn slow_done(&mut self, tag: u64, completion: Option<Completion>) {

@@ -1,11 +1,15 @@
 //! Requests that a worker holds: in the kernel, in Python, or parked.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::engine::Job;
-use crate::memory::MemoryMap;
-use crate::view::Lun;
+use crate::scsi::Failure;
+use crate::view::{Lun, View};
 use crate::vring::Chain;
+
+/// Recycled entries that are kept at most.
+const SPARES: usize = 1024;
 
 /// Where a held request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,34 +49,78 @@ pub struct Pending {
     pub chain: Chain,
     pub header: Header,
     pub popped_ns: u64,
+    /// Order of popping; keeps its value however often the request is held.
     pub sequence: u64,
     pub serial: u32,
-    pub generation: u64,
     pub past_gate: bool,
     /// Parked because the slow ring was full.
     pub wants_python: bool,
-    /// The response to give instead of success when the kernel cancelled it.
+    /// The response to give when the kernel cancelled it.
     pub cancelled: Option<u8>,
-    pub lun: Option<Arc<Lun>>,
-    /// Keeps the spans mapped.
-    pub memory: Arc<MemoryMap>,
+    /// The view that it was popped under: the chain's spans point into its memory.
+    pub origin: Rc<View>,
+    /// The view that it was last dispatched under: its LUN and store are that one's.
+    pub current: Rc<View>,
+    pub address: Option<(u8, u16)>,
     pub job: Job,
     pub class: Class,
     pub range: (u64, u64),
     pub bytes: usize,
-    pub failure: crate::scsi::Failure,
+    pub failure: Failure,
 }
 
-/// All held requests of a worker. Boxes: the kernel keeps pointers into them.
+impl Pending {
+    fn blank(nothing: &Rc<View>) -> Self {
+        Pending {
+            queue: None,
+            head: 0,
+            phase: Phase::Parked,
+            chain: Chain::default(),
+            header: Header([0; 64]),
+            popped_ns: 0,
+            sequence: 0,
+            serial: 0,
+            past_gate: false,
+            wants_python: false,
+            cancelled: None,
+            origin: nothing.clone(),
+            current: nothing.clone(),
+            address: None,
+            job: Job::default(),
+            class: Class::Other,
+            range: (0, 0),
+            bytes: 0,
+            failure: Failure::None,
+        }
+    }
+
+    /// The LUN that it is for.
+    pub fn lun(&self) -> Option<&Arc<Lun>> {
+        let (target, number) = self.address?;
+        self.current.luns.get(target, number)
+    }
+}
+
+/// All held requests of a worker. Boxes: the kernel keeps pointers into them. Freed ones are used again, with the
+/// vectors that have grown in them.
 #[derive(Default)]
 pub struct Slab {
     entries: Vec<Option<Box<Pending>>>,
     free: Vec<u32>,
+    // Boxes: what is taken from here moves into `entries` without being copied, and must not move after
+    #[allow(clippy::vec_box)]
+    spares: Vec<Box<Pending>>,
+    nothing: Rc<View>,
     sequence: u64,
     serial: u32,
 }
 
 impl Slab {
+    /// An entry to fill and [`Slab::insert`].
+    pub fn spare(&mut self) -> Box<Pending> {
+        self.spares.pop().unwrap_or_else(|| Box::new(Pending::blank(&self.nothing)))
+    }
+
     /// Hold a request; gives it a serial number, and a sequence number unless it has one from before.
     pub fn insert(&mut self, mut pending: Box<Pending>) -> u32 {
         self.serial = self.serial.wrapping_add(1);
@@ -88,7 +136,7 @@ impl Slab {
             }
             None => {
                 self.entries.push(Some(pending));
-                (self.entries.len() - 1) as u32
+                u32::try_from(self.entries.len() - 1).expect("fewer requests than ring entries")
             }
         }
     }
@@ -103,15 +151,34 @@ impl Slab {
         self.entries[key as usize].as_mut().expect("a live key")
     }
 
-    /// Let go.
+    /// Let go of a request, to finish it.
     pub fn remove(&mut self, key: u32) -> Box<Pending> {
         self.free.push(key);
         self.entries[key as usize].take().expect("a live key")
     }
 
+    /// A removed request is finished: keep its memory, and nothing that it referred to.
+    pub fn recycle(&mut self, mut pending: Box<Pending>) {
+        if self.spares.len() < SPARES {
+            pending.origin = self.nothing.clone();
+            pending.current = self.nothing.clone();
+            pending.job.reset();
+            self.spares.push(pending);
+        }
+    }
+
     /// Let go and forget.
     pub fn free(&mut self, key: u32) {
-        drop(self.remove(key));
+        let pending = self.remove(key);
+        self.recycle(pending);
+    }
+
+    /// Free what no queue owns any more, except what the kernel still works on.
+    pub fn free_disowned(&mut self) {
+        let gone =
+            |(_, pending): &(u32, &Pending)| pending.queue.is_none() && pending.phase != Phase::Running;
+        let keys: Vec<u32> = self.iter().filter(gone).map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.free(key));
     }
 
     /// Handle for Python: dead once the request is gone.

@@ -8,7 +8,7 @@ use super::{failed_with, DeviceKind, Queue, Role, Turn, S_FAILURE};
 use crate::action::Action;
 use crate::blk::{self, BlkCommand};
 use crate::clock::now_ns;
-use crate::memory::{scatter, MemoryMap};
+use crate::memory::scatter;
 use crate::scsi::{self, Failure, RESPONSE_BYTES};
 use crate::store::Errno;
 use crate::view::Lun;
@@ -25,15 +25,15 @@ impl Queue {
 
     #[inline(always)]
     fn dispatch_scsi(&mut self, mut turn: Turn<'_>) {
-        let layout = turn.view.scsi_header_layout();
+        let layout = turn.origin().scsi_header_layout();
         if turn.chain.writable_bytes < RESPONSE_BYTES {
             return self.push(&turn, 0);
         }
-        let Some(header) = Header::read(turn.chain, layout.bytes) else {
+        if !self.read_header(&mut turn, layout.bytes) {
             let len = answer_scsi(turn.chain, &failed_with(S_FAILURE), 0);
             return self.push(&turn, len);
-        };
-        turn.request.header = header;
+        }
+        let header = turn.request.header;
         let (out, room) =
             (turn.chain.readable_bytes - layout.bytes, turn.chain.writable_bytes - RESPONSE_BYTES);
         let address = scsi::lun_address(&header.0);
@@ -57,19 +57,29 @@ impl Queue {
             return self.push(&turn, 0);
         }
         let room = turn.chain.writable_bytes - 1;
-        let (Some(header), Some(lun)) =
-            (Header::read(turn.chain, blk::HEADER_BYTES), turn.view.luns.get(0, 0))
+        let Some(lun) = turn.view.luns.get(0, 0).filter(|_| self.read_header(&mut turn, blk::HEADER_BYTES))
         else {
             let len = answer_blk(turn.chain, blk::Status::IoError, room);
             return self.push(&turn, len);
         };
-        turn.request.header = header;
+        let header = turn.request.header;
         let out = turn.chain.readable_bytes - blk::HEADER_BYTES;
         match blk::plan(&header.0, lun, turn.chain.readable(), out, room, turn.view.writeback) {
             Ok(BlkCommand::Run(action)) => self.execute(turn, lun, &action),
             Ok(BlkCommand::Identify) => self.identify(&turn, lun, room),
             Err(status) => self.refuse_blk(&turn, lun, status),
         }
+    }
+
+    /// Copy the header out of guest memory, once in a request's life: what was judged is what runs, whatever the guest
+    /// writes there meanwhile. False: it is too short.
+    #[inline(always)]
+    fn read_header(&self, turn: &mut Turn<'_>, bytes: usize) -> bool {
+        if turn.request.sequence == 0 {
+            let Some(header) = Header::read(turn.chain, bytes) else { return false };
+            turn.request.header = header;
+        }
+        true
     }
 
     /// GET_ID. Spec: virtio 1.3, 5.2.6: 20 bytes, zero-padded; less when the buffer is smaller.
@@ -109,32 +119,25 @@ impl Queue {
         let (class, _, bytes) = Class::of(action);
         let spans = if class == Class::Write { turn.chain.readable() } else { turn.chain.writable() };
         match action.run(&lun.store, spans) {
-            Ok(()) => self.succeed(&turn, &turn.view.memory, lun, class, bytes),
+            Ok(()) => self.succeed(&turn, lun, class, bytes, now_ns()),
             Err(errno) => self.store_failed(turn, lun, errno),
         }
     }
 
     #[inline(always)]
-    pub(super) fn succeed(
-        &mut self,
-        turn: &Turn<'_>,
-        memory: &MemoryMap,
-        lun: &Lun,
-        class: Class,
-        bytes: usize,
-    ) {
-        self.count(lun, class, bytes, now_ns().saturating_sub(turn.request.popped_ns));
+    pub(super) fn succeed(&mut self, turn: &Turn<'_>, lun: &Lun, class: Class, bytes: usize, now: u64) {
+        self.count(lun, class, bytes, now.saturating_sub(turn.request.popped_ns));
         let chain = &*turn.chain;
         let len = match turn.context.kind {
             DeviceKind::Blk => answer_blk(chain, blk::Status::Ok, chain.writable_bytes - 1),
             DeviceKind::Scsi => {
-                let out = chain.readable_bytes - turn.view.scsi_header_layout().bytes;
-                // a parameter list or pattern was taken whole
-                let moved = if matches!(class, Class::Read | Class::Write) { bytes } else { out };
+                let out = chain.readable_bytes - turn.origin().scsi_header_layout().bytes;
+                // a parameter list or pattern was taken whole; a transfer of no blocks took nothing
+                let moved = if class == Class::Unmap { out } else { bytes };
                 answer_scsi_good(chain, class != Class::Read && out > 0, moved, out)
             }
         };
-        self.push_for(turn, memory, len);
+        self.push(turn, len);
     }
 
     #[inline(always)]
@@ -166,16 +169,11 @@ impl Queue {
         }
     }
 
+    /// Put a finished chain on the used ring.
     #[inline(always)]
     pub(super) fn push(&mut self, turn: &Turn<'_>, len: u32) {
-        self.push_for(turn, &turn.view.memory, len);
-    }
-
-    /// Put a finished chain on the used ring. `memory` is the map that its spans came from.
-    #[inline(always)]
-    fn push_for(&mut self, turn: &Turn<'_>, memory: &MemoryMap, len: u32) {
         if let Some(log) = turn.context.view.data_log() {
-            log.mark_spans(memory, turn.chain.writable(), 0, turn.chain.writable_bytes);
+            log.mark_spans(&turn.origin().memory, turn.chain.writable(), 0, turn.chain.writable_bytes);
         }
         self.push_head(turn.request.head, len);
     }

@@ -1,16 +1,14 @@
 //! Requests that outlast a turn: in the kernel, in Python, or parked.
 
-use std::sync::Arc;
-
 use super::super::pending::{Class, Pending, Phase};
 use super::super::request::answer_scsi;
 use super::super::Completion;
-use super::{failed_with, Context, Queue, Request, Role, Turn, S_FAILURE};
+use super::{failed_with, refuse, Context, Queue, Request, Role, Turn, S_FAILURE};
 use crate::action::Action;
-use crate::engine::{Job, Progress};
-use crate::memory::{gather, scatter};
+use crate::engine::Progress;
+use crate::memory::{gather, scatter, IoVec};
 use crate::scsi::{Failure, RESPONSE_BYTES};
-use crate::slow::{SlowCommand, SlowKind, MAX_SLOW_DATA};
+use crate::slow::{SlowCommand, SlowKind, MAX_CONTROL_DATA, MAX_SLOW_DATA};
 use crate::store::Errno;
 use crate::view::Lun;
 use crate::vring::Chain;
@@ -18,31 +16,27 @@ use crate::vring::Chain;
 const EVENTS_MISSED: u32 = 0x8000_0000;
 
 impl Queue {
-    /// Keep a request beyond this turn. The chain's spans move into it.
-    pub(super) fn hold(&mut self, turn: &mut Turn<'_>, lun: Option<&Arc<Lun>>) -> u32 {
-        let Request { head, popped_ns, sequence, past_gate, header } = turn.request;
-        let key = turn.context.slab.insert(Box::new(Pending {
-            queue: Some(self.index),
-            head,
-            phase: Phase::Parked,
-            chain: std::mem::take(turn.chain),
-            header,
-            popped_ns,
-            sequence,
-            serial: 0,
-            generation: turn.view.generation,
-            past_gate,
-            wants_python: false,
-            cancelled: None,
-            lun: lun.cloned(),
-            memory: turn.view.memory.clone(),
-            job: Job::default(),
-            class: Class::Other,
-            range: (0, 0),
-            bytes: 0,
-            failure: Failure::None,
-        }));
-        self.held[head as usize] = key + 1;
+    /// Keep a request beyond this turn. The chain's spans move into it, with the view that they belong to.
+    pub(super) fn hold(&mut self, turn: &mut Turn<'_>, lun: Option<&Lun>) -> u32 {
+        let Turn { context, request, chain, .. } = turn;
+        let mut pending = context.slab.spare();
+        std::mem::swap(&mut pending.chain, chain);
+        pending.queue = Some(self.index);
+        pending.head = request.head;
+        pending.phase = Phase::Parked;
+        pending.header = request.header;
+        pending.popped_ns = request.popped_ns;
+        pending.sequence = request.sequence;
+        pending.past_gate = request.past_gate;
+        pending.wants_python = false;
+        pending.cancelled = None;
+        pending.current = context.view.clone();
+        pending.origin = request.origin.take().unwrap_or_else(|| context.view.clone());
+        pending.address = lun.map(|lun| (lun.state.target, lun.state.number));
+        (pending.class, pending.range, pending.bytes) = (Class::Other, (0, 0), 0);
+        pending.failure = Failure::None;
+        let key = context.slab.insert(pending);
+        self.held[request.head as usize] = key + 1;
         self.count_held(self.held_count + 1);
         key
     }
@@ -52,7 +46,7 @@ impl Queue {
         self.count_held(self.held_count - 1);
     }
 
-    fn count_held(&mut self, count: usize) {
+    pub(super) fn count_held(&mut self, count: usize) {
         self.held_count = count;
         self.counters.in_flight.set(count as u64);
     }
@@ -63,13 +57,14 @@ impl Queue {
         self.parked.push(key);
     }
 
-    /// Try parked requests again; whether any went on.
+    /// Try parked requests again; whether any went on. What still finds the slow ring full ends the round.
     #[cold]
     pub(super) fn retry_parked(&mut self, context: &mut Context) -> bool {
         let parked = std::mem::take(&mut self.parked);
         let before = parked.len();
         for key in parked {
             match context.slab.get(key).wants_python {
+                true if context.slow.is_full() => self.parked.push(key),
                 true => self.offer(context, key),
                 false => self.run_held(context, key),
             }
@@ -84,6 +79,13 @@ impl Queue {
         let view = context.view.clone();
         let request = Request::of(&pending);
         self.dispatch(Turn { context, view: &view, request, chain: &mut pending.chain });
+        context.slab.recycle(pending);
+    }
+
+    /// A parked request is cancelled before it did anything.
+    pub fn cancel_parked(&mut self, context: &mut Context, key: u32, response: u8) {
+        self.parked.retain(|parked| *parked != key);
+        self.finish(context, key, Err(libc::ECANCELED), Some(response));
     }
 
     // ---- in the kernel
@@ -91,77 +93,81 @@ impl Queue {
     pub(super) fn submit_first(&mut self, context: &mut Context, key: u32, action: &Action) {
         let pending = context.slab.get_mut(key);
         (pending.class, pending.range, pending.bytes) = Class::of(action);
-        pending.job.steps = action.steps();
-        pending.job.bounce = action.pattern_buffer();
+        pending.job.prepare_for(action);
         self.submit(context, key);
     }
 
     fn submit(&mut self, context: &mut Context, key: u32) {
         let pending = context.slab.get_mut(key);
         pending.phase = Phase::Running;
-        let lun = pending.lun.as_ref().expect("a request for a store has a LUN");
-        let spans = data_spans(&pending.chain, pending.class);
-        // SAFETY: `pending` is boxed and stays until `io_done`; it holds the memory map and the LUN (with its store).
-        unsafe { context.engine.submit(key, &mut pending.job, &lun.store, lun.file_slot, spans) };
+        let Pending { job, chain, class, current, address, .. } = pending;
+        let lun = address.and_then(|(target, number)| current.luns.get(target, number));
+        let lun = lun.expect("a request for a store has a LUN");
+        // SAFETY: `pending` is boxed and stays until `io_done`; it holds the views whose memory and store these are.
+        unsafe { context.engine.submit(key, job, &lun.store, lun.file_slot, data_spans(chain, *class)) };
     }
 
     /// An I/O ended.
     pub fn io_done(&mut self, context: &mut Context, key: u32, result: i32) {
         let pending = context.slab.get_mut(key);
+        let cancelled = pending.cancelled;
         match pending.job.advance(result, data_spans(&pending.chain, pending.class)) {
+            Progress::Again if cancelled.is_some() => {
+                self.finish(context, key, Err(libc::ECANCELED), cancelled)
+            }
             Progress::Again => self.submit(context, key),
-            Progress::Finished(outcome) => self.finish(context, key, outcome),
+            Progress::Finished(outcome) => self.finish(context, key, outcome, cancelled),
         }
     }
 
-    fn finish(&mut self, context: &mut Context, key: u32, outcome: Result<(), Errno>) {
+    fn finish(&mut self, context: &mut Context, key: u32, outcome: Result<(), Errno>, cancelled: Option<u8>) {
         let mut pending = context.slab.remove(key);
         self.release(pending.head);
-        let lun = pending.lun.take().expect("a request for a store has a LUN");
-        let view = context.view.clone();
-        let request = Request::of(&pending);
-        let Pending { chain, memory, class, bytes, cancelled, .. } = &mut *pending;
-        let turn = Turn { context, view: &view, request, chain };
-        match (outcome, cancelled) {
-            (Ok(()), _) => self.succeed(&turn, memory, &lun, *class, *bytes),
-            (Err(libc::ECANCELED | libc::EINTR), Some(response)) => {
-                let len = answer_scsi(turn.chain, &failed_with(*response), 0);
+        let (view, current, request) = (context.view.clone(), pending.current.clone(), Request::of(&pending));
+        let lun = pending.address.and_then(|(target, number)| current.luns.get(target, number));
+        let (class, bytes, now) = (pending.class, pending.bytes, context.now);
+        let turn = Turn { context, view: &view, request, chain: &mut pending.chain };
+        match (outcome, cancelled, lun) {
+            (Ok(()), _, Some(lun)) => self.succeed(&turn, lun, class, bytes, now),
+            (Err(libc::ECANCELED | libc::EINTR), Some(response), _) => {
+                let len = refuse(turn.context.kind, self.role, turn.chain, response);
                 self.push(&turn, len);
             }
-            (Err(errno), _) => self.store_failed(turn, &lun, errno),
+            (Err(errno), _, Some(lun)) => self.store_failed(turn, lun, errno),
+            (_, _, None) => unreachable!("a request for a store has a LUN"),
         }
+        context.slab.recycle(pending);
     }
 
     // ---- in Python
 
     #[cold]
-    pub(super) fn ask_python(&mut self, turn: &mut Turn<'_>, lun: Option<&Arc<Lun>>, failure: Failure) {
+    pub(super) fn ask_python(&mut self, turn: &mut Turn<'_>, lun: Option<&Lun>, failure: Failure) {
         let key = self.hold(turn, lun);
         turn.context.slab.get_mut(key).failure = failure;
         self.offer(turn.context, key);
     }
 
-    /// Offer a held request to Python; parked when the ring is full.
+    /// Offer a held request to Python; parked when the ring is full or its data has no room.
     fn offer(&mut self, context: &mut Context, key: u32) {
-        let command = self.slow_command(context, key);
-        let pending = context.slab.get_mut(key);
-        pending.phase = Phase::Slow;
+        let Some(command) = self.slow_command(context, key) else { return self.park(context, key, true) };
+        context.slab.get_mut(key).phase = Phase::Slow;
         if context.slow.push(command).is_err() {
             self.park(context, key, true);
         }
     }
 
-    fn slow_command(&self, context: &Context, key: u32) -> Box<SlowCommand> {
-        let layout = context.view.scsi_header_layout();
-        let (kind, header_bytes, answer_bytes) = match self.role {
-            Role::Request => (SlowKind::Cdb, layout.bytes, RESPONSE_BYTES),
-            _ => (SlowKind::Control, 0, 0),
-        };
+    fn slow_command(&self, context: &Context, key: u32) -> Option<Box<SlowCommand>> {
         let pending = context.slab.get(key);
+        let layout = pending.origin.scsi_header_layout();
+        let (kind, header_bytes, answer_bytes, most) = match self.role {
+            Role::Request => (SlowKind::Cdb, layout.bytes, RESPONSE_BYTES, MAX_SLOW_DATA),
+            _ => (SlowKind::Control, 0, 0, MAX_CONTROL_DATA),
+        };
         let out = pending.chain.readable_bytes - header_bytes;
-        let mut data_out = vec![0; out.min(MAX_SLOW_DATA)];
-        gather(pending.chain.readable(), header_bytes, &mut data_out);
-        Box::new(SlowCommand {
+        let mut data_out = context.slow.reserve(out.min(most))?;
+        gather(pending.chain.readable(), header_bytes, data_out.bytes_mut());
+        Some(Box::new(SlowCommand {
             kind,
             tag: context.slab.tag(key, self.index),
             queue: self.index,
@@ -174,24 +180,24 @@ impl Queue {
             data_in_size: pending.chain.writable_bytes - answer_bytes,
             failure: pending.failure,
             message: String::new(),
-        })
+        }))
     }
 
     /// Python finished a command.
     pub fn slow_done(&mut self, context: &mut Context, key: u32, completion: &Completion) {
         let mut pending = context.slab.remove(key);
         self.release(pending.head);
-        let layout = context.view.scsi_header_layout();
+        let header = pending.origin.scsi_header_layout().bytes;
         let len = match self.role {
             Role::Request => {
-                self.count_slow(pending.lun.as_deref(), completion);
-                answer_scsi(&pending.chain, completion, pending.chain.readable_bytes - layout.bytes)
+                self.count_slow(pending.lun().map(|lun| &**lun), completion);
+                answer_scsi(&pending.chain, completion, pending.chain.readable_bytes - header)
             }
             _ => scatter(pending.chain.writable(), 0, &completion.data) as u32,
         };
-        let view = context.view.clone();
-        let request = Request::of(&pending);
+        let (view, request) = (context.view.clone(), Request::of(&pending));
         self.push(&Turn { context, view: &view, request, chain: &mut pending.chain }, len);
+        context.slab.recycle(pending);
     }
 
     fn count_slow(&self, lun: Option<&Lun>, completion: &Completion) {
@@ -212,34 +218,52 @@ impl Queue {
         self.run_held(context, key);
     }
 
+    // ---- events
+
     /// Give the guest an event, or remember that one was missed.
     pub fn post_event(&mut self, context: &mut Context, mut event: [u8; 16]) {
         let view = context.view.clone();
         let mut chain = Chain::default();
-        let popped = match (self.runs(), &mut self.ring) {
-            (true, Some(ring)) if ring.available().is_ok_and(|count| count > 0) => {
-                ring.pop(&view.memory, &mut chain)
-            }
-            _ => return self.events_missed = true,
-        };
-        let head = match popped {
-            Ok(head) => head,
-            Err(error) => return self.fail(context, error.to_string()),
+        let head = match self.event_buffer(context, &mut chain) {
+            Some(head) => head,
+            None => return self.events_missed = true,
         };
         if std::mem::take(&mut self.events_missed) {
             let kind = u32::from_le_bytes(event[..4].try_into().expect("4 bytes")) | EVENTS_MISSED;
             event[..4].copy_from_slice(&kind.to_le_bytes());
         }
-        if let Some(inflight) = &mut self.inflight {
-            inflight.take(head);
-        }
         let len = scatter(chain.writable(), 0, &event) as u32;
         let request = Request::popped(head, context.now);
         self.push(&Turn { context, view: &view, request, chain: &mut chain }, len);
     }
+
+    /// The next buffer for an event: one that a dead back end had taken, else the next available.
+    fn event_buffer(&mut self, context: &mut Context, chain: &mut Chain) -> Option<u16> {
+        if !self.runs() {
+            return None;
+        }
+        let (memory, ring) = (context.view.memory.clone(), self.ring.as_mut()?);
+        let popped = match self.resubmit.pop() {
+            Some(head) => ring.read_chain(head, &memory, chain).map(|()| head),
+            None if ring.available().is_ok_and(|count| count > 0) => ring.pop(&memory, chain),
+            None => return None,
+        };
+        match popped {
+            Ok(head) => {
+                if let Some(inflight) = &mut self.inflight {
+                    inflight.take(head);
+                }
+                Some(head)
+            }
+            Err(error) => {
+                self.fail(context, error.to_string());
+                None
+            }
+        }
+    }
 }
 
-fn data_spans(chain: &Chain, class: Class) -> &[crate::memory::IoVec] {
+fn data_spans(chain: &Chain, class: Class) -> &[IoVec] {
     match class {
         Class::Write => chain.readable(),
         _ => chain.writable(),

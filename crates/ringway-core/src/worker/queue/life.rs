@@ -6,16 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::broken_notice;
-use super::super::pending::Phase;
-use super::super::request::{answer_blk, answer_scsi};
-use super::{failed_with, Context, DeviceKind, Queue, Role, S_FAILURE};
-use crate::blk;
+use super::{refuse, Context, DeviceKind, Queue, Role};
 use crate::error::{ensure, Result};
 use crate::inflight::InflightRegion;
-use crate::memory::{scatter, unmapped, MemoryMap};
-use crate::notify;
+use crate::memory::{unmapped, MemoryMap};
+use crate::notify::Call;
 use crate::stats::QueueCounters;
-use crate::vring::{Chain, RingAddresses, Vring};
+use crate::vring::{RingAddresses, Vring};
 
 /// How long cancelled I/O may take to come back when a ring is stopped.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);
@@ -124,7 +121,8 @@ impl Queue {
     }
 
     pub fn start(&mut self, context: &mut Context, start: QueueStart) -> Result<()> {
-        ensure(self.ring.is_none(), || format!("queue {} is started already", self.index))?;
+        let idle = self.ring.is_none() && self.held_count == 0;
+        ensure(idle, || format!("queue {} is started already, or still has requests", self.index))?;
         let size = start.layout.size;
         let addresses = start.layout.translate(&context.view.memory)?;
         // SAFETY: translated and checked for alignment just now; `adopt` relocates the ring when memory changes.
@@ -137,7 +135,7 @@ impl Queue {
         self.resubmit = self.recover(&mut ring);
         self.held = vec![0; size.into()];
         (self.layout, self.kick, self.log_address) = (Some(start.layout), start.kick, start.log_address);
-        (self.broken, self.held_count) = (false, 0);
+        self.broken = false;
         self.ring = Some(ring);
         self.set_call(start.call);
         self.counters.running.set(1);
@@ -164,9 +162,9 @@ impl Queue {
 
     /// A new call eventfd is signalled once: an interrupt may have been lost with the old one.
     pub fn set_call(&mut self, call: Option<OwnedFd>) {
-        self.call = call;
+        self.call = call.map(Call::new);
         if let (Some(call), Some(_)) = (&self.call, &self.ring) {
-            notify::signal(call);
+            call.signal();
         }
     }
 
@@ -185,6 +183,8 @@ impl Queue {
             }
             Err(error) => {
                 self.fail(context, format!("memory was taken away under it: {error}"));
+                self.disown(context);
+                context.slab.free_disowned();
                 self.drop_ring(context);
             }
         }
@@ -194,6 +194,10 @@ impl Queue {
         if self.ring.is_none() && self.held_count == 0 {
             let _ = reply.send(self.base);
             return;
+        }
+        if !self.broken && self.role != Role::Event && self.ring.is_some() {
+            // else the next back end, if it gets no in-flight region, would never run them
+            self.run_again(context);
         }
         self.stop = Some(Stop { deadline, cancelled: false, reply });
         self.keep_deadline(context, Instant::now());
@@ -216,7 +220,10 @@ impl Queue {
         if self.held_count > 0 && !stop.cancelled {
             stop.cancelled = true;
             stop.deadline = now + CANCEL_GRACE;
-            self.keys().for_each(|key| context.engine.cancel(key));
+            for key in self.keys() {
+                context.slab.get_mut(key).cancelled = Some(S_BUSY);
+                context.engine.cancel(key);
+            }
             return;
         }
         self.give_up(context);
@@ -233,27 +240,34 @@ impl Queue {
 
     /// Fail to the guest what did not finish. I/O that is still in the kernel keeps its buffers until it ends.
     fn give_up(&mut self, context: &mut Context) {
-        let keys: Vec<u32> = self.keys().collect();
-        for key in keys {
-            let pending = context.slab.get_mut(key);
-            let (head, running) = (pending.head, pending.phase == Phase::Running);
-            let len = refuse(context.kind, self.role, &pending.chain);
+        for key in self.disown(context) {
+            let pending = context.slab.get(key);
+            let (head, len) = (pending.head, refuse(context.kind, self.role, &pending.chain, S_BUSY));
             if let Some(log) = context.view.data_log() {
-                log.mark_spans(&pending.memory, pending.chain.writable(), 0, pending.chain.writable_bytes);
+                let chain = &pending.chain;
+                log.mark_spans(&pending.origin.memory, chain.writable(), 0, chain.writable_bytes);
             }
-            pending.queue = None;
-            self.release(head);
             self.push_head(head, len);
-            if !running {
-                context.slab.free(key);
-            }
         }
+        context.slab.free_disowned();
+    }
+
+    /// Held requests are no longer this queue's: nothing of them reaches the ring.
+    fn disown(&mut self, context: &mut Context) -> Vec<u32> {
+        let keys: Vec<u32> = self.keys().collect();
+        for key in &keys {
+            context.slab.get_mut(*key).queue = None;
+        }
+        self.held.fill(0);
+        self.count_held(0);
         self.parked.clear();
+        keys
     }
 
     fn drop_ring(&mut self, context: &mut Context) {
         if let Some(ring) = self.ring.take() {
-            self.base = ring.next_available();
+            // event buffers that a dead back end had taken are still the guest's to get
+            self.base = ring.next_available().wrapping_sub(self.resubmit.len() as u16);
         }
         if let Some(kick) = self.kick.take() {
             context.engine.unwatch(kick.as_raw_fd(), self.token());
@@ -268,16 +282,7 @@ impl Queue {
         if !self.broken {
             self.broken = true;
             self.counters.running.set(0);
-            let _ = context.slow.push(broken_notice(self.index, message));
+            context.slow.notice(broken_notice(self.index, message));
         }
-    }
-}
-
-/// The answer to a request that a stopping ring cannot wait for.
-fn refuse(kind: DeviceKind, role: Role, chain: &Chain) -> u32 {
-    match (kind, role) {
-        (DeviceKind::Blk, _) => answer_blk(chain, blk::Status::IoError, chain.writable_bytes - 1),
-        (DeviceKind::Scsi, Role::Request) => answer_scsi(chain, &failed_with(S_BUSY), 0),
-        (DeviceKind::Scsi, _) => scatter(chain.writable(), 0, &[S_FAILURE; 8]) as u32,
     }
 }

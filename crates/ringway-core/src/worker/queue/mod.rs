@@ -6,12 +6,16 @@ mod hold;
 mod life;
 
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::pending::{Header, Pending};
+use super::request::{answer_blk, answer_scsi};
 use super::{Completion, Context, DeviceKind};
+use crate::blk;
 use crate::inflight::QueueInflight;
-use crate::notify;
+use crate::memory::scatter;
+use crate::notify::Call;
 use crate::stats::QueueCounters;
 use crate::view::View;
 use crate::vring::{Chain, RingError, Vring};
@@ -20,6 +24,8 @@ pub use life::{QueueStart, RingLayout};
 
 /// Chains popped before the others get their turn and the batch is published.
 const BATCH: u16 = 32;
+/// Data of a batch after which the others get their turn, however few chains it was.
+const BATCH_BYTES: usize = 4 << 20;
 const S_FAILURE: u8 = 9;
 
 /// What a queue is for.
@@ -41,16 +47,19 @@ struct Request {
     sequence: u64,
     past_gate: bool,
     header: Header,
+    /// The view that its spans point into, if that is not the current one.
+    origin: Option<Rc<View>>,
 }
 
 impl Request {
+    #[inline(always)]
     fn popped(head: u16, now: u64) -> Self {
-        Request { head, popped_ns: now, sequence: 0, past_gate: false, header: Header([0; 64]) }
+        Request { head, popped_ns: now, sequence: 0, past_gate: false, header: Header([0; 64]), origin: None }
     }
 
     fn of(pending: &Pending) -> Self {
         let Pending { head, popped_ns, sequence, past_gate, header, .. } = *pending;
-        Request { head, popped_ns, sequence, past_gate, header }
+        Request { head, popped_ns, sequence, past_gate, header, origin: Some(pending.origin.clone()) }
     }
 }
 
@@ -60,6 +69,23 @@ struct Turn<'a> {
     view: &'a View,
     request: Request,
     chain: &'a mut Chain,
+}
+
+impl Turn<'_> {
+    /// The view that the request was popped under: its spans and its header's layout belong to it.
+    #[inline(always)]
+    fn origin(&self) -> &View {
+        self.request.origin.as_deref().unwrap_or(self.view)
+    }
+}
+
+/// The answer to a request that is not carried out; bytes written.
+fn refuse(kind: DeviceKind, role: Role, chain: &Chain, response: u8) -> u32 {
+    match (kind, role) {
+        (DeviceKind::Blk, _) => answer_blk(chain, blk::Status::IoError, chain.writable_bytes - 1),
+        (DeviceKind::Scsi, Role::Request) => answer_scsi(chain, &failed_with(response), 0),
+        (DeviceKind::Scsi, _) => scatter(chain.writable(), 0, &[S_FAILURE; 8]) as u32,
+    }
 }
 
 fn failed_with(response: u8) -> Completion {
@@ -76,7 +102,7 @@ pub struct Queue {
     broken: bool,
     base: u16,
     kick: Option<OwnedFd>,
-    call: Option<OwnedFd>,
+    call: Option<Call>,
     log_address: Option<u64>,
     inflight: Option<QueueInflight>,
     /// Heads to run again, newest first.
@@ -117,7 +143,7 @@ impl Queue {
     #[inline(always)]
     pub fn serve(&mut self, context: &mut Context) -> bool {
         let mut worked = false;
-        if !self.parked.is_empty() {
+        if context.retry && !self.parked.is_empty() {
             worked |= self.retry_parked(context);
         }
         if !self.runs() || self.role == Role::Event {
@@ -139,6 +165,7 @@ impl Queue {
         };
         let view = context.view.clone();
         let mut chain = std::mem::take(&mut context.scratch);
+        let mut bytes = 0;
         for _ in 0..count {
             let ring = self.ring.as_mut().expect("a running ring");
             match ring.pop(&view.memory, &mut chain) {
@@ -150,6 +177,7 @@ impl Queue {
                     if let Some(inflight) = &mut self.inflight {
                         inflight.take(head);
                     }
+                    bytes += chain.readable_bytes + chain.writable_bytes;
                     let request = Request::popped(head, context.now);
                     self.dispatch(Turn { context, view: &view, request, chain: &mut chain });
                 }
@@ -157,6 +185,9 @@ impl Queue {
                     self.ring_failed(context, error);
                     break;
                 }
+            }
+            if bytes >= BATCH_BYTES {
+                break;
             }
         }
         context.scratch = chain;
@@ -201,7 +232,7 @@ impl Queue {
         if ring.wants_signal() {
             if let Some(call) = &self.call {
                 self.counters.signals.add(1);
-                notify::signal(call);
+                call.signal();
             }
         }
     }
