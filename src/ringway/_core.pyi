@@ -291,7 +291,8 @@ class Device:
 
         Requests that do not finish in time are failed to the guest as BUSY (scsi) or IOERR (blk) and their
         store's
-        I/O is cancelled. The back end touches guest memory no more when this returns.
+        I/O is cancelled. The back end touches guest memory no more when this returns, except for reads that
+        the kernel could not cancel: :meth:`drain` says whether there are any.
 
         :returns: the next available index, for GET_VRING_BASE. A ring that was not started answers its last
             base.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
@@ -25,6 +26,9 @@ F_INDIRECT_DESC: Final = 1 << 28
 F_EVENT_IDX: Final = 1 << 29
 F_VERSION_1: Final = 1 << 32
 F_LOG_ALL: Final = 1 << 26
+#: Seconds that all rings have to drain, and that given-up requests have to leave the kernel.
+STOP_S: Final = 5.0
+DRAIN_S: Final = 2.0
 COMMON_FEATURES: Final = F_INDIRECT_DESC | F_EVENT_IDX | F_VERSION_1
 
 
@@ -101,6 +105,7 @@ class TargetDevice:
         self._started: set[int] = set()
         self._enabled: set[int] = set()
         self._features = 0
+        self._stopping: float | None = None  # when the rings that are being stopped run out of time
 
     @property
     def kind(self) -> Literal["scsi", "blk"]:
@@ -199,7 +204,7 @@ class TargetDevice:
                 waiting.close()
                 base = waiting.setup.base
             else:
-                base = self._core.stop_queue(index)
+                base = self._core.stop_queue(index, timeout_s=self._stop_timeout_s())
             self._started.discard(index)
             if not self._started and not self._waiting:
                 self._all_stopped()
@@ -218,10 +223,28 @@ class TargetDevice:
         """The front end left; the disks stay as they are."""
         self._features = 0
 
+    def _stop_timeout_s(self) -> float:
+        """What is left of the time that all rings have together: the front end waits for each in its main
+        loop, and with it the whole VM's management (trap T9).
+        """
+        now = time.monotonic()
+        if self._stopping is None:
+            self._stopping = now + STOP_S
+        return max(self._stopping - now, 0.0)
+
     def _all_stopped(self) -> None:
-        """A migration's source lets go; a destination whose front end gave up wants nothing any more."""
-        if self._features & F_LOG_ALL or not self._luns.keep():
+        """A migration's source lets go; a destination whose front end gave up wants nothing any more.
+
+        Not while the kernel still works on a request that was given up: its write would hit a disk that is
+        another's by then.
+        """
+        self._stopping = None
+        if not (self._features & F_LOG_ALL or not self._luns.keep()):
+            return
+        if self._core.drain(timeout_s=DRAIN_S):
             self._luns.release_later()
+        else:
+            _log.error("requests are stuck in the kernel: the disks are kept, and the destination must wait")
 
     def _want_stores(self) -> None:
         """Ask for the stores if an enabled ring waits for them.

@@ -122,7 +122,8 @@ class ScsiDevice:
 
     extra_queues: Final = 2  #: control and event
     has_config: Final = False
-    features: Final = Feature.HOTPLUG | Feature.CHANGE
+    # A number: the complement of a flag has no bits above its own, so that nothing would be refused up there.
+    features: Final = int(Feature.HOTPLUG | Feature.CHANGE)
 
     def __init__(
         self,

@@ -189,7 +189,8 @@ class ControlQueue:
         self._backlog.end(scope, response)
         ended = self._drain(scope, cancel=True, timeout_s=DRAIN_TIMEOUT_S)
         self._backlog.end(scope, response)  # what the hot path gave up comes to us
-        if not ended:
+        # each worker has published what we ended before the guest sees our answer, which another may write
+        if not (ended and self._drain(scope, cancel=False, timeout_s=DRAIN_TIMEOUT_S)):
             return Response.FAILURE
         self._reset(function, scope)
         return Response.OK
