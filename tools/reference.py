@@ -1,0 +1,193 @@
+"""Write what the documentation repeats of the code: options, commands, errors.
+
+    .venv/bin/python tools/reference.py
+
+A page of ``docs`` holds a place for each such table, between ``<!-- generated: NAME -->`` and
+``<!-- end -->``. ``tests/style/test_docs.py`` fails when a page is not what this would write.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from ringway.cli.main import cli
+from ringway.errors import RingwayError, all_errors
+from ringway.scsi import vpd
+from ringway.scsi.sense import Condition
+from ringway.scsi.table import Kind, Row
+from ringway.scsi.unit import DISK, LogicalUnit
+
+ROOT: Final = Path(__file__).parents[1]
+_PLACE: Final = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Return all pages of the documentation."""
+    return sorted((ROOT / "docs").rglob("*.md"))
+
+
+def rendered(text: str) -> str:
+    """Return a page with its generated tables as they should be. :raises KeyError: no such table."""
+    return _PLACE.sub(lambda place: place[1] + GENERATORS[place["name"]]() + place[3], text)
+
+
+def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+# Commands of the shell
+
+
+def commands(
+    group: click.Group = cli, parent: click.Context | None = None
+) -> Iterator[tuple[click.Command, click.Context]]:
+    """Walk the tree of commands, parents before children."""
+    context = parent or click.Context(group, info_name="ringway")
+    yield group, context
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        child = click.Context(command, parent=context, info_name=name, **command.context_settings)
+        if isinstance(command, click.Group):
+            yield from commands(command, child)
+        else:
+            yield command, child
+
+
+def options(command: click.Command) -> Iterator[tuple[str, str]]:
+    """Return names and meaning of each option."""
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            yield _names(option), _meaning(option)
+
+
+def _names(option: click.Option) -> str:
+    names = ", ".join(option.opts) + "".join(f" / {name}" for name in option.secondary_opts)
+    if option.is_flag:
+        return names
+    if isinstance(option.type, click.Choice):
+        return f"{names} [{'|'.join(map(str, option.type.choices))}]"
+    return f"{names} {option.metavar or option.type.name.split()[0].upper()}"
+
+
+def _meaning(option: click.Option) -> str:
+    parts = [" ".join((option.help or "").split())]
+    if isinstance(option.type, click.IntRange | click.FloatRange):
+        least = "more than 0" if option.type.min_open else f"{option.type.min:g}"
+        parts.append(f"From {least} to {option.type.max:g}.")
+    if option.show_default is True:
+        parts.append(f"[default: {option.default}]")
+    return " ".join(filter(None, parts))
+
+
+def usage(command: click.Command, context: click.Context) -> str:
+    """Return the line behind "Usage:"."""
+    return " ".join([context.command_path, *command.collect_usage_pieces(context)])
+
+
+def command_options() -> str:
+    """A section for each command: its usage, and a table of its options."""
+    parts = []
+    for command, context in commands():
+        rows = [(f"`{names}`", meaning) for names, meaning in options(command)]
+        parts.append(f"\n### {context.command_path}\n\n    {usage(command, context)}\n\n")
+        parts.append(table(("option", "meaning"), iter(rows)) if rows else "No options but `--help`.\n")
+    return "".join(parts) + "\n"
+
+
+def _paragraphs(text: str) -> str:
+    plain = (" ".join(part.split()) for part in text.split("\n\n") if "\b" not in part)
+    return "\n\n".join(textwrap.fill(part, 116) for part in plain)
+
+
+def man_commands() -> str:
+    """The COMMANDS part of the manual page."""
+    parts = []
+    for command, context in commands():
+        parts.append(f"\n## {context.command_path}\n\n    {usage(command, context)}\n\n")
+        parts.append(f"{_paragraphs(command.help or '')}\n\n")
+        rows = [f"* `{names}`: {meaning}\n" for names, meaning in options(command)]
+        parts.append("".join([*rows, "\n"] if rows else []))
+    return "".join(parts)
+
+
+# Errors
+
+
+def exit_statuses() -> str:
+    """Each class of error: its exit status, its code on the control socket, what it means."""
+
+    def row(kind: type[RingwayError]) -> tuple[str, ...]:
+        meaning = (kind.__doc__ or "").split("\n", maxsplit=1)[0]
+        meaning = "Anything that has no class of its own." if kind is RingwayError else meaning
+        return str(kind.exit_status), f"`{kind.code}`", f"`{kind.__name__}`", meaning
+
+    own = [kind for kind in all_errors() if kind.__module__ == RingwayError.__module__]
+    rows = (row(kind) for kind in sorted(own, key=lambda kind: kind.exit_status))
+    return table(("exit status", "code", "class", "meaning"), rows)
+
+
+# SCSI
+
+
+def scsi_commands() -> str:
+    """The table of SCSI commands, as REPORT SUPPORTED OPERATION CODES tells it."""
+
+    def row(row: Row[LogicalUnit]) -> tuple[str, ...]:
+        code = f"{row.opcode:02X}"
+        action = "" if row.service_action is None else f"{row.service_action:02X}"
+        who = "data path" if row.kind & Kind.HOT else "Python"
+        return code, action, row.name, str(len(row.usage)), who
+
+    return table(("opcode", "service action", "command", "CDB bytes", "run by"), (row(each) for each in DISK))
+
+
+def vpd_pages() -> str:
+    """The vital product data pages."""
+
+    def row(code: int) -> tuple[str, str]:
+        return f"{code:02X}", vpd.PAGES[code].__name__.replace("_", " ")
+
+    return table(("page", "what"), (row(code) for code in sorted(vpd.PAGES)))
+
+
+def sense_codes() -> str:
+    """The sense data that a guest can see."""
+
+    def row(condition: Condition) -> tuple[str, ...]:
+        code, qualifier = condition.code
+        words = condition.name.lower().replace("_", " ")
+        return f"{condition.key.name.replace('_', ' ')}", f"{code:02X}/{qualifier:02X}", words
+
+    return table(("sense key", "ASC/ASCQ", "T10's text"), (row(each) for each in Condition))
+
+
+GENERATORS: Final[dict[str, Callable[[], str]]] = {
+    "command-options": command_options,
+    "exit-statuses": exit_statuses,
+    "man-commands": man_commands,
+    "scsi-commands": scsi_commands,
+    "sense-codes": sense_codes,
+    "vpd-pages": vpd_pages,
+}
+
+
+def main() -> None:
+    """Write every page whose tables are not what they should be."""
+    for page in pages():
+        text = page.read_text()
+        if (new := rendered(text)) != text:
+            page.write_text(new)
+            print(f"wrote {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
