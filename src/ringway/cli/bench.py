@@ -86,11 +86,11 @@ def _print_table(samples: list[Sample], sides: list[Side]) -> None:
 
     rows = figures(samples)
     peers = {row.case: row for row in rows if row.side == QSD}
-    table = Table(title="4 KiB random reads")
+    table = Table(title="4 KiB random reads", caption="ratio: IOPS over the peer's; idle: CPU, connected")
     for name in ("store", "depth", "side"):
-        table.add_column(name)
-    for name in ("k IOPS", "p50 µs", "p99 µs", "IOPS ratio", "idle CPU %", "fair runs"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("kIOPS", "p50 µs", "p99 µs", "ratio", "idle %", "fair"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (_STORES.index(row.case.store), row.case.depth)):
         table.add_row(*_cells(row, peers.get(row.case)))
     Console().print(table)

@@ -28,6 +28,14 @@ from ringway.target.ownership import Claim, DeviceClaim, FileClaim, NoClaim, Own
 from ringway.units import format_size
 
 
+def serial_of(spec: BackstoreSpec, target: int, lun: int) -> str:
+    """:returns: the given serial number, else one of the image's real path, or of a memory disk's address."""
+    if spec.serial is not None:
+        return spec.serial
+    where = f"{spec}:{target}:{lun}" if spec.path is None else os.path.realpath(spec.path)
+    return hashlib.sha256(os.fsencode(where)).hexdigest()[:16]
+
+
 class Backstore:
     """An open backstore: its store, its geometry, and who owns it.
 
@@ -72,10 +80,7 @@ class Backstore:
 
         The same image under the same path keeps its serial number, whatever endpoint or host serves it.
         """
-        if self.spec.serial is not None:
-            return self.spec.serial
-        where = os.path.realpath(self.name) if self.spec.path is not None else f"{self.name}:{target}:{lun}"
-        return hashlib.sha256(os.fsencode(where)).hexdigest()[:16]
+        return serial_of(self.spec, target, lun)
 
     def reload(self, *, size_bytes: int | None = None, fd: int | None = None) -> bool:
         """Look at the size again, and make a new ``store`` when it changed.

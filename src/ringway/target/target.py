@@ -37,6 +37,7 @@ from ringway.model import (
 )
 from ringway.scsi.identity import parse_wwpn
 from ringway.target import statistics
+from ringway.target.backstore import serial_of
 from ringway.target.blk_device import BlkDevice
 from ringway.target.control import ControlServer
 from ringway.target.device import Face, TargetDevice
@@ -257,7 +258,7 @@ def make_core(config: TargetConfig) -> _core.Device:
 
 
 def wwpn_of(config: TargetConfig) -> str:
-    """The endpoint's name: the given one, else one that follows from its first disk.
+    """The endpoint's name: the given one, else one that follows from its first disk's serial number.
 
     It says nothing of the host or the socket, so a guest that moves keeps it.
 
@@ -267,5 +268,5 @@ def wwpn_of(config: TargetConfig) -> str:
         parse_wwpn(config.wwpn)
         return config.wwpn
     first = min(config.luns, key=lambda spec: (spec.target, spec.lun), default=None)
-    what = "" if first is None else f"{first.target}:{first.lun}:{first.backstore}:{first.backstore.serial}"
-    return "naa.3" + hashlib.sha256(os.fsencode(what)).hexdigest()[:15]
+    what = "" if first is None else serial_of(first.backstore, first.target, first.lun)
+    return "naa.3" + hashlib.sha256(f"wwpn:{what}".encode()).hexdigest()[:15]

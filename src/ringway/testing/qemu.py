@@ -232,11 +232,13 @@ def migrate(
     path: Path,
     *,
     timeout_s: float = 300.0,
+    while_active: Callable[[], None] = lambda: None,
     at_switchover: Callable[[], None] = lambda: None,
 ) -> Message:
     """Move a running guest to a second QEMU that was started with ``-incoming defer`` and the same devices.
 
-    The source is paused and has drained its back ends when ``at_switchover`` is called.
+    Dirty pages are logged when ``while_active`` is called. The source is paused and has drained its back ends
+    when ``at_switchover`` is.
 
     :param path: where the two meet, a unix socket that does not exist yet.
     :returns: the source's final ``query-migrate``.
@@ -249,6 +251,8 @@ def migrate(
         side.qmp.execute("migrate-set-capabilities", capabilities=capabilities)
     destination.qmp.execute("migrate-incoming", uri=f"unix:{path}")
     source.qmp.execute("migrate", uri=f"unix:{path}")
+    _await_status(source, "active", timeout_s)
+    while_active()
     _await_status(source, "pre-switchover", timeout_s)
     at_switchover()
     source.qmp.execute("migrate-continue", state="pre-switchover")

@@ -53,7 +53,8 @@ class ServedTarget:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._lines: list[str] = []
-        self._told = threading.Condition()
+        self._silent = False
+        self._told = threading.Condition(threading.RLock())
 
     def __enter__(self) -> Self:
         self.start()
@@ -87,6 +88,7 @@ class ServedTarget:
         if self.alive:
             raise GuestError(f"the target on {self.socket} runs already")
         self.forget_log()
+        self._silent = False
         command = [sys.executable, "-m", "ringway", "serve", "--socket", self.socket]
         self._process = subprocess.Popen(
             [*command, *self._arguments, *more],
@@ -175,24 +177,25 @@ class ServedTarget:
     def _read(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
-                with self._told:
-                    self._lines.append(line.rstrip("\n"))
-                    self._told.notify_all()
+                self._hear(line.rstrip("\n"))
         with self._told:
+            self._silent = True
+            self._told.notify_all()
+
+    def _hear(self, line: str) -> None:
+        with self._told:
+            self._lines.append(line)
             self._told.notify_all()
 
     def _wait_entry(self, wanted: Callable[[dict[str, Any]], bool], what: str) -> Mapping[str, Any]:
         deadline = time.monotonic() + self._timeout_s
         with self._told:
             while True:
-                for line in self._lines:
-                    if wanted(entry := _entry(line)):
-                        return entry
-                assert self._reader is not None
-                left = deadline - time.monotonic()
-                if left <= 0 or not (self._reader.is_alive() or self._told.wait(0.1)):
+                found = next(filter(wanted, map(_entry, self._lines)), None)
+                if found is not None:
+                    return found
+                if self._silent or not self._told.wait(deadline - time.monotonic()):
                     raise self._failed(f"did not say: {what}")
-                self._told.wait(min(left, 0.1))
 
     def _failed(self, what: str) -> GuestError:
         return GuestError(f"the target on {self.socket} {what}\n{self._excerpt()}")

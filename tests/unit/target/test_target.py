@@ -249,6 +249,8 @@ def test_a_name_follows_the_first_disk_and_can_be_given(image: Path) -> None:
     config = TargetConfig(DeviceKind.SCSI, (LunSpec(0, 0, disk(image)),))
     assert wwpn_of(config) == wwpn_of(msgspec.structs.replace(config, queues=4, incoming=True))
     assert wwpn_of(config) != wwpn_of(TargetConfig(DeviceKind.SCSI, (LunSpec(0, 0, NULL),)))
+    otherwise = disk(image.parent / "." / ".." / image.parent.name / image.name)
+    assert wwpn_of(config) == wwpn_of(TargetConfig(DeviceKind.SCSI, (LunSpec(0, 0, otherwise),)))
     assert wwpn_of(msgspec.structs.replace(config, wwpn="naa.5001405000000001")) == "naa.5001405000000001"
     with pytest.raises(UsageError):
         Target(msgspec.structs.replace(config, wwpn="eui.1"), listen(str(image) + ".sock"))
