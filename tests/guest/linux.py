@@ -1,0 +1,68 @@
+"""What a Linux guest does to any disk of ours, whatever bus it is on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from ringway.testing.guest import Job, LinuxGuest
+
+from .serving import Target
+
+#: Random reads and writes with checksums, then everything once more. Add file name, size and direction.
+FIO_VERIFY: Final = (
+    "--name=verify --direct=1 --ioengine=libaio --iodepth=16 --bsrange=4k-64k --blockalign=4k --randrepeat=1"
+    " --verify=crc32c --verify_fatal=1 --do_verify=1 --output-format=terse"
+)
+
+
+def check_verifies(guest: LinuxGuest, disk: str, *, size: str = "8M") -> None:
+    """Write at random, with sixteen requests at a time, and verify.
+
+    :raises GuestError: a checksum was wrong, or a request failed.
+    """
+    guest.run(f"fio {FIO_VERIFY} --filename={disk} --size={size} --rw=randrw")
+
+
+def start_load(guest: LinuxGuest, disk: str) -> Job:
+    """Verify again and again in the background, until :func:`stop_load`."""
+    fio = f"fio {FIO_VERIFY} --filename={disk} --size=8M --rw=randrw"
+    return guest.start(f"while [ ! -e /run/stop ]; do {fio} || exit; done")
+
+
+def stop_load(guest: LinuxGuest, *jobs: Job) -> None:
+    """End loads with what they do now. :raises GuestError: one of them found an error."""
+    guest.run("touch /run/stop")
+    for job in jobs:
+        job.on(guest).wait()
+
+
+def check_file_system(guest: LinuxGuest, disk: str) -> None:
+    """Make a file system, fill it, look at it through a second mount, and check it.
+
+    :raises GuestError: something of it failed, or the file is another.
+    """
+    guest.run(
+        "set -e\n"
+        f"mkfs.ext4 -qF {disk}; mount {disk} /mnt\n"
+        "head -c 8388608 /dev/urandom >/mnt/file; sha256sum /mnt/file >/tmp/sum\n"
+        f"umount /mnt; mount {disk} /mnt; sha256sum -c /tmp/sum; umount /mnt\n"
+        f"e2fsck -fn {disk}"
+    )
+
+
+def check_queues(guest: LinuxGuest, target: Target, disk: str, queues: Iterable[int]) -> None:
+    """Read on each vCPU, and look that each of the target's queues had something to do."""
+    before = {queue.queue: queue.requests for queue in target.statistics().queues}
+    guest.run(
+        "for cpu in $(seq 0 $(($(nproc) - 1))); do\n"
+        f"taskset -c $cpu dd if={disk} of=/dev/null bs=4k count=8 iflag=direct || exit\ndone"
+    )
+    after = {queue.queue: queue.requests for queue in target.statistics().queues}
+    assert [number for number in queues if after[number] == before[number]] == []
+
+
+def allocated_bytes(image: Path) -> int:
+    """What an image takes of the host's disk."""
+    return image.stat().st_blocks * 512
