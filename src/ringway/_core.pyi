@@ -247,6 +247,10 @@ class Device:
         as Linux lays it out) matter here."""
     def set_writeback(self, enabled: bool) -> None:
         """blk: whether a write may be acknowledged before it is stable. Off: every write is FUA."""
+    def doubt_writeback(self) -> None:
+        """blk: the guest may have chosen write-through with a back end that died, which nobody repeats to its
+        successor. Every write is FUA until the guest's next flush: who flushes knows of the cache.
+        """
     def set_memory(self, regions: Sequence[Region], *, timeout_s: float = 1.0) -> bool:
         """Swap the memory map at a batch border.
 

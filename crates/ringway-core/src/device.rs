@@ -326,6 +326,11 @@ impl Device {
         .map(drop)
     }
 
+    /// blk: the guest may have chosen write-through with a back end that is gone: serve it so until it flushes.
+    pub fn doubt_writeback(&self) {
+        self.luns().iter().for_each(|lun| lun.state.set_doubtful(true));
+    }
+
     /// Swap the memory map; whether nothing uses a dropped region any more.
     pub fn set_memory(&self, regions: Vec<Arc<Region>>, timeout: Duration) -> Result<bool> {
         let memory = Arc::new(MemoryMap::new(regions)?);

@@ -1,6 +1,6 @@
 //! What workers see of the world: one immutable snapshot, replaced as a whole at a batch border.
 
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock};
 
 use crate::dirty::DirtyLog;
@@ -31,6 +31,7 @@ pub struct LunState {
     /// LUN number.
     pub number: u16,
     gate: AtomicU64,
+    doubtful: AtomicBool,
     /// Range locks.
     pub ranges: RangeLocks,
     counters: Box<[OnceLock<Box<LunCounters>>]>,
@@ -40,7 +41,14 @@ impl LunState {
     /// A LUN for a device with so many queues. Its gate is open.
     pub fn new(target: u8, number: u16, queues: usize) -> Self {
         let counters = (0..queues).map(|_| OnceLock::new()).collect();
-        LunState { target, number, gate: AtomicU64::new(0), ranges: RangeLocks::default(), counters }
+        LunState {
+            target,
+            number,
+            gate: AtomicU64::new(0),
+            doubtful: AtomicBool::new(false),
+            ranges: RangeLocks::default(),
+            counters,
+        }
     }
 
     /// What must not run on the hot path.
@@ -52,6 +60,17 @@ impl LunState {
     /// Publish a new gate word.
     pub fn set_gate(&self, word: u64) {
         self.gate.store(word, Release);
+    }
+
+    /// blk: whether it is in doubt that the guest knows of a volatile cache; its next flush proves that it does.
+    #[inline(always)]
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Relaxed)
+    }
+
+    /// Begin or end the doubt.
+    pub fn set_doubtful(&self, doubtful: bool) {
+        self.doubtful.store(doubtful, Relaxed);
     }
 
     /// The counters of one queue, made at its first use.

@@ -121,6 +121,10 @@ impl Device {
         py.detach(|| self.0.set_writeback(enabled)).map_err(raise)
     }
 
+    fn doubt_writeback(&self, py: Python<'_>) {
+        py.detach(|| self.0.doubt_writeback());
+    }
+
     #[pyo3(signature = (regions, *, timeout_s=1.0))]
     fn set_memory(&self, py: Python<'_>, regions: Vec<PyRef<'_, Region>>, timeout_s: f64) -> PyResult<bool> {
         let (regions, timeout) =

@@ -104,7 +104,8 @@ class BlkDevice:
         self._publish_cache()
 
     def resumed(self) -> None:
-        """Nothing: a blk guest is never told of a power on."""
+        """A guest goes on where it was. It may have chosen write-through from a back end that is gone."""
+        self._core.doubt_writeback()
 
     def handle(self, command: _core.Command) -> None:
         """Nothing: the core asks for no decision on a blk request."""

@@ -64,7 +64,8 @@ impl Queue {
         };
         let header = turn.request.header;
         let out = turn.chain.readable_bytes - blk::HEADER_BYTES;
-        match blk::plan(&header.0, lun, turn.chain.readable(), out, room, turn.view.writeback) {
+        let writeback = turn.view.writeback && !lun.state.is_doubtful();
+        match blk::plan(&header.0, lun, turn.chain.readable(), out, room, writeback) {
             Ok(BlkCommand::Run(action)) => self.execute(turn, lun, &action),
             Ok(BlkCommand::Identify) => self.identify(&turn, lun, room),
             Err(status) => self.refuse_blk(&turn, lun, status),
@@ -154,7 +155,10 @@ impl Queue {
                 counters.write_bytes.add(bytes as u64);
                 counters.write_latency.record(latency);
             }
-            Class::Flush => counters.flushes.add(1),
+            Class::Flush => {
+                counters.flushes.add(1);
+                lun.state.set_doubtful(false);
+            }
             Class::Unmap => counters.unmaps.add(1),
             Class::Other => counters.other.add(1),
         }
