@@ -34,6 +34,8 @@ pub enum Action {
         unmap: bool,
         /// Writethrough: stable before it completes.
         fua: bool,
+        /// Bytes of the guest's data that said so.
+        taken: usize,
     },
     /// Repeat a pattern over a range.
     Fill {
@@ -41,7 +43,7 @@ pub enum Action {
         offset: u64,
         /// Bytes; a multiple of the pattern's.
         len: u64,
-        /// One block.
+        /// One block, the guest's data.
         pattern: Vec<u8>,
     },
 }
@@ -99,7 +101,7 @@ impl Action {
                 store.transfer(*write, *offset, spans, *skip, *len, *fua)
             }
             Action::Flush => store.flush(),
-            Action::Zero { ranges, unmap, fua } => {
+            Action::Zero { ranges, unmap, fua, .. } => {
                 ranges.iter().try_for_each(|(offset, len)| store.zero(*offset, *len, *unmap))?;
                 if *fua {
                     store.flush()?;
@@ -121,7 +123,7 @@ impl Action {
                 }
             }
             Action::Flush => steps.push(Step::Flush),
-            Action::Zero { ref ranges, unmap, fua } => {
+            Action::Zero { ref ranges, unmap, fua, .. } => {
                 if fua {
                     steps.push(Step::Flush);
                 }

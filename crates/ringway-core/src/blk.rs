@@ -121,7 +121,7 @@ fn segments(lun: &Lun, kind: u32, readable: &[IoVec], bytes: usize, fua: bool) -
         }
     }
     let idle = ranges.is_empty() || (kind == DISCARD && !lun.store.options().discard);
-    Ok(if idle { Action::Nothing } else { Action::Zero { ranges, unmap, fua } })
+    Ok(if idle { Action::Nothing } else { Action::Zero { ranges, unmap, fua, taken: 0 } })
 }
 
 #[cfg(test)]
@@ -171,7 +171,7 @@ mod tests {
         request.extend([8, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 1, 0, 0, 0]);
         let span = |request: &mut Vec<u8>| [IoVec { base: request.as_mut_ptr(), len: request.len() }];
         let spans = span(&mut request);
-        let action = Action::Zero { ranges: vec![(4096, 8192)], unmap: true, fua: false };
+        let action = Action::Zero { ranges: vec![(4096, 8192)], unmap: true, fua: false, taken: 0 };
         assert_eq!(plan(&request[..16], &lun(9), &spans, 16, 0, true), Ok(BlkCommand::Run(action)));
         let discard = plan(&header(DISCARD, 0), &lun(9), &spans, 16, 0, true);
         assert_eq!(discard, Err(Status::Unsupported), "discard has no flags");

@@ -243,7 +243,7 @@ impl Device {
             old.and_then(|lun| lun.file_slot).map(|slot| slots.remove(&slot));
             Ok(())
         })?;
-        Ok(self.wait_for(Matcher::Before(generation), false, timeout))
+        Ok(self.wait_for(Matcher::StoresBefore(generation), false, timeout))
     }
 
     /// Remove a LUN; whether nothing uses it any more.
@@ -255,7 +255,7 @@ impl Device {
             old.file_slot.map(|slot| slots.remove(&slot));
             Ok(())
         })?;
-        Ok(self.wait_for(Matcher::Before(generation), false, timeout))
+        Ok(self.wait_for(Matcher::StoresBefore(generation), false, timeout))
     }
 
     fn lun(&self, target: u8, number: u16) -> Result<Arc<Lun>> {
@@ -338,7 +338,7 @@ impl Device {
             view.memory = memory;
             Ok(())
         })?;
-        Ok(self.wait_for(Matcher::Before(generation), false, timeout))
+        Ok(self.wait_for(Matcher::MemoryBefore(generation), false, timeout))
     }
 
     /// Set or drop the dirty log.

@@ -146,7 +146,7 @@ impl Job {
         self.parts.push(bounce.span(part));
     }
 
-    fn entry(&mut self, store: &Store, file: File, spans: &[IoVec]) -> squeue::Entry {
+    fn entry(&mut self, store: &Store, fd: RawFd, file: File, spans: &[IoVec]) -> squeue::Entry {
         match *self.steps.last().expect("a job has a step") {
             Step::Transfer { write, offset, len, skip, fua } => {
                 self.prepare(store, spans, write, skip, len);
@@ -156,8 +156,12 @@ impl Job {
                 self.prepare_fill(len);
                 self.vectored(file, true, offset, false)
             }
-            Step::Flush => file.sync(),
-            Step::Zero { offset, len, unmap } => file.fallocate(store.zero_mode(unmap), offset, len),
+            // by fd: the kernel runs these apart, and looks a table place up when it gets to them; by then the LUN may
+            // have another store there. The request keeps its own store's fd open.
+            Step::Flush => opcode::Fsync::new(types::Fd(fd)).flags(types::FsyncFlags::DATASYNC).build(),
+            Step::Zero { offset, len, unmap } => {
+                opcode::Fallocate::new(types::Fd(fd), len).offset(offset).mode(store.zero_mode(unmap)).build()
+            }
         }
     }
 
@@ -218,14 +222,6 @@ impl File {
     fn writev(self, list: *const libc::iovec, count: u32, offset: u64, flags: i32) -> squeue::Entry {
         on_file!(self, fd => opcode::Writev::new(fd, list, count).offset(offset).rw_flags(flags).build())
     }
-
-    fn sync(self) -> squeue::Entry {
-        on_file!(self, fd => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build())
-    }
-
-    fn fallocate(self, mode: i32, offset: u64, len: u64) -> squeue::Entry {
-        on_file!(self, fd => opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build())
-    }
 }
 
 /// A worker's engine.
@@ -278,7 +274,7 @@ impl Engine {
         let Engine::Uring(ring) = self else { unreachable!("epoll does its I/O on the spot") };
         let fd = store.file_descriptor().expect("only files are submitted").as_raw_fd();
         let file = file_slot.filter(|slot| ring.has_file(*slot, store)).map_or(File::Plain(fd), File::Fixed);
-        let entry = job.entry(store, file, spans).user_data(REQUEST | u64::from(key));
+        let entry = job.entry(store, fd, file, spans).user_data(REQUEST | u64::from(key));
         // SAFETY: the caller's promise covers what the entry points to.
         unsafe { ring.push(&entry) };
     }

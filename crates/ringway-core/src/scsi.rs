@@ -230,7 +230,7 @@ fn plan_unmap(
     len: usize,
 ) -> Result<Action, Failure> {
     if len == 0 {
-        return Ok(Action::Zero { ranges: vec![], unmap: true, fua: false });
+        return Ok(Action::Zero { ranges: vec![], unmap: true, fua: false, taken: 0 });
     }
     if !(8..=8 + 16 * MAX_UNMAP_DESCRIPTORS).contains(&len) {
         return Err(Failure::Parameter);
@@ -254,7 +254,7 @@ fn plan_unmap(
     if !lun.store.options().discard {
         ranges.clear();
     }
-    Ok(Action::Zero { ranges, unmap: true, fua: false })
+    Ok(Action::Zero { ranges, unmap: true, fua: false, taken: len })
 }
 
 /// Spec: SBC-4 r22, 5.50 WRITE SAME (16).
@@ -275,7 +275,12 @@ fn plan_write_same(
         gather(readable, header, &mut pattern);
     }
     Ok(match pattern.iter().all(|byte| *byte == 0) {
-        true => Action::Zero { ranges: vec![(offset, len)], unmap, fua: false },
+        true => Action::Zero {
+            ranges: vec![(offset, len)],
+            unmap,
+            fua: false,
+            taken: if no_data { 0 } else { pattern.len() },
+        },
         false => Action::Fill { offset, len, pattern },
     })
 }
@@ -354,10 +359,13 @@ mod tests {
         list[24 + 7] = 100;
         let span = [IoVec { base: list.as_mut_ptr(), len: list.len() }];
         let planned = plan_unmap(&lun, 0, &span, 40, 40);
-        assert_eq!(planned, Ok(Action::Zero { ranges: vec![(2048, 4096)], unmap: true, fua: false }));
+        assert_eq!(
+            planned,
+            Ok(Action::Zero { ranges: vec![(2048, 4096)], unmap: true, fua: false, taken: 40 })
+        );
         assert_eq!(plan_unmap(&lun, 0, &span, 40, 41), Err(Failure::Overrun));
         assert_eq!(plan_unmap(&lun, 0, &span, 40, 7), Err(Failure::Parameter));
-        let nothing = Action::Zero { ranges: vec![], unmap: true, fua: false };
+        let nothing = Action::Zero { ranges: vec![], unmap: true, fua: false, taken: 0 };
         assert_eq!(plan_unmap(&lun, 0, &span, 40, 0), Ok(nothing));
         list[8] = 0xff;
         assert_eq!(plan_unmap(&lun, 0, &span, 40, 40), Err(Failure::Range));

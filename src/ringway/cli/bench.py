@@ -93,7 +93,8 @@ def _print_table(samples: list[Sample], sides: list[Side]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (_STORES.index(row.case.store), row.case.depth)):
         table.add_row(*_cells(row, peers.get(row.case)))
-    Console().print(table)
+    # in a pipe nobody sees where the line ends
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     if any(row.unfair == row.samples for row in rows):
         click.echo("Some rows had no fair run: the machine is busy, do not trust their figures.", err=True)
 

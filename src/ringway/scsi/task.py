@@ -17,13 +17,14 @@ class Nexus:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Task:
     """One command as the transport delivered it.
 
     :param cdb: 32 bytes, zero-padded.
     :param data_out: what came with it; maybe less than ``data_out_size``, the size of the initiator's buffer.
     :param failure: why the data path could not run it (``_core.Command.failure``); empty: it did not try.
+    :ivar taken: bytes of data-out that were used, for the residual.
     """
 
     cdb: bytes
@@ -31,6 +32,7 @@ class Task:
     data_out: bytes = b""
     data_out_size: int = 0
     failure: str = ""
+    taken: int = 0
 
     def number(self, start: int, end: int) -> int:
         """The big-endian number in the CDB's bytes ``start`` to ``end`` (exclusive)."""
@@ -51,4 +53,5 @@ class Task:
             raise Undelivered(Delivery.OVERRUN)
         if size > len(self.data_out):
             raise invalid_cdb(length_field)
+        self.taken = size
         return self.data_out[:size]

@@ -100,7 +100,8 @@ class _Host:
         try:
             yield
         finally:
-            self._core.unlock_range(self._target, self._number, handle)
+            with suppress(KeyError):  # the LUN was removed meanwhile, and its locks with it
+                self._core.unlock_range(self._target, self._number, handle)
 
     def drain(self) -> bool:
         """:returns: whether what was in flight is finished."""
@@ -143,6 +144,10 @@ class ScsiDevice:
         self._backlog = Backlog(core)
         self._control = ControlQueue(core, self._backlog, lambda: self._targets, self._nexus)
         self._lock = threading.RLock()
+        self._progress = threading.Condition()  # guards the next three
+        self._resting = False
+        self._serving = False
+        self._served = 0
 
     # The front end
 
@@ -207,6 +212,13 @@ class ScsiDevice:
             code, qualifier = Condition.CAPACITY_DATA_HAS_CHANGED.code
             self._core.post_event(Event.PARAM_CHANGE, Address(target, lun).encode(), code | qualifier << 8)
 
+    def lun_reloaded(self, target: int, lun: int, backstore: Disk) -> None:
+        """Serve the same disk from a new store to a guest that knows its size. :raises KeyError: no LUN."""
+        with self._lock:
+            home = self._targets[target]
+            home.units[lun].replace_medium(backstore.store)
+            home.clear_attention(self._nexus, Condition.CAPACITY_DATA_HAS_CHANGED)
+
     def lun_removed(self, target: int, lun: int) -> None:
         """Show no unit there any more. :raises KeyError: no such LUN."""
         with self._lock:
@@ -230,6 +242,24 @@ class ScsiDevice:
 
     # Commands
 
+    def rest(self) -> None:
+        """Drop commands from now on: their rings have stopped, so that nobody waits for an answer, and the
+        disks may be another's soon. The one that is being served goes on: see :meth:`settled`.
+        """
+        with self._progress:
+            self._resting = True
+
+    def work(self) -> None:
+        """Serve commands again."""
+        with self._progress:
+            self._resting = False
+
+    def settled(self, timeout_s: float) -> bool:
+        """Wait until the command that is being served now has ended. :returns: whether it has."""
+        with self._progress:
+            number = self._served
+            return self._progress.wait_for(lambda: not self._serving or self._served != number, timeout_s)
+
     def handle(self, command: Command) -> None:
         """Decide on a command and complete it, or resume it. No command can make it raise.
 
@@ -240,6 +270,19 @@ class ScsiDevice:
             self._serve(waiting)
 
     def _serve(self, command: Command) -> None:
+        with self._progress:
+            if self._resting and command.kind != "broken":
+                return
+            self._serving = True
+        try:
+            self._decide(command)
+        finally:
+            with self._progress:
+                self._serving = False
+                self._served += 1
+                self._progress.notify_all()
+
+    def _decide(self, command: Command) -> None:
         try:
             self._answer(command)
         except Exception:
@@ -276,4 +319,11 @@ class ScsiDevice:
             self._core.resume(command.tag)
             return
         response = _DELIVERIES[end.delivery]
-        self._core.complete(command.tag, response=response, status=end.status, sense=end.sense, data=end.data)
+        self._core.complete(
+            command.tag,
+            response=response,
+            status=end.status,
+            sense=end.sense,
+            data=end.data,
+            taken=task.taken,
+        )

@@ -69,7 +69,14 @@ class TaskCore(Protocol):
 
     def next_command(self, timeout_s: float | None = None) -> Command | None: ...
     def complete(
-        self, tag: int, *, response: int, status: int = 0, sense: bytes = b"", data: bytes = b""
+        self,
+        tag: int,
+        *,
+        response: int,
+        status: int = 0,
+        sense: bytes = b"",
+        data: bytes = b"",
+        taken: int | None = None,
     ) -> None: ...
     def drain(
         self,

@@ -15,19 +15,28 @@ from ringway.errors import ProtocolError
 from ringway.vhost_user.connection import Connection, Peer, peer_of
 from ringway.vhost_user.device import Device
 from ringway.vhost_user.session import Session
+from ringway.vhost_user.throttle import Throttle
 
 _LOG: Final = logging.getLogger("ringway.vhost_user")
 _BURST: Final = 1024  #: messages handled before the server looks at anything else
 _PAUSE_S: Final = 0.1  #: rest after accept failed (no fds left, say): it would fail again at once
+_SILENCE_S: Final = 2.0  #: who said nothing for so long makes room for the next
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Served:
-    """The front end that is served now."""
+    """The front end that is served now: since when, and whether it ever said anything."""
 
     peer: Peer
     connection: Connection
     session: Session
+    since_s: float
+    heard: bool = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it is no front end: one that is speaks at once."""
+        return not self.heard and time.monotonic() - self.since_s >= _SILENCE_S
 
 
 class Server:
@@ -37,7 +46,8 @@ class Server:
         front end. It belongs to the server from now on.
     :param device: what front ends come for; it outlives them, so one that comes back finds all as it was.
 
-    A front end that comes while another is served is turned away. Whatever one does, the next is served.
+    A front end that comes while another is served is turned away, unless that never said a word. Whatever one
+    does, the next is served; how often it does it, the log stays short.
     """
 
     def __init__(self, endpoint: socket.socket, device: Device) -> None:
@@ -50,6 +60,7 @@ class Server:
         self._finish_lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._served: _Served | None = None
+        self._throttle = Throttle(_LOG)
         self._thread = threading.Thread(target=self._run, name="ringway-vhost-user", daemon=True)
 
     def __enter__(self) -> Server:
@@ -132,20 +143,24 @@ class Server:
         try:
             endpoint, _ = self._endpoint.accept()
         except OSError as error:
-            _LOG.warning("a front end could not be accepted: %s", error)
+            self._throttle.log(logging.WARNING, "a front end could not be accepted: %s", error)
             time.sleep(_PAUSE_S)
             return
+        if self._served is not None and self._served.is_silent:
+            self._end("it said nothing, and another came")
         if self._served is None:
             self._begin(endpoint)
             return
-        _LOG.warning("turned away %s: %s is being served", peer_of(endpoint), self._served.peer)
+        served, turned_away = self._served.peer, peer_of(endpoint)
+        self._throttle.log(logging.WARNING, "turned away %s: %s is being served", turned_away, served)
         endpoint.close()
 
     def _begin(self, endpoint: socket.socket) -> None:
         connection = Connection(endpoint)
-        self._served = _Served(connection.peer, connection, Session(connection, self._device))
+        session = Session(connection, self._device)
+        self._served = _Served(connection.peer, connection, session, time.monotonic())
         self._selector.register(connection, selectors.EVENT_READ)
-        _LOG.info("%s came", self._served.peer)
+        self._throttle.log(logging.INFO, "%s came", self._served.peer)
 
     def _serve(self, served: _Served) -> None:
         """Handle what came, and end the session where that is how it goes."""
@@ -154,7 +169,7 @@ class Server:
         except EOFError as reason:
             self._end(str(reason))
         except ProtocolError as reason:
-            _LOG.error("%s broke the protocol: %s", served.peer, reason)
+            self._throttle.log(logging.ERROR, "%s broke the protocol: %s", served.peer, reason)
             self._end("it was shown the door")
         except Exception:
             _LOG.exception("a request of %s failed", served.peer)
@@ -167,6 +182,7 @@ class Server:
             message = None if connection.pending else connection.receive()
             if message is None:
                 break
+            served.heard = True
             served.session.handle(message)
         # A peer that does not take its answers is asked for nothing more until it does.
         event = selectors.EVENT_WRITE if connection.pending else selectors.EVENT_READ
@@ -182,6 +198,6 @@ class Server:
         except Exception:
             _LOG.exception("the session of %s did not end cleanly", served.peer)
         served.connection.close()
-        _LOG.info("%s left: %s", served.peer, reason)
+        self._throttle.log(logging.INFO, "%s left: %s", served.peer, reason)
         if not self._listening:
             self._stopping.set()

@@ -214,6 +214,9 @@ class Session:
             raise ProtocolError(f"the memory regions make no map: {error}") from error
         finally:
             self._start_all()
+        for ring in moved:
+            if not ring.running:
+                self.ring_broken(ring.index, "the memory that it lies in was taken away")
 
     def _close_fds(self) -> None:
         with self._lock:

@@ -272,7 +272,14 @@ class MemoryCore:
         return self.waiting.popleft() if self.waiting else None
 
     def complete(
-        self, tag: int, *, response: int, status: int = 0, sense: bytes = b"", data: bytes = b""
+        self,
+        tag: int,
+        *,
+        response: int,
+        status: int = 0,
+        sense: bytes = b"",
+        data: bytes = b"",
+        taken: int | None = None,
     ) -> None:
         assert tag not in self.completions, "completed twice"
         self.completions[tag] = Completion(response, status, sense, data)

@@ -28,8 +28,10 @@ pub enum Matcher {
         /// Behind the last byte.
         end: u64,
     },
-    /// Anywhere, of a view before this generation.
-    Before(u64),
+    /// Anywhere, with spans in the memory of a view before this generation.
+    MemoryBefore(u64),
+    /// In the kernel, on the stores of a view before this generation. What is parked uses none yet.
+    StoresBefore(u64),
 }
 
 /// A wait for requests.
@@ -76,7 +78,10 @@ impl Fence {
         let hot = pending.phase != Phase::Slow;
         let at = pending.address;
         match self.matcher {
-            Matcher::Before(generation) => pending.origin.generation < generation,
+            Matcher::MemoryBefore(generation) => pending.origin.generation < generation,
+            Matcher::StoresBefore(generation) => {
+                pending.phase == Phase::Running && pending.current.generation < generation
+            }
             Matcher::Hot { target, lun, id } => {
                 let same =
                     at.is_some_and(|at| target.is_none_or(|t| t == at.0) && lun.is_none_or(|l| l == at.1));

@@ -45,7 +45,7 @@ impl Header {
 }
 
 impl Class {
-    /// How an action is counted, and the range and bytes of it.
+    /// How an action is counted, the range that it touches, and the bytes that it moves from or to the guest.
     #[inline(always)]
     pub fn of(action: &Action) -> (Self, (u64, u64), usize) {
         match action {
@@ -54,12 +54,12 @@ impl Class {
                 (class, (*offset, *offset + *len as u64), *len)
             }
             Action::Flush => (Class::Flush, (0, 0), 0),
-            Action::Zero { ranges, .. } => {
+            Action::Zero { ranges, taken, .. } => {
                 let start = ranges.iter().map(|range| range.0).min().unwrap_or(0);
                 let end = ranges.iter().map(|range| range.0 + range.1).max().unwrap_or(0);
-                (Class::Unmap, (start, end), 0)
+                (Class::Unmap, (start, end), *taken)
             }
-            Action::Fill { offset, len, .. } => (Class::Unmap, (*offset, *offset + *len), 0),
+            Action::Fill { offset, len, pattern } => (Class::Unmap, (*offset, *offset + *len), pattern.len()),
             Action::Nothing => (Class::Other, (0, 0), 0),
         }
     }

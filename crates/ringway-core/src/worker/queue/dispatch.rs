@@ -133,9 +133,7 @@ impl Queue {
             DeviceKind::Blk => answer_blk(chain, blk::Status::Ok, chain.writable_bytes - 1),
             DeviceKind::Scsi => {
                 let out = chain.readable_bytes - turn.origin().scsi_header_layout().bytes;
-                // a parameter list or pattern was taken whole; a transfer of no blocks took nothing
-                let moved = if class == Class::Unmap { out } else { bytes };
-                answer_scsi_good(chain, class != Class::Read && out > 0, moved, out)
+                answer_scsi_good(chain, class != Class::Read && out > 0, bytes, out)
             }
         };
         self.push(turn, len);
