@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -54,6 +55,8 @@ def demo(*, device: str, size: str, data: str, keep: str | None) -> None:
         raise click.BadParameter(
             "the disk needs 256M or more, and the data at least 1M and at most half of it"
         )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # the target and the guest end with us
     story = Story(sys.stdout)
     with _directory(keep) as directory:
         statistics = _play(story, device, directory / _IMAGE, size_bytes, data_bytes)

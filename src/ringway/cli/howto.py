@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from xml.sax.saxutils import quoteattr
 
 from ringway.model import DeviceKind, TargetConfig
@@ -15,7 +16,7 @@ def qemu_arguments(config: TargetConfig, socket_path: str) -> list[str]:
     return [
         "-object memory-backend-memfd,id=mem,size=1G,share=on",
         "-machine q35,memory-backend=mem -m 1G",
-        f"-chardev socket,id=ringway,path={_escaped(socket_path)},reconnect-ms=1000",
+        "-chardev " + shlex.quote(f"socket,id=ringway,path={_escaped(socket_path)},reconnect-ms=1000"),
         f"-device {_device(config)}",
     ]
 
@@ -26,14 +27,16 @@ def qemu_command(config: TargetConfig, socket_path: str) -> str:
 
 
 def libvirt_hint(config: TargetConfig, socket_path: str) -> str:
-    """The elements of a domain that this endpoint needs, in two lines."""
-    driver = (
-        "" if config.device is DeviceKind.BLK else " (and <qemu:override> it to driver vhost-user-scsi-pci)"
-    )
+    """The elements of a domain that this endpoint needs. libvirt has none for vhost-user-scsi."""
+    memory = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+    if config.device is DeviceKind.SCSI:
+        return f"{memory}\n  and a disk that is overridden to vhost-user-scsi-pci: docs/how-to/libvirt.md"
     return (
-        "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\n"
-        f"  <disk type='vhostuser'><source type='unix' path={quoteattr(socket_path)}/>"
-        f"<target dev='vda' bus='virtio'/></disk>{driver}"
+        f"{memory}\n"
+        f"  <disk type='vhostuser' device='disk'><driver name='qemu' type='raw' queues='{config.queues}'/>\n"
+        f"    <source type='unix' path={quoteattr(socket_path)}>"
+        "<reconnect enabled='yes' timeout='1'/></source>\n"
+        "    <target dev='vda' bus='virtio'/></disk>"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import click
 
 import ringway
-from ringway.errors import RingwayError
+from ringway.errors import PermissionDeniedError, RingwayError
 
 INTERRUPTED: Final = 130
 
@@ -101,10 +101,22 @@ def _status_of(error: Exception, debug: bool) -> int:
             return error.exit_code
         case click.Abort():
             return INTERRUPTED
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            return error.exit_code
         case click.ClickException():
             return _report_usage(error)
         case RingwayError():
             return _report(error, error.exit_status, error.message, error.hint, debug)
+    return _report_unforeseen(error, debug)
+
+
+def _report_unforeseen(error: Exception, debug: bool) -> int:
+    """What the kernel refused is the host's, all else is our fault."""
+    if isinstance(error, OSError) and error.strerror:
+        what = "" if error.filename is None else f"'{error.filename}': "
+        status = PermissionDeniedError.exit_status if isinstance(error, PermissionError) else 1
+        return _report(error, status, f"{what}{error.strerror}", None, debug)
     hint = "this is a fault of Ringway's; run it again with --debug and report it"
     return _report(error, 1, f"{type(error).__name__}: {error}", hint, debug)
 

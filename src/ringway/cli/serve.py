@@ -13,7 +13,7 @@ import msgspec
 
 from ringway.cli import howto, live, logs
 from ringway.cli.signals import StopSignals, stop_signals
-from ringway.errors import UsageError
+from ringway.errors import RingwayError, UsageError
 from ringway.model import BackstoreSpec, DeviceKind, Engine, LunInfo, LunSpec, Poll, SpecKind, TargetConfig
 from ringway.target.backstore import create_image
 from ringway.target.listen import Listener, check_path, listen
@@ -22,6 +22,7 @@ from ringway.target.target import Target
 from ringway.units import format_duration, format_size, parse_size
 
 CONTROL_SUFFIX: Final = ".ctl"
+_MOST_CPUS: Final = 1024  # of sched_setaffinity's usual set
 _EPILOG: Final = """\b
 Examples:
   ringway serve disk.img
@@ -38,11 +39,26 @@ A comma in a path is written twice.
 
 def _cpus(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
     """``0,2-4``."""
+    if text is None:
+        return ()
     try:
-        ranges = [part.partition("-") for part in text.split(",")] if text else []
-        return tuple(cpu for low, _, high in ranges for cpu in range(int(low), int(high or low) + 1))
+        ranges = [part.partition("-") for part in text.split(",")]
+        bounds = [(int(low), int(high or low)) for low, _, high in ranges]
     except ValueError as error:
         raise click.BadParameter(f"'{text}' is no list of CPUs such as 0,2-3") from error
+    if any(not 0 <= low <= high < _MOST_CPUS for low, high in bounds):
+        raise click.BadParameter(f"'{text}' is no list of CPUs from 0 to {_MOST_CPUS - 1}")
+    return tuple(cpu for low, high in bounds for cpu in range(low, high + 1))
+
+
+def _check_cpus(cpus: tuple[int, ...]) -> None:
+    """:raises UsageError: some are not there, or not for this process."""
+    usable = os.sched_getaffinity(0)
+    if missing := sorted(set(cpus) - usable):
+        raise UsageError(
+            f"there is no CPU {missing[0]} for this process",
+            hint=f"it may use {', '.join(map(str, sorted(usable)))}",
+        )
 
 
 @click.command(epilog=_EPILOG, short_help="Serve disks to a guest over vhost-user.")
@@ -127,6 +143,7 @@ def serve(
         raise UsageError(
             "--serial names one disk, and there are several", hint="write --lun 0=a.img,serial=TEXT"
         )
+    _check_cpus(cpus)
     config = TargetConfig(
         device=DeviceKind(device),
         luns=specs,
@@ -202,11 +219,17 @@ def endpoint(path: str) -> Iterator[tuple[Listener, Listener]]:
 
 
 def run(target: Target, path: str | None) -> None:
-    """Serve until a signal or the target's own end; show figures on a terminal, log JSON anywhere else."""
+    """Serve until a signal or the target's own end; show figures on a terminal, log JSON anywhere else.
+
+    :raises RingwayError: the target ended because of an error of its own.
+    """
     with stop_signals() as signals:
         if path is not None:
             click.echo(_instructions(target, path))
         (_run_on_terminal if sys.stderr.isatty() else _run_in_background)(target, signals)
+        target.close()  # here, where a further signal does not cut it short
+    if target.failed:
+        raise RingwayError("the target failed", hint="the log says why; report it, and start it again")
 
 
 def _instructions(target: Target, path: str) -> str:
