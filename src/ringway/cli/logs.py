@@ -1,15 +1,25 @@
-"""Logs on stderr: one JSON object a line for machines, plain lines on a terminal."""
+"""Logs on stderr: one JSON object a line for machines, plain lines on a terminal.
+
+Who logs never waits for who reads: lines go through a queue, and are dropped and counted when it is full.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import select
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 EVENT: Final = logging.getLogger("ringway.event")
+MAX_WAITING: Final = 1000  #: lines that wait for a slow reader
+_FLUSH_S: Final = 1.0  #: how long the process's end waits for one
 
 
 def log_event(event: str, message: str, **fields: Any) -> None:
@@ -19,7 +29,8 @@ def log_event(event: str, message: str, **fields: Any) -> None:
 
 def log_as_json() -> None:
     """One object a line: ``time``, ``level``, ``logger``, ``message``, and an event's own fields."""
-    handler = logging.StreamHandler(sys.stderr)
+    fd = sys.stderr.fileno()
+    handler = QueuedHandler(lambda line: write_line(fd, line))
     handler.setFormatter(_JsonFormatter())
     _install(handler)
 
@@ -29,7 +40,7 @@ def log_as_text(write: Callable[[str], None]) -> None:
 
     Events are left out: a person is shown the same in other words.
     """
-    handler = _CallHandler(write)
+    handler = QueuedHandler(write)
     handler.addFilter(lambda record: record.name != EVENT.name)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S"))
     _install(handler)
@@ -56,10 +67,63 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-class _CallHandler(logging.Handler):
+class QueuedHandler(logging.Handler):
+    """Hands lines to ``write`` on a thread of its own, which alone waits for a reader."""
+
     def __init__(self, write: Callable[[str], None]) -> None:
         super().__init__()
         self._write = write
+        self._lines: deque[str] = deque()
+        self._dropped = 0
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._write(self.format(record))
+        """Queue a line, or count it as dropped. Does not block."""
+        line = self.format(record)
+        with self._changed:
+            if len(self._lines) < MAX_WAITING:
+                self._lines.append(line)
+            else:
+                self._dropped += 1
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until all is written, but not long: ``logging`` calls this at the process's end."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines, _FLUSH_S)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                line = self._lines[0]
+            with contextlib.suppress(Exception):  # nobody reads any more; others are still to be counted
+                self._write(line)
+            with self._changed:
+                self._lines.popleft()
+                self._tell_dropped()
+                self._changed.notify_all()
+
+    def _tell_dropped(self) -> None:
+        """Behind what was queued before, now that there is room."""
+        if self._dropped:
+            message = f"{self._dropped} lines of log were dropped: nobody read them in time"
+            self._dropped = 0
+            record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, (), None)
+            self._lines.append(self.format(record))
+
+
+def write_line(fd: int, line: str) -> None:
+    """Write a line, however long the reader takes. :raises OSError: it left.
+
+    Past ``sys.stderr``, whose lock a stuck reader would make the interpreter's end wait for.
+    """
+    rest = memoryview(f"{line}\n".encode(errors="backslashreplace"))
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:  # who started us shares the pipe, and made it so
+            poller = select.poll()
+            poller.register(fd, select.POLLOUT)
+            poller.poll()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import signal
 import socket
 from collections.abc import Iterator
 from typing import Final
 
+_log: Final = logging.getLogger(__name__)
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -18,32 +20,47 @@ class StopSignals:
     def __init__(self, receiver: socket.socket) -> None:
         self._receiver = receiver
         self.received: signal.Signals | None = None
+        self._ending = False
+        self._told = False
 
     def wait(self, target: int, timeout_s: float | None) -> bool:
         """Wait for a signal, or until the file descriptor ``target`` is readable.
 
         :returns: whether it is time to go.
         """
-        ready = select.select([target, self._receiver.fileno()], [], [], timeout_s)[0]
+        poller = select.poll()  # select() knows no descriptor above 1023
+        for fd in (target, self._receiver.fileno()):
+            poller.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poller.poll(None if timeout_s is None else timeout_s * 1000)]
         if self._receiver.fileno() in ready:
             self.received = signal.Signals(self._receiver.recv(1)[0])
-        return bool(ready)
+        self._ending = bool(ready)
+        return self._ending
+
+    def ignore(self, number: int, _frame: object) -> None:
+        """Say once that a signal changes nothing any more: what is in flight is finished first."""
+        if self._ending and not self._told:
+            self._told = True
+            name = signal.Signals(number).name
+            _log.warning("%s: the target ends already; only SIGKILL ends it sooner", name)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopSignals]:
     """Turn SIGTERM, SIGINT and SIGHUP into readiness until the block is left. For the main thread.
 
-    What is ignored stays so: ``nohup`` means it.
+    What is ignored stays so: ``nohup`` means it. Close what is served within the block: further signals do
+    not cut that short.
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     with receiver, sender:
         old_fd = signal.set_wakeup_fd(sender.fileno())
         wanted = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-        old = {number: signal.signal(number, lambda *_: None) for number in wanted}
+        signals = StopSignals(receiver)
+        old = {number: signal.signal(number, signals.ignore) for number in wanted}
         try:
-            yield StopSignals(receiver)
+            yield signals
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)

@@ -16,6 +16,7 @@ from ringway.scsi.sense import Condition
 from ringway.scsi.table import Kind
 from ringway.scsi.task import Task
 from ringway.scsi.unit import DISK, LogicalUnit, Medium
+from ringway.scsi.vpd import MAX_TRANSFER_BYTES
 
 #: Bytes of the medium that are held in memory at once.
 CHUNK_BYTES: Final = 1 << 20
@@ -51,8 +52,15 @@ def _range_fields(task: Task) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _cdb_extent(unit: LogicalUnit, task: Task) -> Extent:
+    """:raises CheckCondition: beyond the end, or more than MAXIMUM TRANSFER LENGTH allows.
+
+    The limit holds without data as well (BYTCHK 00b): all others wait while the medium is read.
+    """
     lba, blocks = _range_fields(task)
-    return _extent(unit, task.number(*lba), task.number(*blocks))
+    extent = _extent(unit, task.number(*lba), task.number(*blocks))
+    if extent.length > MAX_TRANSFER_BYTES:
+        raise invalid_cdb(blocks[0])
+    return extent
 
 
 def _transfer(task: Task, size: int) -> bytes:

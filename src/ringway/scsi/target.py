@@ -57,6 +57,11 @@ class Target:
         for unit in self._units.values():
             unit.establish(Condition.I_T_NEXUS_LOSS_OCCURRED, only=nexus)
 
+    def power_on(self, nexus: Nexus) -> None:
+        """Another guest came by ``nexus``: every unit is as after a power on. A reset alone is less: T11."""
+        for unit in self._units.values():
+            unit.power_on(nexus)
+
     def clear_attention(self, nexus: Nexus, condition: Condition) -> None:
         """Drop a unit attention of ``nexus`` on every unit."""
         for unit in self._units.values():

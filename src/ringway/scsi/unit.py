@@ -239,9 +239,23 @@ class LogicalUnit:
     def reset(self) -> None:
         """LOGICAL UNIT RESET, once its commands are aborted. Spec: SAM-5 r21, Logical unit reset."""
         with self._lock:
-            self._pages = ModePages()
-            self._stopped = False
+            self._forget()
             self.establish(Condition.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
+
+    def power_on(self, nexus: Nexus) -> None:
+        """Another guest came by ``nexus``: it finds the unit started, with the default mode pages.
+
+        It learns of a power on and of nothing that its predecessor was to learn; other nexuses do as well.
+        """
+        with self._lock:
+            self._forget()
+            self.establish(Condition.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED, spare=nexus)
+            self.join(nexus, power_on=True)
+
+    def _forget(self) -> None:
+        """Drop all that commands set; the caller publishes it."""
+        self._pages = ModePages()
+        self._stopped = False
 
     def replace_medium(self, medium: Medium) -> bool:
         """Serve the same disk from another medium, or from the same one of another size.

@@ -33,12 +33,14 @@ from ringway.model import (
     StatisticsRequest,
 )
 from ringway.target.listen import Listener, peer_process
+from ringway.vhost_user.throttle import Throttle
 
 _log: Final = logging.getLogger(__name__)
 
 MAX_LINE: Final = 64 * 1024
 MAX_CLIENTS: Final = 8
 MAX_FDS: Final = 1
+_PAUSE_S: Final = 0.1  #: rest after accept failed (no fds left, say): it would fail again at once
 PATIENCE_S: Final = 10.0  #: how long a client may take to say a line or to hear one
 _VERBS_HINT: Final = "this target knows info, statistics, lun-add, lun-remove, lun-resize, drain and quit"
 _ENVELOPE: Final = msgspec.json.Decoder(ControlEnvelope)
@@ -60,11 +62,15 @@ class ControlServer:
         self._handler = handler
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, threading.Thread] = {}
+        self._closing = threading.Event()
+        self._throttle = Throttle(_log)
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Answer what was asked before this, hang up, and remove the socket. Idempotent."""
+        self._closing.set()
+        self._listener.remove_path()
         with contextlib.suppress(OSError):
             self._listener.socket.shutdown(socket.SHUT_RD)
         self._listener.close()
@@ -81,17 +87,29 @@ class ControlServer:
         while True:
             try:
                 client, _ = self._listener.socket.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._serve, args=(client,), name="control-client", daemon=True)
-            with self._lock:
-                room = len(self._clients) < MAX_CLIENTS
-                if room:
-                    self._clients[client] = thread
-            if room:
-                thread.start()
+            except OSError as error:
+                if self._closing.is_set():
+                    return
+                self._throttle.log(logging.WARNING, "a control client could not be accepted: %s", error)
+                self._closing.wait(_PAUSE_S)
             else:
-                client.close()
+                self._begin(client)
+
+    def _begin(self, client: socket.socket) -> None:
+        """Give a client a thread, if there is one to give."""
+        thread = threading.Thread(target=self._serve, args=(client,), name="control-client", daemon=True)
+        with self._lock:
+            room = len(self._clients) < MAX_CLIENTS
+            if room:
+                self._clients[client] = thread
+        if not room:
+            client.close()
+            return
+        try:
+            thread.start()
+        except RuntimeError as error:  # the process may have no more threads
+            self._throttle.log(logging.WARNING, "a control client was dropped: %s", error)
+            self._drop(client)
 
     def _serve(self, client: socket.socket) -> None:
         """Answer one client's requests until it hangs up, breaks the rules or takes too long."""
@@ -105,9 +123,12 @@ class ControlServer:
         except OSError as error:
             _log.info("a control client was dropped: %s", error)
         finally:
-            with self._lock:
-                del self._clients[client]
-            client.close()
+            self._drop(client)
+
+    def _drop(self, client: socket.socket) -> None:
+        with self._lock:
+            del self._clients[client]
+        client.close()
 
     def _answer(self, client: socket.socket, line: bytes, fds: Sequence[int]) -> bytes:
         try:

@@ -21,21 +21,49 @@ _BACKLOG: Final = 16
 _TURN_S: Final = 2.0
 
 
+class _PathSocket(socket.socket):
+    """A socket that takes its path away with it, whoever closes it.
+
+    The path goes first: as long as the socket is open its inode is in use, so that what has the same number
+    is the same socket. Later, a successor's socket could have it.
+    """
+
+    _path: str | None = None
+    _its: tuple[int, int] | None = None
+
+    def bind_path(self, path: str) -> None:
+        """:raises OSError: as bind."""
+        self.bind(path)
+        self._path, self._its = path, _identity(path)
+
+    def remove_path(self) -> None:
+        """Remove the path unless another socket has taken its place. Idempotent."""
+        path, self._path = self._path, None
+        if path is not None and self._its is not None and _identity(path) == self._its:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def close(self) -> None:
+        """Remove the path, and close. Idempotent."""
+        self.remove_path()
+        super().close()
+
+
 class Listener:
     """A listening Unix socket on a path. Made by :func:`listen`."""
 
-    def __init__(self, path: str, sock: socket.socket) -> None:
+    def __init__(self, path: str, sock: _PathSocket) -> None:
         self.path = path
-        self.socket = sock
-        self._identity = _identity(path)
+        self.socket: socket.socket = sock
+        self._socket = sock
+
+    def remove_path(self) -> None:
+        """Let nobody come by the path any more; who came already is still accepted. Idempotent."""
+        self._socket.remove_path()
 
     def close(self) -> None:
         """Stop listening; remove the path unless another socket has taken its place. Idempotent."""
         self.socket.close()
-        if self._identity is not None and _identity(self.path) == self._identity:
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
-        self._identity = None
 
 
 def listen(path: str, *, mode: int = 0o660) -> Listener:
@@ -51,10 +79,11 @@ def listen(path: str, *, mode: int = 0o660) -> Listener:
     check_path(path)
     with _one_at_a_time(path):
         _clear(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = _PathSocket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.bind(path)
-            os.chmod(path, mode)
+            os.fchmod(sock.fileno(), mode)  # bind makes the path so, less what the umask takes away
+            sock.bind_path(path)
+            _set_mode(path, mode)
             sock.listen(_BACKLOG)
         except OSError as error:
             sock.close()
@@ -75,6 +104,17 @@ def check_path(path: str) -> None:
     directory = os.path.dirname(path) or "."
     if not os.path.isdir(directory):
         raise NotFoundError(f"'{directory}' is not a directory", hint=f"make it with: mkdir -p '{directory}'")
+
+
+def _set_mode(path: str, mode: int) -> None:
+    """Give a socket that was just bound its mode, whatever the umask is. A symbolic link is not followed."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISSOCK(status.st_mode) and stat.S_IMODE(status.st_mode) != mode:
+            os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

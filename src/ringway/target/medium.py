@@ -49,8 +49,11 @@ def examine(spec: BackstoreSpec, fd: int) -> Medium:
     :raises BackstoreError: it cannot be served as the user wants it, or at all.
     :raises UsageError: options that contradict each other.
     """
-    if stat.S_ISBLK(os.fstat(fd).st_mode):
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISBLK(mode):
         return _examine_device(spec, fd)
+    if not stat.S_ISREG(mode):  # whatever lay on the path before it was opened
+        raise BackstoreError(f"'{spec}' is neither a file nor a block device", hint="name an image or a disk")
     mapped = _is_to_be_mapped(spec, fd)
     align = _access(spec, fd, direct=spec.direct and not mapped)
     geometry = _geometry(spec, os.fstat(fd).st_size, sector=align.offset, physical=_PAGE)

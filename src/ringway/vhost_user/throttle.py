@@ -1,4 +1,4 @@
-"""Log lines that a peer can provoke as often as it likes: a few at once, then few, and how many were not said."""
+"""Log lines that a peer can provoke as often as it likes: some at once, then few, and a count of the rest."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ringway.scsi import Delivery, Geometry, Reply, Status
 from ringway.scsi.block import CHUNK_BYTES, first_difference
 from ringway.scsi.reply import RESUME
+from ringway.scsi.vpd import MAX_TRANSFER_BYTES
 
 from .fake import Bench, MemoryStore, information_of, pointer_of, sense_of
 
@@ -134,6 +135,27 @@ def test_a_difference_in_a_later_chunk_is_found_where_it_is(bytchk: int) -> None
 def test_verify_of_no_blocks(bench: Bench) -> None:
     assert bench.data(cdb(0x2F, 2048, 0, bytchk=1)) == b""
     assert bench.sense(cdb(0x2F, 2049, 0)) == OUT_OF_RANGE
+
+
+@pytest.mark.parametrize(
+    ("opcode", "field"),
+    [(VERIFY[10], 7), (VERIFY[12], 6), (VERIFY[16], 10), (0x2E, 7), (0xAE, 6), (0x8E, 10)],
+)
+@pytest.mark.parametrize("bytchk", [0, 1])
+def test_more_than_the_maximum_transfer_length_is_refused_before_it_is_read(
+    opcode: int, field: int, bytchk: int
+) -> None:
+    """One VERIFY of a whole disk, without data, kept all other commands waiting for minutes."""
+    bench, most = Bench(MemoryStore(2 * MAX_TRANSFER_BYTES)), MAX_TRANSFER_BYTES // 512
+    reply = bench.reply(cdb(opcode, 0, most + 1, bytchk=bytchk), data_out_size=2 * MAX_TRANSFER_BYTES)
+    assert (sense_of(reply), pointer_of(reply)) == ((5, 0x24, 0), (field, None, True))
+    assert bench.store.calls == []
+
+
+def test_the_maximum_transfer_length_itself_is_verified() -> None:
+    bench = Bench(MemoryStore(2 * MAX_TRANSFER_BYTES))
+    assert bench.data(cdb(0x8F, 1, MAX_TRANSFER_BYTES // 512)) == b""
+    assert sum(bench.store.reads) == MAX_TRANSFER_BYTES
 
 
 @pytest.mark.parametrize(("lba", "blocks"), [(2048, 1), (2047, 2), (0, 2049), (0xFFFFFFFF, 1)])

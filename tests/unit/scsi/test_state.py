@@ -9,7 +9,7 @@ import pytest
 from ringway.scsi import Gate
 from ringway.scsi.reply import RESUME
 
-from .fake import NEXUS, Bench, MemoryStore, sense_of
+from .fake import NEXUS, OTHER, Bench, MemoryStore, sense_of
 
 START = "1b 00 00 00 01 00"
 STOP = "1b 00 00 00 00 00"
@@ -74,6 +74,20 @@ def test_a_nexus_loss_leaves_state_alone(bench: Bench) -> None:
     bench.target.lose_nexus(NEXUS)
     assert bench.sense("00") == (6, 0x29, 0x07)
     assert bench.sense("00") == NOT_READY
+
+
+def test_another_guest_finds_the_unit_as_after_a_power_on(bench: Bench) -> None:
+    """What its predecessor stopped and protected, it found stopped and protected."""
+    swp = bytes.fromhex("00000000 0a 0a 02 10 08 00 00 00 ff ff 00 00")
+    bench.data("15 10 00 00 10 00", swp)
+    bench.data(STOP)
+    bench.unit.resized()
+    bench.unit.join(OTHER, power_on=False)
+    bench.target.power_on(NEXUS)
+    for nexus in (NEXUS, OTHER):
+        assert bench.sense("00", nexus=nexus) == (6, 0x29, 0)
+        assert bench.host.gates[nexus] is Gate.OPEN
+        assert bench.run("2a 00", nexus=nexus) is RESUME
 
 
 def test_removal_can_be_prevented_and_allowed(bench: Bench) -> None:

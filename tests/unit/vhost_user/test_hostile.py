@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -153,6 +154,7 @@ def test_the_next_front_end_is_served_whatever_the_last_one_did(
     path: Path, device: RecorderDevice, kind: str
 ) -> None:
     acts = {"messages": messages(), "framed": messages() | framed, "nonsense": messages() | nonsense}[kind]
+    gc.collect()  # what earlier tests left open must not be closed while we count
     fds = _next_is_served(path, device)
 
     @many

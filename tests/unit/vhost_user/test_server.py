@@ -47,6 +47,44 @@ def test_a_second_front_end_is_turned_away_by_name(
     assert f"turned away pid {os.getpid()} (" in caplog.text
 
 
+def test_who_says_nothing_makes_room(
+    connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that connected and kept silent, or said half a message, kept every front end out."""
+    monkeypatch.setattr("ringway.vhost_user.server._SILENCE_S", 0.0)
+    caplog.set_level("INFO")
+    for half in (b"", HEADER.pack(Request.GET_FEATURES, 1, 0)[:5]):
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.connect(str(path))
+            silent.send(half)
+            front = connect().connect()
+            assert served(front)
+            assert silent.recv(1) == b""
+            assert connect().connect().hung_up()
+            assert served(front)
+            front.disconnect()
+    assert caplog.text.count("it said nothing") == 2
+
+
+def test_a_peer_that_comes_and_goes_does_not_fill_the_log(
+    device: RecorderDevice, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two lines for each connection: an unread log was full soon, and the server stood still."""
+    monkeypatch.setattr("ringway.vhost_user.throttle.INTERVAL_S", 1e9)
+    caplog.set_level("INFO")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    with Server(listener, device):
+        for _ in range(30):
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.connect(str(path))
+        with FrontEnd(path, queues=2, queue_size=8) as front:
+            while not served(front.connect()):
+                front.disconnect()
+    assert len(caplog.records) == 10
+
+
 def test_a_front_end_that_comes_back_finds_its_rings(connect: Connect, device: RecorderDevice) -> None:
     front = connect(order=QEMU).open()
     for _ in range(20):

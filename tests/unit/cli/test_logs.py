@@ -1,0 +1,82 @@
+"""Lines that nobody reads hold up nobody."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+import pytest
+
+from ringway.cli import logs
+from ringway.cli.logs import MAX_WAITING, QueuedHandler, write_line
+
+
+class Reader:
+    """Takes lines when it is let."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.busy = threading.Event()
+        self.go_on = threading.Event()
+
+    def take(self, line: str) -> None:
+        """Wait, and take a line."""
+        self.busy.set()
+        self.go_on.wait()
+        self.lines.append(line)
+
+
+def say(handler: logging.Handler, text: str) -> None:
+    handler.handle(logging.LogRecord("ringway", logging.INFO, "", 0, text, (), None))
+
+
+def test_a_stuck_reader_holds_up_nobody_and_learns_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who logged waited for a full pipe, and all that it held with it: the session, the slow path."""
+    reader = Reader()
+    handler = QueuedHandler(reader.take)
+    say(handler, "0")
+    reader.busy.wait()
+    for number in range(1, MAX_WAITING + 3):
+        say(handler, str(number))
+    monkeypatch.setattr(logs, "_FLUSH_S", 0.01)
+    handler.flush()
+    assert reader.lines == []
+    monkeypatch.setattr(logs, "_FLUSH_S", 30.0)
+    reader.go_on.set()
+    handler.flush()
+    *kept, notice = reader.lines
+    assert kept == [str(number) for number in range(MAX_WAITING)]
+    assert notice == "3 lines of log were dropped: nobody read them in time"
+
+
+def test_a_line_that_cannot_be_written_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_FLUSH_S", 30.0)
+    written: list[str] = []
+
+    def write(line: str) -> None:
+        if line == "bad":
+            raise BrokenPipeError
+        written.append(line)
+
+    handler = QueuedHandler(write)
+    for line in ("bad", "good"):
+        say(handler, line)
+    handler.flush()
+    assert written == ["good"]
+
+
+def test_a_line_is_written_whole_to_a_pipe_that_does_not_block() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    line = "x" * 300_000
+
+    def write() -> None:
+        write_line(writer, line)
+        os.close(writer)
+
+    with open(reader, "rb") as out:
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert out.read() == line.encode() + b"\n"
+        thread.join()
