@@ -107,6 +107,16 @@ class BlkDevice:
         """A guest goes on where it was. It may have chosen write-through from a back end that is gone."""
         self._core.doubt_writeback()
 
+    def rest(self) -> None:
+        """Nothing waits for a decision."""
+
+    def work(self) -> None:
+        """See :meth:`rest`."""
+
+    def settled(self, timeout_s: float) -> bool:
+        """The core does all the work."""
+        return True
+
     def handle(self, command: _core.Command) -> None:
         """Nothing: the core asks for no decision on a blk request."""
         _log.error("a blk queue asked for a decision on a %s request", command.kind)
@@ -122,6 +132,10 @@ class BlkDevice:
 
     def lun_resized(self, target: int, lun: int, backstore: Backstore) -> None:
         """Show a new size; the front end is told by the caller."""
+        self._geometry = backstore.geometry
+
+    def lun_reloaded(self, target: int, lun: int, backstore: Backstore) -> None:
+        """Show a new size to who asks."""
         self._geometry = backstore.geometry
 
     def lun_removed(self, target: int, lun: int) -> None:

@@ -2,7 +2,8 @@
 
 Besides passing things on it holds one rule: **no ring runs unless all stores are owned.** A ring that a front
 end starts before waits here; it is started when the last store is obtained (the destination of a migration),
-and the stores are given up when the last ring has stopped while dirty pages were logged (its source).
+and the stores are given up when the last ring has stopped while dirty pages were logged (its source), and
+nobody works on a request any more.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ F_INDIRECT_DESC: Final = 1 << 28
 F_EVENT_IDX: Final = 1 << 29
 F_VERSION_1: Final = 1 << 32
 F_LOG_ALL: Final = 1 << 26
-#: Seconds that all rings have to drain, and that given-up requests have to leave the kernel.
+#: Seconds that all rings have to drain.
 STOP_S: Final = 5.0
-DRAIN_S: Final = 2.0
+#: Seconds between two looks whether given-up requests have ended, in the kernel and on the slow path.
+SETTLE_S: Final = 0.5
 COMMON_FEATURES: Final = F_INDIRECT_DESC | F_EVENT_IDX | F_VERSION_1
 
 
@@ -61,6 +63,12 @@ class Face(LunListener, Protocol):
 
     def resumed(self) -> None:
         """A guest that this target has not seen before, or that was paused, goes on where it was."""
+
+    def rest(self) -> None:
+        """All rings have stopped: what still waits for a decision is nobody's, and must not be done."""
+
+    def work(self) -> None:
+        """A ring starts: serve commands (again)."""
 
     def handle(self, command: _core.Command) -> None:
         """Decide on a request that the core could not finish, and complete it. On the slow-path thread."""
@@ -210,6 +218,11 @@ class TargetDevice:
                 self._all_stopped()
             return base
 
+    def luns_changed(self) -> None:
+        """A LUN came or went: rings that wait may want one more store, or wait for none any more."""
+        self._want_stores()
+        self._start_waiting()
+
     def reset(self) -> None:
         """RESET_DEVICE or SET_STATUS(0). Spec: vhost-user, VHOST_USER_RESET_DEVICE.
 
@@ -233,18 +246,20 @@ class TargetDevice:
         return max(self._stopping - now, 0.0)
 
     def _all_stopped(self) -> None:
-        """A migration's source lets go; a destination whose front end gave up wants nothing any more.
-
-        Not while the kernel still works on a request that was given up: its write would hit a disk that is
-        another's by then.
-        """
+        """A migration's source lets go; a destination whose front end gave up wants nothing any more."""
+        left_s = self._stop_timeout_s()
         self._stopping = None
-        if not (self._features & F_LOG_ALL or not self._luns.keep()):
-            return
-        if self._core.drain(timeout_s=DRAIN_S):
-            self._luns.release_later()
-        else:
-            _log.error("requests are stuck in the kernel: the disks are kept, and the destination must wait")
+        self._face.rest()
+        if self._features & F_LOG_ALL:
+            self._luns.flush_unguarded(left_s)
+        if self._features & F_LOG_ALL or not self._luns.keep():
+            self._luns.release_later(self._settled)
+
+    def _settled(self) -> bool:
+        """Whether no request that was given up is still worked on, by the kernel or by the slow path: its
+        write would hit a disk that is another's by then.
+        """
+        return self._core.drain(timeout_s=SETTLE_S) and self._face.settled(SETTLE_S)
 
     def _want_stores(self) -> None:
         """Ask for the stores if an enabled ring waits for them.
@@ -262,16 +277,19 @@ class TargetDevice:
             if not self._waiting or not self._luns.keep():
                 return
             self._luns.forget_cached()
+            self._luns.reload_sizes()
             for index in sorted(self._waiting):
                 waiting = self._waiting.pop(index)
                 try:
                     self._start(index, waiting.setup, waiting.inflight)
-                except ValueError as error:
+                except (ValueError, OSError) as error:
                     self._ring_failed(index, str(error))
                 finally:
                     waiting.close()
 
     def _start(self, index: int, ring: RingSetup, inflight: _core.InflightRegion | None) -> None:
+        self._stopping = None  # a drain before this one has its own deadline
+        self._face.work()
         if ring.base:
             self._face.resumed()
         self._core.start_queue(

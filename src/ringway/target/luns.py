@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from ringway import _core
-from ringway.errors import ConflictError, NotFoundError, TimedOutError
-from ringway.model import DeviceKind, LunInfo, LunSpec
+from ringway.errors import ConflictError, NotFoundError, RingwayError, TimedOutError
+from ringway.model import DeviceKind, LunInfo, LunSpec, SpecKind, StoreKind
 from ringway.target.backstore import Backstore, open_backstore
 from ringway.target.blk_device import serial_bytes
+
+_log: Final = logging.getLogger(__name__)
+
+#: Seconds that the slow path's present request has to end in when its LUN is removed.
+SETTLE_S: Final = 2.0
+#: Seconds that a request has to end in for a LUN that was removed before: a look, rather than a wait.
+_LOOK_S: Final = 0.01
 
 
 class LunListener(Protocol):
@@ -26,8 +35,14 @@ class LunListener(Protocol):
     def lun_resized(self, target: int, lun: int, backstore: Backstore) -> None:
         """The core serves the new store from now on: show its size."""
 
+    def lun_reloaded(self, target: int, lun: int, backstore: Backstore) -> None:
+        """As :meth:`lun_resized`, before a guest comes that knows the size: it is not told."""
+
     def lun_removed(self, target: int, lun: int) -> None:
         """Show it no more; the core still serves it. :raises UsageError: it cannot be removed."""
+
+    def settled(self, timeout_s: float) -> bool:
+        """Wait until the request that the slow path serves now, if any, is done. :returns: whether it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +82,7 @@ class LunTable:
         self._listener = listener
         self._lock = threading.RLock()
         self._luns: dict[tuple[int, int], Lun] = {}
-        self._lingering: list[Backstore] = []  # removed, but requests that do not end still use them
+        self._lingering: list[Lun] = []  # removed, but requests that do not end still use them
 
     def __iter__(self) -> Iterator[Lun]:
         """The LUNs by address."""
@@ -82,6 +97,7 @@ class LunTable:
         :raises ConflictError: the address is taken. :raises RingwayError: as ``open_backstore``.
         """
         address = (spec.target, spec.lun)
+        self.reap()
         with self._lock:
             if address in self._luns:
                 raise ConflictError(
@@ -105,12 +121,13 @@ class LunTable:
         :raises NotFoundError: no such LUN.
         :raises TimedOutError: it is gone for the guest, but requests to its store do not end; it stays open.
         """
+        self.reap()
         with self._lock:
             gone = self._find(target, lun)
             self._listener.lun_removed(target, lun)
             del self._luns[target, lun]
-            if not self._core.remove_lun(target, lun):
-                self._lingering.append(gone.backstore)
+            if not (self._core.remove_lun(target, lun) and self._listener.settled(SETTLE_S)):
+                self._lingering.append(gone)
                 raise TimedOutError(f"LUN {_words(target, lun)} is removed, but its last requests do not end")
             gone.backstore.close()
 
@@ -127,6 +144,11 @@ class LunTable:
                 self._set_store(found)
                 self._listener.lun_resized(target, lun, found.backstore)
             return found.info()
+
+    def reap(self) -> None:
+        """Close what was removed while requests used it, once they have ended."""
+        with self._lock:
+            self._lingering = [gone for gone in self._lingering if not self._reaped(gone)]
 
     @property
     def held(self) -> bool:
@@ -148,16 +170,48 @@ class LunTable:
         for lun in self:
             lun.backstore.forget_cached()
 
-    def release_later(self) -> None:
-        """Flush the stores and give them up, in the background. Nobody uses them."""
+    def reload_sizes(self) -> None:
+        """Serve the stores in the size that their last owner left them. No request is in flight.
+
+        One that cannot be served so is served as it was.
+        """
+        with self._lock:
+            for lun in self:
+                if lun.backstore.spec.kind is SpecKind.PATH:
+                    self._reload(lun)
+
+    def flush_unguarded(self, timeout_s: float) -> None:
+        """Write back what the page cache has of block devices: their claims do not reach other hosts, where
+        the next owner starts without waiting. Nobody uses them.
+        """
+        stores = [
+            lun.backstore.store
+            for lun in self
+            if lun.backstore.kind is StoreKind.BLOCK
+            and not (lun.backstore.direct or lun.backstore.readonly)
+            and lun.backstore.ownership.held
+        ]
+        deadline = time.monotonic() + timeout_s
+        flushes = [
+            threading.Thread(target=_flush, args=(each,), name="flush", daemon=True) for each in stores
+        ]
+        for flush in flushes:
+            flush.start()
+        for flush in flushes:
+            flush.join(max(deadline - time.monotonic(), 0.0))
+        if any(flush.is_alive() for flush in flushes):
+            _log.error("a device is still written back: another host must not read it yet; take --direct")
+
+    def release_later(self, ready: Callable[[], bool]) -> None:
+        """Flush the stores and give them up, in the background, once ``ready`` says that nobody uses them."""
         for lun in self:
-            lun.backstore.ownership.release_later(lun.backstore.store.flush)
+            lun.backstore.ownership.release_later(lun.backstore.store.flush, ready)
 
     def close(self) -> None:
         """Close all backstores. The core is closed: nobody uses them."""
         with self._lock:
-            for backstore in (*(lun.backstore for lun in self), *self._lingering):
-                backstore.close()
+            for lun in (*self, *self._lingering):
+                lun.backstore.close()
             self._luns.clear()
             self._lingering.clear()
 
@@ -166,6 +220,22 @@ class LunTable:
             return self._luns[target, lun]
         except KeyError:
             raise NotFoundError(f"there is no LUN {_words(target, lun)}") from None
+
+    def _reaped(self, gone: Lun) -> bool:
+        """Close a removed LUN's backstore if no request is left. (A busy successor makes it wait.)"""
+        drained = self._core.drain(target=gone.target, lun=gone.lun, timeout_s=_LOOK_S)
+        if drained and self._listener.settled(_LOOK_S):
+            gone.backstore.close()
+            return True
+        return False
+
+    def _reload(self, lun: Lun) -> None:
+        try:
+            if lun.backstore.reload():
+                self._set_store(lun)
+                self._listener.lun_reloaded(lun.target, lun.lun, lun.backstore)
+        except (RingwayError, OSError) as error:
+            _log.error("'%s' is served in its old size: %s", lun.backstore.name, error)
 
     def _serve(self, lun: Lun) -> None:
         """Let the core serve a new LUN, then show it; on failure neither."""
@@ -189,6 +259,13 @@ class LunTable:
             block_size=lun.backstore.geometry.block_size,
             serial=self._serial_bytes(lun.serial),
         )
+
+
+def _flush(store: _core.Store) -> None:
+    try:
+        store.flush()
+    except OSError as error:
+        _log.error("a device could not be written back: %s", error.strerror)
 
 
 def _words(target: int, lun: int) -> str:

@@ -1,8 +1,8 @@
 """Who may write to a store: claims (a lock, an exclusive open) and their ownership over time.
 
 Files carry QEMU's byte locks, so that QEMU, qemu-img and Ringway keep out of each other's way: for permission
-*n*, byte 100+n is locked by who uses it, and byte 200+n by who does not share it. Block devices are opened
-O_EXCL.
+*n*, byte 100+n is locked by who uses it, and byte 200+n by who does not share it. Block devices carry them on
+their node, and are opened O_EXCL besides.
 """
 
 from __future__ import annotations
@@ -36,8 +36,16 @@ _CHANGES: Final = (_WRITE, _RESIZE)
 class Claim(Protocol):
     """How a store is kept from others."""
 
-    def take(self) -> None:
-        """Take it at once. :raises BusyError: somebody else has it; then nothing is held."""
+    def take(self, *, name_holder: bool = True) -> None:
+        """Take it at once.
+
+        :param name_holder: say in the error who has it: a look at all processes.
+        :raises BusyError: somebody else has it; then nothing is held.
+        :raises BackstoreError: it cannot be claimed; then nothing is held either.
+        """
+
+    def holder(self) -> str | None:
+        """Who has it now, as far as that can be seen. A look at all processes."""
 
     def drop(self) -> None:
         """Give it up; no effect when it is not held."""
@@ -49,8 +57,12 @@ class Claim(Protocol):
 class NoClaim:
     """For what nobody else can reach (memory), and for what the user forced."""
 
-    def take(self) -> None:
+    def take(self, *, name_holder: bool = True) -> None:
         """Always works."""
+
+    def holder(self) -> str | None:
+        """Nobody."""
+        return None
 
     def drop(self) -> None:
         """Nothing is held."""
@@ -70,19 +82,31 @@ class FileClaim:
         self._name = name
         self._used = _ALL if writable else (_READ,)
 
-    def take(self) -> None:
+    def take(self, *, name_holder: bool = True) -> None:
         """Take the locks first and look second, so that of two that start at once at most one goes on.
 
         :raises BusyError: somebody else uses it in a way that does not go together.
         :raises BackstoreError: the file system has no locks.
         """
-        if not (self._lock() and self._nobody_minds()):
+        try:
+            taken = self._lock() and self._nobody_minds()
+        except OSError as error:
+            self.drop()
+            raise BackstoreError(
+                f"'{self._name}' cannot be locked: {error.strerror}",
+                hint="if its file system has no locks, copy the image to one that has",
+            ) from error
+        if not taken:
             self.drop()  # first: a holder is found by its locks, and it is not this one
-            raise busy(self._name, holders.lock_holder(self._fd))
+            raise busy(self._name, self.holder() if name_holder else None)
+
+    def holder(self) -> str | None:
+        """A process that has locks on it; asked while this claim has none."""
+        return holders.lock_holder(self._fd)
 
     def drop(self) -> None:
         """Unlock all permission bytes."""
-        for base in (_USED, _UNSHARED):
+        for base in (_USED, _UNSHARED) if self._fd >= 0 else ():
             kernel.ofd_unlock(self._fd, base, _RESIZE + 1)
 
     def close(self) -> None:
@@ -98,12 +122,6 @@ class FileClaim:
                 kernel.ofd_lock_shared(self._fd, byte)
         except BlockingIOError:
             return False
-        except OSError as error:
-            self.drop()
-            raise BackstoreError(
-                f"'{self._name}' cannot be locked: {error.strerror}",
-                hint="its file system has no locks; copy the image to one that has",
-            ) from error
         return True
 
     def _nobody_minds(self) -> bool:
@@ -115,7 +133,8 @@ class FileClaim:
 
 
 class DeviceClaim:
-    """An exclusive open of a block device: no mount, no other writer of this kind.
+    """An exclusive open of a block device: no mount, no other writer of this kind. And the byte locks of an
+    image on its node: QEMU opens no device exclusively.
 
     :param fd: of the device; duplicated, and opened again exclusively to claim it.
     """
@@ -123,23 +142,30 @@ class DeviceClaim:
     def __init__(self, fd: int, name: str) -> None:
         self._fd = os.dup(fd)
         self._name = name
+        self._locks = FileClaim(fd, name, writable=True)
         self._claim: int | None = None
 
-    def take(self) -> None:
-        """:raises BusyError: mounted, held, or opened exclusively by another."""
+    def take(self, *, name_holder: bool = True) -> None:
+        """:raises BusyError: mounted, held, locked, or opened exclusively by another."""
         if self._claim is not None:
             return
+        self._locks.take(name_holder=name_holder)
         try:
             self._claim = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
         except OSError as error:
+            self._locks.drop()
             if error.errno != errno.EBUSY:
                 raise BackstoreError(f"'{self._name}' cannot be claimed: {error.strerror}") from error
-            status = os.fstat(self._fd)
-            holder = holders.device_user(status.st_rdev) or holders.opener(status)
-            raise busy(self._name, holder) from error
+            raise busy(self._name, self.holder() if name_holder else None) from error
+
+    def holder(self) -> str | None:
+        """What is on it, or a process that has it open."""
+        status = os.fstat(self._fd)
+        return holders.device_user(status.st_rdev) or self._locks.holder() or holders.opener(status)
 
     def drop(self) -> None:
         """Close the exclusive open; reads and writes through other opens are not this claim's business."""
+        self._locks.drop()
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
@@ -147,6 +173,7 @@ class DeviceClaim:
     def close(self) -> None:
         """Close both opens."""
         self.drop()
+        self._locks.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -174,6 +201,7 @@ class Ownership:
         self._state = OwnershipState.RELEASED
         self._epoch = 0
         self._turn = 0  # each change of mind makes older background work void
+        self._complaint = ""  # the last reason other than a holder that it could not be obtained for
 
     @property
     def state(self) -> OwnershipState:
@@ -195,13 +223,7 @@ class Ownership:
 
         :raises BusyError: somebody else has it; the state is what it was before.
         """
-        with self._lock:
-            self._turn += 1  # a release that still flushes is called off
-            if self.held:
-                return
-            self._claim.take()
-            self._state = OwnershipState.HELD
-            self._epoch += 1
+        self._acquire(name_holder=True)
 
     def keep(self) -> bool:
         """Call off a release that still flushes. :returns: whether it is held."""
@@ -214,10 +236,14 @@ class Ownership:
         """Obtain it as soon as its holder lets go, tried every 50 ms in the background.
 
         :param when_held: called once, from this thread when it is free at once, else from another; not called
-            when :meth:`release` comes first.
+            when :meth:`release` comes first, nor when it is wanted already: then who asked first is told.
         """
         with self._lock:
+            waiting, before = self._state is OwnershipState.WANTED, self._turn
             obtained = self._try()
+            if waiting and not obtained:
+                self._turn = before
+                return
             turn = self._turn
             if not obtained:
                 self._state = OwnershipState.WANTED
@@ -239,11 +265,14 @@ class Ownership:
             self._claim.close()
             self._state = OwnershipState.RELEASED
 
-    def release_later(self, flush: Callable[[], None]) -> None:
+    def release_later(self, flush: Callable[[], None], ready: Callable[[], bool] = lambda: True) -> None:
         """Flush the store in the background, then give it up, unless it is acquired again before that.
 
         A flush may take long, and who asks is a front end that must not wait (trap T9). The other side waits
         for the claim in any case.
+
+        :param ready: whether nobody uses the store any more. It may take a moment; it is asked from another
+            thread, again and again, and nothing is flushed or given up before it says so.
         """
         with self._lock:
             self._turn += 1
@@ -252,23 +281,37 @@ class Ownership:
                 self._let_go()
                 return
         threading.Thread(
-            target=self._flush_and_release, args=(turn, flush), name="release", daemon=True
+            target=self._flush_and_release, args=(turn, flush, ready), name="release", daemon=True
         ).start()
 
     def _let_go(self) -> None:
         self._claim.drop()
         self._state = OwnershipState.RELEASED
 
+    def _acquire(self, *, name_holder: bool) -> None:
+        with self._lock:
+            self._turn += 1  # a release that still flushes is called off
+            if self.held:
+                return
+            self._claim.take(name_holder=name_holder)
+            self._state = OwnershipState.HELD
+            self._epoch += 1
+
     def _try(self) -> bool:
+        """:returns: whether it is held now. What is wrong besides a holder may pass: it is said once."""
         try:
-            self.acquire()
-        except (BusyError, BackstoreError) as error:
+            self._acquire(name_holder=False)
+        except BusyError as error:
             _log.debug("%s", error)
+        except (BackstoreError, OSError) as error:
+            if str(error) != self._complaint:
+                _log.warning("'%s' cannot be obtained yet: %s", self._name, error)
+            self._complaint = str(error)
         return self.held
 
     def _retry(self, turn: int, when_held: Callable[[], None]) -> None:
-        _log.info("waiting for '%s' to be given up", self._name)
         pause = threading.Event()
+        told = False
         while not pause.wait(RETRY_S):
             with self._lock:
                 if turn != self._turn:
@@ -276,9 +319,22 @@ class Ownership:
                 if self._try():
                     break
                 self._turn = turn
+            if not told:
+                self._tell_holder()
+                told = True
         when_held()
 
-    def _flush_and_release(self, turn: int, flush: Callable[[], None]) -> None:
+    def _tell_holder(self) -> None:
+        """Outside of the lock, and once a wait: it looks at all processes."""
+        try:
+            holder = self._claim.holder()
+        except OSError:
+            holder = None  # closed meanwhile
+        _log.info("waiting for '%s' to be given up%s", self._name, f": {holder}" if holder else "")
+
+    def _flush_and_release(self, turn: int, flush: Callable[[], None], ready: Callable[[], bool]) -> None:
+        if not self._await_ready(turn, ready):
+            return
         try:
             flush()
         except OSError as error:
@@ -286,3 +342,16 @@ class Ownership:
         with self._lock:
             if turn == self._turn:
                 self._let_go()
+
+    def _await_ready(self, turn: int, ready: Callable[[], bool]) -> bool:
+        """:returns: whether to go on; not when somebody changed their mind."""
+        pause = threading.Event()
+        told = False
+        while turn == self._turn:
+            if ready():
+                return True
+            if not told:
+                _log.error("requests to '%s' do not end: it is kept, and who wants it must wait", self._name)
+                told = True
+            pause.wait(RETRY_S)
+        return False

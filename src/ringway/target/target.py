@@ -48,6 +48,9 @@ from ringway.vhost_user import Server
 
 _log: Final = logging.getLogger(__name__)
 
+#: Seconds that the slow path has to end in when the target is closed.
+SLOW_STOP_S: Final = 5.0
+
 
 class Target:
     """An endpoint that serves. Everything is open when the constructor returns, and front ends may come.
@@ -64,6 +67,8 @@ class Target:
         self.config = config
         self._started_s = time.monotonic()
         self._slow_stopped = threading.Event()
+        self._slow = threading.Thread(target=self._run_slow_path, name="slow-path", daemon=True)
+        self._failed = False
         with contextlib.ExitStack() as undo:
             self._quit = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             undo.callback(os.close, self._quit)
@@ -81,7 +86,7 @@ class Target:
         self._core = make_core(config)
         self._face = self._make_face()
         self._luns = LunTable(self._core, config.device, self._face)
-        undo.callback(self._luns.close)
+        undo.callback(self._close_luns)
         undo.callback(self._core.close)
         for spec in config.luns:
             self._luns.add(spec, claim=not config.incoming)
@@ -95,8 +100,8 @@ class Target:
         )
         self._socket_path = endpoint.path if isinstance(endpoint, Listener) else None
         self._server = Server(endpoint.socket if isinstance(endpoint, Listener) else endpoint, self._device)
-        self._slow = threading.Thread(target=self._run_slow_path, name="slow-path", daemon=True)
         self._slow.start()
+        undo.callback(self._stop_slow_path)
         self._server.start()
         watcher = threading.Thread(target=self._watch_server, name="server-watch", daemon=True)
         watcher.start()
@@ -117,6 +122,11 @@ class Target:
             a connected socket ends with its front end).
         """
         return bool(select.select([self], [], [], timeout_s)[0])
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ends because of an error of its own; the log says which."""
+        return self._failed
 
     def quit(self) -> None:
         """Let :meth:`wait` return. From any thread."""
@@ -139,6 +149,7 @@ class Target:
 
     def info(self) -> TargetInfo:
         """What it is now."""
+        self._luns.reap()
         return TargetInfo(
             ringway=ringway.__version__,
             pid=os.getpid(),
@@ -159,11 +170,16 @@ class Target:
 
     def add_lun(self, spec: LunSpec, fd: int | None = None) -> LunInfo:
         """Open a backstore and show it to the guest. :raises RingwayError: as ``LunTable.add``."""
-        return self._luns.add(spec, claim=not self.config.incoming or self._luns.keep(), fd=fd)
+        info = self._luns.add(spec, claim=not self.config.incoming or self._luns.held, fd=fd)
+        self._device.luns_changed()
+        return info
 
     def remove_lun(self, target: int, lun: int) -> None:
         """Take a LUN away from the guest and close it. :raises RingwayError: as ``LunTable.remove``."""
-        self._luns.remove(target, lun)
+        try:
+            self._luns.remove(target, lun)
+        finally:
+            self._device.luns_changed()
 
     def resize_lun(
         self, target: int, lun: int, *, size_bytes: int | None = None, fd: int | None = None
@@ -211,6 +227,16 @@ class Target:
         self._server.ring_broken(index, message)
 
     def _run_slow_path(self) -> None:
+        """A target whose slow path fails cannot serve: it says so and ends, to be started anew."""
+        try:
+            self._serve_slow_path()
+        except BaseException:  # a panic of the core is no Exception
+            _log.critical("the slow path failed: the target ends", exc_info=True)
+            self._failed = True
+            if not self._slow_stopped.is_set():  # the event is closed soon after that
+                self.quit()
+
+    def _serve_slow_path(self) -> None:
         """Decide on what workers cannot. It ends after the server, whose rings drain through it."""
         while not self._slow_stopped.is_set():
             command = self._core.next_command()
@@ -220,10 +246,19 @@ class Target:
                 self._face.handle(command)
 
     def _stop_slow_path(self) -> None:
+        """Not for ever: it may hang in a write to a disk that does not answer."""
         self._slow_stopped.set()
-        while self._slow.is_alive():
+        deadline = time.monotonic() + SLOW_STOP_S
+        while self._slow.is_alive() and time.monotonic() < deadline:
             self._core.wake()
             self._slow.join(0.05)
+
+    def _close_luns(self) -> None:
+        """Claims are kept for this process's life if the slow path may still write."""
+        if self._slow.is_alive():
+            _log.error("a request does not end: the disks are kept until this process ends")
+        else:
+            self._luns.close()
 
     def _watch_server(self) -> None:
         """A server that ends by itself ends the target."""

@@ -16,7 +16,7 @@ from ringway.model import BackstoreSpec, SpecKind, StoreKind
 from ringway.target import holders
 from ringway.target.backstore import open_backstore
 
-from .conftest import MIB
+from .conftest import MIB, Spawn
 
 Attach = Callable[..., Path]
 
@@ -77,6 +77,24 @@ def test_a_device_is_ours_alone(attach: Attach) -> None:
     with pytest.raises(OSError, match="busy"):
         os.open(device, os.O_RDONLY | os.O_EXCL)
     store.close()
+    open_backstore(spec(device)).close()
+
+
+def test_qemu_and_we_keep_each_other_from_a_device(attach: Attach, qemu_io: str, spawn: Spawn) -> None:
+    """It opens no device exclusively, and we had no locks: both wrote."""
+    device = attach()
+    store = open_backstore(spec(device))
+    command = [qemu_io, "-f", "raw", "-c", "write 0 512", f"host_device:{device}"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert " lock" in refused.stdout + refused.stderr
+    store.close()
+    process = spawn([qemu_io, "-f", "raw", f"host_device:{device}"])
+    assert process.stdout is not None
+    assert process.stdout.read(8) == b"qemu-io>"
+    with pytest.raises(BusyError) as caught:
+        open_backstore(spec(device))
+    assert caught.value.holder == f"pid {process.pid} (qemu-io)"
+    process.communicate()
     open_backstore(spec(device)).close()
 
 

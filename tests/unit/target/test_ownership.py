@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ringway.errors import BusyError
+from ringway.errors import BackstoreError, BusyError
 from ringway.model import OwnershipState
+from ringway.target import kernel
 from ringway.target.ownership import FileClaim, Ownership
 
 from .conftest import Spawn
@@ -209,6 +211,107 @@ def test_a_source_that_starts_again_during_the_flush_keeps_its_store(fd: int) ->
     assert (ownership.state, ownership.epoch) == (OwnershipState.HELD, 1)
 
 
+def test_nothing_is_flushed_or_given_up_while_a_request_still_uses_the_store(image: Path, fd: int) -> None:
+    """A source whose requests did not end in time kept its store for ever, for one look was all there was."""
+    asked, done = threading.Semaphore(0), threading.Event()
+    flushed: list[bool] = []
+
+    def ready() -> bool:
+        asked.release()
+        return done.is_set()
+
+    ownership = Ownership(FileClaim(fd, "image", writable=True), "image")
+    ownership.acquire()
+    ownership.release_later(lambda: flushed.append(done.is_set()), ready)
+    for _ in range(3):
+        assert asked.acquire(timeout=30)
+        with pytest.raises(BusyError):
+            _other(image, writable=True).take()
+    done.set()
+    _join("release")
+    assert flushed == [True]
+    _other(image, writable=True).take()
+
+
+@pytest.mark.parametrize("change", [Ownership.close, Ownership.keep, Ownership.acquire])
+def test_a_release_that_waits_ends_when_its_owner_changes_its_mind(
+    fd: int, change: Callable[[Ownership], object]
+) -> None:
+    ownership = Ownership(FileClaim(fd, "image", writable=True), "image")
+    ownership.acquire()
+    ownership.release_later(lambda: pytest.fail("flushed"), lambda: False)
+    change(ownership)
+    _join("release")
+    assert ownership.held is (change is not Ownership.close)
+
+
+class _Flaky:
+    """A claim that is refused, then fails in ways that the kernel can think of, and works at last."""
+
+    def __init__(self) -> None:
+        self.answers: list[Exception] = [
+            BusyError("refused"),
+            OSError(errno.ENOLCK, "No locks available"),
+            BackstoreError("cannot be locked"),
+            BusyError("refused"),
+        ]
+        self.named: list[bool] = []
+        self.looked = 0
+
+    def take(self, *, name_holder: bool = True) -> None:
+        self.named.append(name_holder)
+        if self.answers:
+            raise self.answers.pop(0)
+
+    def holder(self) -> str | None:
+        self.looked += 1
+        return None
+
+    def drop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_wish_survives_errors_and_looks_for_the_holder_once() -> None:
+    """An ENOLCK ended the waiting thread, and its rings waited for ever; each try looked at all processes."""
+    claim, obtained = _Flaky(), threading.Event()
+    Ownership(claim, "store").acquire_later(obtained.set)
+    assert obtained.wait(30)
+    assert claim.named == [False] * 5
+    assert claim.looked == 1
+
+
+def test_a_wish_that_is_made_again_needs_no_thread_of_its_own(image: Path, fd: int) -> None:
+    """A front end that switched a ring off and on had hundreds of them."""
+    source = _other(image, writable=True)
+    source.take()
+    ownership = Ownership(FileClaim(fd, "image", writable=True), "image")
+    obtained = threading.Event()
+    for _ in range(20):
+        ownership.acquire_later(obtained.set)
+    assert [thread.name for thread in threading.enumerate()].count("ownership") == 1
+    source.drop()
+    assert obtained.wait(30)
+    ownership.close()
+
+
+def test_a_claim_that_could_not_look_holds_nothing(
+    image: Path, fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The locks were taken, looking at others' failed, and the locks stayed."""
+
+    def fail(_fd: int, _byte: int) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "ofd_is_locked_by_others", fail)
+        with pytest.raises(BackstoreError, match="cannot be locked"):
+            FileClaim(fd, "image", writable=True).take()
+    _other(image, writable=True).take()
+
+
 def _join(name: str) -> None:
     for thread in threading.enumerate():
         if thread.name == name:
@@ -228,10 +331,13 @@ class _Side:
     def __init__(self, lock: _Lock) -> None:
         self._lock = lock
 
-    def take(self) -> None:
+    def take(self, *, name_holder: bool = True) -> None:
         if self._lock.owner not in (None, self):
             raise BusyError("taken")
         self._lock.owner = self
+
+    def holder(self) -> str | None:
+        return None
 
     def drop(self) -> None:
         if self._lock.owner is self:
