@@ -95,12 +95,15 @@ def blk() -> NoReturn:
 def _serve(config: Any, socket_path: str | None, fd: int | None) -> None:
     from ringway.cli import logs
     from ringway.cli.signals import stop_signals
+    from ringway.errors import RingwayError
     from ringway.target.target import Target
 
     logs.log_as_json()
     with stop_signals() as signals, _endpoint(socket_path, fd) as where, Target(config, where) as target:
         logs.log_event("ready", "serving")
         signals.wait(target.fileno(), None)
+        if target.failed:
+            raise RingwayError("the target failed", hint="the log says why; report it, and start it again")
 
 
 @contextlib.contextmanager

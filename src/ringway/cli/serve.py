@@ -103,7 +103,9 @@ def _check_cpus(cpus: tuple[int, ...]) -> None:
     "--incoming", is_flag=True, help="A migration's destination: take the disks when the source lets go."
 )
 @click.option(
-    "--force", is_flag=True, help="Serve block devices that are mounted or held. This can destroy data."
+    "--force",
+    is_flag=True,
+    help="Serve devices that are mounted or held, and images of other formats as bytes. Can destroy data.",
 )
 def serve(
     *,

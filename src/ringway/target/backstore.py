@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import stat
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ringway import _core
 from ringway.errors import (
@@ -203,10 +203,11 @@ def _open_path(spec: BackstoreSpec, given: int | None, claim: bool) -> Backstore
     with contextlib.ExitStack() as undo:
         fd = _open_file(spec) if given is None else os.dup(given)
         undo.callback(os.close, fd)
-        if given is not None:
-            _check_type(spec.path, os.fstat(fd).st_mode)
-            _check_unused(spec, os.fstat(fd))
+        # again what `_open_file` asked of the path: another file may lie there by now
+        _check_type(spec.path, os.fstat(fd).st_mode)
+        _check_unused(spec, os.fstat(fd))
         _check_access(spec, fd)
+        _check_format(spec, fd)
         ownership = Ownership(_claim_for(spec, fd), spec.path)
         undo.callback(ownership.close)
         if claim:
@@ -224,7 +225,7 @@ def _open_file(spec: BackstoreSpec) -> int:
         _check_type(spec.path, status.st_mode)
         _check_unused(spec, status)
         flags = os.O_RDONLY if spec.readonly else os.O_RDWR
-        return os.open(spec.path, flags | os.O_CLOEXEC)
+        return os.open(spec.path, flags | os.O_CLOEXEC | os.O_NONBLOCK)  # `examine` clears the last one
     except OSError as error:
         _refuse_open(spec.path, error, writing=not spec.readonly)
 
@@ -234,6 +235,29 @@ def _check_type(path: str, mode: int) -> None:
         raise BackstoreError(f"'{path}' is a directory", hint="name an image file or a block device")
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise BackstoreError(f"'{path}' is neither a file nor a block device", hint="name an image or a disk")
+
+
+#: What the formats begin with that people mistake for raw images.
+_FORMATS: Final = {
+    b"QFI\xfb": "qcow2",
+    b"KDMV": "vmdk",
+    b"vhdxfile": "vhdx",
+    b"conectix": "vpc",
+    b"<<< ": "vdi",
+}
+
+
+def _check_format(spec: BackstoreSpec, fd: int) -> None:
+    """:raises BackstoreError: it is an image of another format; what a guest writes would destroy it."""
+    if spec.force or not stat.S_ISREG(os.fstat(fd).st_mode):
+        return
+    head = os.pread(fd, 8, 0)
+    for magic, name in _FORMATS.items():
+        if head.startswith(magic):
+            raise BackstoreError(
+                f"'{spec}' is a {name} image, and images are served as raw bytes",
+                hint=f"qemu-img convert -O raw '{spec}' disk.raw; --force serves the bytes as they are",
+            )
 
 
 def _check_unused(spec: BackstoreSpec, status: os.stat_result) -> None:

@@ -103,6 +103,9 @@ class BlkDevice:
         self._wce = True
         self._publish_cache()
 
+    def powered_on(self) -> None:
+        """Nothing: a blk device has no state but its write cache, which the driver sets."""
+
     def resumed(self) -> None:
         """A guest goes on where it was. It may have chosen write-through from a back end that is gone."""
         self._core.doubt_writeback()

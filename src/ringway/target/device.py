@@ -64,6 +64,9 @@ class Face(LunListener, Protocol):
     def resumed(self) -> None:
         """A guest that this target has not seen before, or that was paused, goes on where it was."""
 
+    def powered_on(self) -> None:
+        """Another guest than the last one starts: to it, the device has just been switched on."""
+
     def rest(self) -> None:
         """All rings have stopped: what still waits for a decision is nobody's, and must not be done."""
 
@@ -113,6 +116,7 @@ class TargetDevice:
         self._started: set[int] = set()
         self._enabled: set[int] = set()
         self._features = 0
+        self._left = False  # a front end left, and no request ring was started since
         self._stopping: float | None = None  # when the rings that are being stopped run out of time
 
     @property
@@ -234,6 +238,7 @@ class TargetDevice:
 
     def detached(self) -> None:
         """The front end left; the disks stay as they are."""
+        self._left = True
         self._features = 0
 
     def _stop_timeout_s(self) -> float:
@@ -292,6 +297,10 @@ class TargetDevice:
         self._face.work()
         if ring.base:
             self._face.resumed()
+        elif self._left and index >= self._face.extra_queues:
+            self._face.powered_on()
+        if index >= self._face.extra_queues:
+            self._left = False
         self._core.start_queue(
             index,
             size=ring.size,

@@ -168,6 +168,11 @@ class ScsiDevice:
         for target in self._targets.values():
             target.lose_nexus(self._nexus)
 
+    def powered_on(self) -> None:
+        """Another guest starts: what the last one stopped or protected is as after a power on."""
+        for target in self._targets.values():
+            target.power_on(self._nexus)
+
     def resumed(self) -> None:
         """A guest goes on where it was, as if nothing had happened: it is told of no power on.
 

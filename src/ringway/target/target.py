@@ -121,7 +121,9 @@ class Target:
         :returns: whether it is: by :meth:`quit`, by the control socket, or because its server ended (that of
             a connected socket ends with its front end).
         """
-        return bool(select.select([self], [], [], timeout_s)[0])
+        poller = select.poll()  # select() knows no descriptor above 1023
+        poller.register(self, select.POLLIN)
+        return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
 
     @property
     def failed(self) -> bool:

@@ -115,7 +115,8 @@ class GuestMemory:
     def store(self, layout: struct.Struct, address: int, *numbers: int) -> None:
         """Write numbers; one number of native size is written at once."""
         piece, offset = self._find(address, layout.size)
-        layout.pack_into(piece.map, offset, *numbers)
+        # not pack_into(): it clears the bytes first, and a back end that polls would see that
+        piece.map[offset : offset + layout.size] = layout.pack(*numbers)
 
     def read(self, address: int, size: int) -> bytes:
         piece, offset = self._find(address, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -349,3 +350,15 @@ def test_a_new_image_that_cannot_be_leaves_nothing(tmp_path: Path) -> None:
 def test_force_is_not_a_way_around_an_images_lock(image: Path, opened: Opened) -> None:
     opened(file(image))
     refused(replace(file(image), force=True), BusyError)
+
+
+@pytest.mark.parametrize("form", ["qcow2", "vmdk", "vhdx", "vpc", "vdi"])
+def test_an_image_of_another_format_is_refused(tmp_path: Path, form: str) -> None:
+    """Once its bytes were served as a disk, and the first write of a guest destroyed it."""
+    image = tmp_path / f"image.{form}"
+    subprocess.run(["qemu-img", "create", "-q", "-f", form, image, "64M"], check=True)
+    spec = BackstoreSpec(SpecKind.PATH, path=str(image))
+    before = image.read_bytes()
+    with pytest.raises(BackstoreError, match=f"is a {form} image"):
+        open_backstore(spec)
+    assert image.read_bytes() == before
