@@ -44,4 +44,6 @@ def main(socket: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) != 2:
+        sys.exit("usage: front_end.py SOCKET")
+    main(sys.argv[1])

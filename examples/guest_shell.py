@@ -50,4 +50,6 @@ def main(socket: str, *commands: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: guest_shell.py SOCKET [COMMAND ...]")
     main(*sys.argv[1:])

@@ -268,7 +268,8 @@ def _run_on_terminal(target: Target, signals: StopSignals) -> None:
     with Live(Text("waiting for a guest  (Ctrl-C stops)"), console=console, auto_refresh=False) as display:
         while not signals.wait(target.fileno(), 1.0):
             after = target.statistics()
-            display.update(Text(live.line(target.info(), before, after)), refresh=True)
+            figures = live.line(target.info(), before, after)
+            display.update(Text(figures, no_wrap=True, overflow="ellipsis"), refresh=True)
             before = after
     final = target.statistics()
     served = f"Served for {format_duration(final.uptime_s)}"
