@@ -1,7 +1,8 @@
 //! What a request wants of a store, whatever device it came through.
 
+use crate::bounce::{Bounce, CHUNK};
 use crate::memory::IoVec;
-use crate::store::{Bounce, Errno, Media, Store, CHUNK};
+use crate::store::{Errno, Media, Store};
 
 /// A range of bytes.
 pub type Range = (u64, u64);

@@ -6,6 +6,7 @@
 
 pub mod action;
 pub mod blk;
+pub mod bounce;
 pub mod clock;
 pub mod device;
 pub mod dirty;

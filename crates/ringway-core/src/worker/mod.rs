@@ -5,25 +5,24 @@
 //! [`Mailbox`].
 
 mod fence;
+mod mailbox;
 mod pending;
 mod queue;
 mod request;
 
-use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use fence::{Fence, Matcher};
+pub use mailbox::{Mailbox, Message};
 pub use queue::{QueueStart, RingLayout, Role};
 
 use crate::clock::now_ns;
 use crate::engine::{Engine, Epoll, Event, Uring};
 use crate::error::{Error, Result};
-use crate::notify;
 use crate::poll::{PollMode, SpinBudget};
 use crate::slow::{Charged, SlowCommand, SlowKind, SlowRing};
 use crate::stats::{QueueCounters, WorkerCounters};
@@ -65,80 +64,6 @@ pub struct Completion {
     pub data: Vec<u8>,
     /// Bytes of data-out that were used; none: all.
     pub taken: Option<usize>,
-}
-
-/// What a worker is told.
-pub enum Message {
-    /// Go on with another view.
-    View(Arc<View>, SyncSender<()>),
-    /// Make a ring ready.
-    Start(u16, Box<QueueStart>, SyncSender<Result<()>>),
-    /// Serve a ring or let it rest.
-    Enable(u16, bool, SyncSender<()>),
-    /// Another call eventfd.
-    Call(u16, Option<OwnedFd>, SyncSender<()>),
-    /// Log writes to the used ring there.
-    Log(u16, Option<u64>, SyncSender<()>),
-    /// Drain and stop a ring by then; answers the next available index.
-    Stop(u16, Instant, SyncSender<u16>),
-    /// Tell when what matches is finished.
-    Fence(Fence),
-    /// A slow command is finished.
-    Complete(u64, Completion),
-    /// A slow command goes to the hot path.
-    Resume(u64),
-    /// For the event queue.
-    Event([u8; 16]),
-    /// Look again (a range lock was released).
-    Wake,
-    /// The end.
-    Quit,
-}
-
-/// The way into a worker.
-#[derive(Debug)]
-pub struct Mailbox {
-    /// None once the worker is gone: a message to it is dropped, and with it the way to answer.
-    messages: Mutex<Option<VecDeque<Message>>>,
-    waiting: AtomicBool,
-    event: OwnedFd,
-}
-
-impl std::fmt::Debug for Message {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Message")
-    }
-}
-
-impl Mailbox {
-    /// An empty mailbox.
-    pub fn new() -> Result<Self> {
-        let messages = Mutex::new(Some(VecDeque::new()));
-        Ok(Mailbox { messages, waiting: AtomicBool::new(false), event: notify::eventfd()? })
-    }
-
-    /// Send; wakes the worker.
-    pub fn send(&self, message: Message) {
-        if let Some(messages) = &mut *self.messages.lock().unwrap() {
-            messages.push_back(message);
-            self.waiting.store(true, Release);
-            notify::signal(&self.event);
-        }
-    }
-
-    fn close(&self) {
-        self.messages.lock().unwrap().take();
-    }
-
-    #[inline(always)]
-    fn has_mail(&self) -> bool {
-        self.waiting.load(Relaxed)
-    }
-
-    fn take(&self) -> VecDeque<Message> {
-        self.waiting.store(false, Relaxed);
-        self.messages.lock().unwrap().as_mut().map(std::mem::take).unwrap_or_default()
-    }
 }
 
 /// What a worker is made from.
