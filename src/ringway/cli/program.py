@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
 
@@ -26,11 +27,12 @@ _CAPABILITIES: Final = {
 }
 
 
-def _print_capabilities(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    """Print and leave, whatever else the command line says."""
-    if wanted:
-        click.echo(json.dumps(_CAPABILITIES[ctx.command.name or ""]))
-        ctx.exit(0)
+def _start(command: click.Command, kind: str) -> NoReturn:
+    """Run a program; asked for its capabilities, it prints them, whatever else the command line says."""
+    if "--print-capabilities" in sys.argv[1:]:
+        click.echo(json.dumps(_CAPABILITIES[kind]))
+        sys.exit(0)
+    run_command(command, f"ringway-vhost-user-{kind}")
 
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:
@@ -43,9 +45,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--print-capabilities",
             is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_print_capabilities,
+            expose_value=False,  # `_start` looks for it before anything else is parsed
             help="Print what this program can do as JSON, and exit.",
         ),
         click.option("--queues", type=int, default=1, show_default=True, help="Request queues."),
@@ -84,12 +84,12 @@ def _blk(socket_path: str | None, fd: int | None, queues: int, blk_file: str, re
 
 def scsi() -> NoReturn:
     """The program ``ringway-vhost-user-scsi``."""
-    run_command(_scsi, "ringway-vhost-user-scsi")
+    _start(_scsi, "scsi")
 
 
 def blk() -> NoReturn:
     """The program ``ringway-vhost-user-blk``."""
-    run_command(_blk, "ringway-vhost-user-blk")
+    _start(_blk, "blk")
 
 
 def _serve(config: Any, socket_path: str | None, fd: int | None) -> None:
@@ -98,6 +98,7 @@ def _serve(config: Any, socket_path: str | None, fd: int | None) -> None:
     from ringway.errors import RingwayError
     from ringway.target.target import Target
 
+    _check_endpoint(socket_path, fd)  # before a file of our own can take the number
     logs.log_as_json()
     with stop_signals() as signals, _endpoint(socket_path, fd) as where, Target(config, where) as target:
         logs.log_event("ready", "serving")
@@ -106,16 +107,25 @@ def _serve(config: Any, socket_path: str | None, fd: int | None) -> None:
             raise RingwayError("the target failed", hint="the log says why; report it, and start it again")
 
 
-@contextlib.contextmanager
-def _endpoint(socket_path: str | None, fd: int | None) -> Iterator[Any]:
-    """Where front ends come. :raises UsageError: not exactly one way is given, or the fd is no socket."""
+def _check_endpoint(socket_path: str | None, fd: int | None) -> None:
+    """:raises UsageError: not exactly one way is given, or the fd is no socket."""
     from ringway.errors import UsageError
-    from ringway.target.listen import listen
 
     if (socket_path is None) == (fd is None):
         raise UsageError(
             "give either --socket-path or --fd", hint="they exclude each other, and one is needed"
         )
+    if fd is not None and not _is_unix_socket(fd):
+        raise UsageError(
+            f"file descriptor {fd} is no unix socket", hint="pass it on when the program is started"
+        )
+
+
+@contextlib.contextmanager
+def _endpoint(socket_path: str | None, fd: int | None) -> Iterator[Any]:
+    """Where front ends come."""
+    from ringway.target.listen import listen
+
     if socket_path is not None:
         listener = listen(socket_path)
         try:
@@ -124,10 +134,6 @@ def _endpoint(socket_path: str | None, fd: int | None) -> Iterator[Any]:
             listener.close()
         return
     assert fd is not None
-    if not _is_unix_socket(fd):
-        raise UsageError(
-            f"file descriptor {fd} is no unix socket", hint="pass it on when the program is started"
-        )
     with socket.socket(fileno=fd) as inherited:
         os.set_inheritable(fd, False)
         yield inherited

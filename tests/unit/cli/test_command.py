@@ -350,3 +350,32 @@ def test_a_program_fails_early(start: Start, image: Path, tmp_path: Path, argume
     assert process.returncode == 2
     assert b"error: " in errors
     assert [path.name for path in tmp_path.iterdir()] == ["disk.img"]
+
+
+def test_capabilities_are_printed_whatever_else_is_asked(tmp_path: Path) -> None:
+    """Spec: vhost-user, "Backend program conventions"."""
+    command = [sys.executable, *program("blk")]
+    run = subprocess.run(
+        [*command, "--print-capabilities", "--nonsense", "--fd", "77"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=30,
+        check=True,
+    )
+    assert json.loads(run.stdout)["type"] == "block"
+
+
+def test_an_fd_that_was_not_passed_is_refused(tmp_path: Path, image: Path) -> None:
+    """Once the program's own first socket got the number, and it served itself."""
+    command = [sys.executable, *program("blk")]
+    run = subprocess.run(
+        [*command, "--fd", "3", "--blk-file", image.name],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "is no unix socket" in run.stderr
