@@ -27,11 +27,16 @@ _CAPABILITIES: Final = {
 }
 
 
+def _print_capabilities(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(json.dumps(_CAPABILITIES[ctx.command.name or ""]))
+        ctx.exit(0)
+
+
 def _start(command: click.Command, kind: str) -> NoReturn:
     """Run a program; asked for its capabilities, it prints them, whatever else the command line says."""
     if "--print-capabilities" in sys.argv[1:]:
-        click.echo(json.dumps(_CAPABILITIES[kind]))
-        sys.exit(0)
+        sys.argv[1:] = ["--print-capabilities"]
     run_command(command, f"ringway-vhost-user-{kind}")
 
 
@@ -45,7 +50,9 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--print-capabilities",
             is_flag=True,
-            expose_value=False,  # `_start` looks for it before anything else is parsed
+            is_eager=True,
+            expose_value=False,
+            callback=_print_capabilities,
             help="Print what this program can do as JSON, and exit.",
         ),
         click.option("--queues", type=int, default=1, show_default=True, help="Request queues."),
