@@ -54,11 +54,6 @@ impl Region {
     pub fn size(&self) -> u64 {
         self.mapping.len() as u64
     }
-
-    /// Whether the memory's file shrank under us.
-    pub fn is_broken(&self) -> bool {
-        self.mapping.is_broken()
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -90,11 +85,6 @@ impl MemoryMap {
             format!("two memory regions overlap at {:#x}", overlap.unwrap()[1].start)
         })?;
         Ok(MemoryMap { spans, regions })
-    }
-
-    /// The regions, by guest address.
-    pub fn regions(&self) -> &[Arc<Region>] {
-        &self.regions
     }
 
     /// Host pointer of a guest address, and how many bytes follow it in its region.
@@ -163,11 +153,6 @@ impl MemoryMap {
             let offset = (host as u64).checked_sub(span.host as u64)?;
             (offset < span.end - span.start).then_some(span.start + offset)
         })
-    }
-
-    /// Whether any region's file shrank.
-    pub fn is_broken(&self) -> bool {
-        self.regions.iter().any(|region| region.is_broken())
     }
 }
 

@@ -57,7 +57,7 @@ impl Queue {
         self.parked.push(key);
     }
 
-    /// Try parked requests again; whether any went on. What still finds the slow ring full ends the round.
+    /// Try parked requests again; whether any went on. Those for Python stay while the slow ring is full.
     #[cold]
     pub(super) fn retry_parked(&mut self, context: &mut Context) -> bool {
         let parked = std::mem::take(&mut self.parked);
