@@ -1,7 +1,7 @@
 """What all tests share.
 
-A target that they start hears SIGINT, even below a shell's background job. In CI a test that skips for want of
-a package fails: what `make test` installs has to be there.
+A target that they start hears SIGINT, even below a shell's background job. In CI a test that skips for want
+of a package fails: what `make test` installs has to be there.
 """
 
 from __future__ import annotations
