@@ -82,6 +82,7 @@ impl Engine {
         let fd = store.file_descriptor().expect("only files are submitted").as_raw_fd();
         let file = file_slot.filter(|slot| ring.has_file(*slot, store)).map_or(File::Plain(fd), File::Fixed);
         let entry = job.entry(store, fd, file, spans).user_data(REQUEST | u64::from(key));
+        ring.running += 1;
         // SAFETY: the caller's promise covers what the entry points to.
         unsafe { ring.push(&entry) };
     }
@@ -103,6 +104,12 @@ impl Engine {
             // I/O was done on the spot, rings are polled anyway, and edges wait for `wait`
             Engine::Epoll(_) => {}
         }
+    }
+
+    /// Whether the kernel has I/O of ours.
+    #[inline(always)]
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Engine::Uring(ring) if ring.running > 0)
     }
 
     /// Whether a look would find something (free of system calls; epoll cannot know).
@@ -140,6 +147,8 @@ pub struct Uring {
     files: HashMap<u32, u64>,
     watched: HashMap<u32, RawFd>,
     has_table: bool,
+    /// Requests that were submitted and have not ended.
+    running: usize,
     /// What was collected to make room while the submission queue was full.
     early: Vec<Event>,
 }
@@ -166,7 +175,14 @@ impl Uring {
         }
         // spares the look-up of the ring's own fd in each system call; kernels without it go on without
         let _ = ring.submitter().register_ring_fd();
-        Ok(Uring { ring, files: HashMap::new(), watched: HashMap::new(), has_table, early: Vec::new() })
+        Ok(Uring {
+            ring,
+            files: HashMap::new(),
+            watched: HashMap::new(),
+            has_table,
+            running: 0,
+            early: Vec::new(),
+        })
     }
 
     #[inline(always)]
@@ -249,7 +265,10 @@ impl Uring {
         for entry in self.ring.completion() {
             let low = entry.user_data() as u32;
             match entry.user_data() & !0xff_ffff_ffff_ffff {
-                REQUEST => events.push(Event::Done(low, entry.result())),
+                REQUEST => {
+                    self.running -= 1;
+                    events.push(Event::Done(low, entry.result()));
+                }
                 WATCH => {
                     events.push(Event::Ready(low));
                     if !cqueue::more(entry.flags()) && entry.result() >= 0 {

@@ -23,7 +23,7 @@ pub use queue::{QueueStart, RingLayout, Role};
 use crate::clock::now_ns;
 use crate::engine::{Engine, Epoll, Event, Uring};
 use crate::error::{Error, Result};
-use crate::poll::{PollMode, SpinBudget};
+use crate::poll::{PollMode, SpinBudget, FOR_A_GUEST_NS, FOR_THE_KERNEL_NS};
 use crate::slow::{Charged, SlowCommand, SlowKind, SlowRing};
 use crate::stats::{QueueCounters, WorkerCounters};
 use crate::view::View;
@@ -105,7 +105,9 @@ struct Worker {
     fences: Vec<Fence>,
     mailbox: Arc<Mailbox>,
     counters: Arc<WorkerCounters>,
-    spin: SpinBudget,
+    /// For waits with I/O in the kernel, and for those without.
+    kernel_spin: SpinBudget,
+    guest_spin: SpinBudget,
     events: Vec<Event>,
     next_retry: u64,
     quitting: bool,
@@ -200,7 +202,8 @@ impl Worker {
             fences: Vec::new(),
             mailbox: setup.mailbox,
             counters: setup.counters,
-            spin: SpinBudget::new(setup.poll),
+            kernel_spin: SpinBudget::new(setup.poll, FOR_THE_KERNEL_NS),
+            guest_spin: SpinBudget::new(setup.poll, FOR_A_GUEST_NS),
             events: Vec::new(),
             quitting: false,
         })
@@ -288,46 +291,58 @@ impl Worker {
 
     /// Nothing to do: spin while it pays, then ask for kicks and sleep.
     fn idle(&mut self) {
-        if self.spin() {
+        let on_kernel = self.context.engine.is_busy();
+        let (since, budget) = (now_ns(), self.spin(on_kernel).budget_ns());
+        let found = match budget {
+            0 => None,
+            _ => self.spin_until_work(since, budget.min(POLL_NS)),
+        };
+        if found.is_none() && (budget == u64::MAX || self.has_overdue_fence()) {
             return;
         }
-        for queue in &mut self.queues {
-            if queue.ask_for_kick(&mut self.context) {
-                return;
-            }
-        }
-        if self.mailbox.has_mail() || self.queues.iter().any(Queue::must_poll) {
-            return;
-        }
-        self.counters.sleeps.add(1);
-        let asleep = now_ns();
-        self.context.engine.wait(self.next_deadline(), &mut self.events);
-        self.spin.slept(now_ns() - asleep);
-        self.queues.iter_mut().for_each(Queue::awake);
-        self.take_events();
+        let until = found.unwrap_or_else(|| self.sleep());
+        self.spin(on_kernel).waited(until - since);
     }
 
-    /// Spin for the budget; true when there is something to do (or the budget never ends).
-    fn spin(&mut self) -> bool {
-        let budget = self.spin.budget_ns();
-        if budget == 0 {
-            return false;
-        }
+    /// When there was work, to sixteen looks or so; none: the budget passed in vain.
+    fn spin_until_work(&mut self, since: u64, budget: u64) -> Option<u64> {
         self.counters.spins.add(1);
-        let started = now_ns();
-        loop {
+        let mut now = since;
+        while now - since <= budget {
             for _ in 0..16 {
                 if self.has_work() {
-                    return true;
+                    return Some(now);
                 }
                 std::hint::spin_loop();
             }
-            if now_ns() - started > budget.min(1_000_000) {
-                break;
-            }
+            now = now_ns();
         }
-        self.spin.spun_in_vain();
-        budget == u64::MAX || !self.fences.is_empty() && self.next_deadline() == Some(Duration::ZERO)
+        None
+    }
+
+    /// Ask for kicks and sleep, unless work slipped in; when that ended.
+    fn sleep(&mut self) -> u64 {
+        let context = &mut self.context;
+        let slipped_in = self.queues.iter_mut().any(|queue| queue.ask_for_kick(context));
+        if !slipped_in && !self.mailbox.has_mail() && !self.queues.iter().any(Queue::must_poll) {
+            self.counters.sleeps.add(1);
+            self.context.engine.wait(self.next_deadline(), &mut self.events);
+            self.queues.iter_mut().for_each(Queue::awake);
+            self.take_events();
+        }
+        now_ns()
+    }
+
+    fn has_overdue_fence(&self) -> bool {
+        !self.fences.is_empty() && self.next_deadline() == Some(Duration::ZERO)
+    }
+
+    fn spin(&mut self, on_kernel: bool) -> &mut SpinBudget {
+        if on_kernel {
+            &mut self.kernel_spin
+        } else {
+            &mut self.guest_spin
+        }
     }
 
     #[inline(always)]
@@ -452,5 +467,7 @@ impl Worker {
 
 /// How long the end of a worker waits for the kernel.
 const QUIT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a worker that never sleeps spins before it looks at its deadlines.
+const POLL_NS: u64 = 1_000_000;
 /// How soon a parked request is tried again when nothing else wakes its worker.
 const PARKED_RETRY: Duration = Duration::from_millis(1);
