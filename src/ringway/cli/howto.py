@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from xml.sax.saxutils import quoteattr
+from html import escape
 
 from ringway.model import DeviceKind, TargetConfig
 
@@ -34,7 +34,7 @@ def libvirt_hint(config: TargetConfig, socket_path: str) -> str:
     return (
         f"{memory}\n"
         f"  <disk type='vhostuser' device='disk'><driver name='qemu' type='raw' queues='{config.queues}'/>\n"
-        f"    <source type='unix' path={quoteattr(socket_path)}>"
+        f"    <source type='unix' path='{escape(socket_path)}'>"
         "<reconnect enabled='yes' timeout='1'/></source>\n"
         "    <target dev='vda' bus='virtio'/></disk>"
     )

@@ -1,0 +1,15 @@
+"""What a target's process carries along: each module that it imports is memory on a host of many targets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_HEAVY = ("ssl", "urllib.request", "http.client", "email", "rich", "asyncio", "xml", "matplotlib", "numpy")
+
+
+def test_a_target_imports_nothing_that_it_does_not_need() -> None:
+    serve = "import sys, ringway.cli.main, ringway.cli.serve, ringway.cli.program, ringway.target.target"
+    code = f"{serve}; print(*(name for name in {_HEAVY!r} if name in sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.split() == []
