@@ -114,9 +114,9 @@ mod tests {
     fn it_follows_a_guest_that_changes_its_ways() {
         let mut spin = SpinBudget::new(PollMode::Adaptive, FOR_A_GUEST_NS);
         (0..100 * REVIEW).for_each(|_| spin.waited(1_000));
-        (0..3 * REVIEW).for_each(|_| spin.waited(100_000));
+        (0..5 * REVIEW).for_each(|_| spin.waited(100_000));
         assert_eq!(spin.budget_ns(), 0);
-        (0..3 * REVIEW).for_each(|_| spin.waited(1_000));
+        (0..5 * REVIEW).for_each(|_| spin.waited(1_000));
         assert_eq!(spin.budget_ns(), 2_000);
     }
 
