@@ -23,6 +23,7 @@ pub use queue::{QueueStart, RingLayout, Role};
 use crate::clock::now_ns;
 use crate::engine::{Engine, Epoll, Event, Uring};
 use crate::error::{Error, Result};
+use crate::fault;
 use crate::poll::{PollMode, SpinBudget, FOR_A_GUEST_NS, FOR_THE_KERNEL_NS};
 use crate::slow::{Charged, SlowCommand, SlowKind, SlowRing};
 use crate::stats::{QueueCounters, WorkerCounters};
@@ -251,6 +252,7 @@ impl Worker {
         }
         self.context.retry = false;
         self.context.engine.turn(&mut self.events);
+        fault::entered();
         worked |= self.take_events();
         for queue in &mut self.queues {
             queue.publish(&mut self.context);

@@ -8,6 +8,7 @@ use super::{failed_with, DeviceKind, Queue, Role, Turn, S_FAILURE};
 use crate::action::Action;
 use crate::blk::{self, BlkCommand};
 use crate::clock::now_ns;
+use crate::fault::{self, Point};
 use crate::memory::scatter;
 use crate::scsi::{self, Failure, RESPONSE_BYTES};
 use crate::store::Errno;
@@ -85,6 +86,7 @@ impl Queue {
 
     /// GET_ID. Spec: virtio 1.3, 5.2.6: 20 bytes, zero-padded; less when the buffer is smaller.
     fn identify(&mut self, turn: &Turn<'_>, lun: &Lun, room: usize) {
+        fault::point(Point::Submitted, self.index, turn.request.head);
         let copied = scatter(turn.chain.writable(), 0, &lun.serial[..room.min(lun.serial.len())]);
         answer_blk(turn.chain, blk::Status::Ok, room);
         lun.state.counters(self.index).other.add(1);
@@ -119,6 +121,7 @@ impl Queue {
         }
         let (class, _, bytes) = Class::of(action);
         let spans = if class == Class::Write { turn.chain.readable() } else { turn.chain.writable() };
+        fault::point(Point::Submitted, self.index, turn.request.head);
         match action.run(&lun.store, spans) {
             Ok(()) => self.succeed(&turn, lun, class, bytes, now_ns()),
             Err(errno) => self.store_failed(turn, lun, errno),
@@ -183,10 +186,12 @@ impl Queue {
     #[inline(always)]
     pub(super) fn push_head(&mut self, head: u16, len: u32) {
         let Some(ring) = &mut self.ring else { return };
+        fault::point(Point::Completed, self.index, head);
         if let Some(inflight) = &mut self.inflight {
             inflight.complete(head);
         }
         ring.push_used(head, len);
+        fault::point(Point::Pushed, self.index, head);
         self.counters.requests.add(1);
     }
 }

@@ -6,6 +6,7 @@ use super::super::Completion;
 use super::{failed_with, refuse, Context, Queue, Request, Role, Turn, S_FAILURE};
 use crate::action::Action;
 use crate::engine::Progress;
+use crate::fault::{self, Point};
 use crate::memory::{gather, scatter, IoVec};
 use crate::scsi::{Failure, RESPONSE_BYTES};
 use crate::slow::{SlowCommand, SlowKind, MAX_CONTROL_DATA, MAX_SLOW_DATA};
@@ -94,6 +95,7 @@ impl Queue {
         let pending = context.slab.get_mut(key);
         (pending.class, pending.range, pending.bytes) = Class::of(action);
         pending.job.prepare_for(action);
+        fault::queued(self.index, pending.head);
         self.submit(context, key);
     }
 
@@ -151,9 +153,12 @@ impl Queue {
     /// Offer a held request to Python; parked when the ring is full or its data has no room.
     fn offer(&mut self, context: &mut Context, key: u32) {
         let Some(command) = self.slow_command(context, key) else { return self.park(context, key, true) };
-        context.slab.get_mut(key).phase = Phase::Slow;
-        if context.slow.push(command).is_err() {
-            self.park(context, key, true);
+        let pending = context.slab.get_mut(key);
+        pending.phase = Phase::Slow;
+        let head = pending.head;
+        match context.slow.push(command) {
+            Ok(()) => fault::point(Point::Submitted, self.index, head),
+            Err(_) => self.park(context, key, true),
         }
     }
 

@@ -13,6 +13,7 @@ use super::pending::{Header, Pending};
 use super::request::{answer_blk, answer_scsi};
 use super::{Completion, Context, DeviceKind};
 use crate::blk;
+use crate::fault::{self, Point};
 use crate::inflight::QueueInflight;
 use crate::memory::scatter;
 use crate::notify::Call;
@@ -174,9 +175,12 @@ impl Queue {
                     break;
                 }
                 Ok(head) => {
+                    fault::note(context.kind, self.role, self.index, head, &chain);
+                    fault::point(Point::Popped, self.index, head);
                     if let Some(inflight) = &mut self.inflight {
                         inflight.take(head);
                     }
+                    fault::point(Point::Marked, self.index, head);
                     bytes += chain.readable_bytes + chain.writable_bytes;
                     let request = Request::popped(head, context.now);
                     self.dispatch(Turn { context, view: &view, request, chain: &mut chain });
@@ -211,6 +215,8 @@ impl Queue {
                 self.ring_failed(context, error);
                 return;
             }
+            fault::note(context.kind, self.role, self.index, head, &chain);
+            fault::point(Point::Marked, self.index, head);
             let request = Request::popped(head, context.now);
             self.dispatch(Turn { context, view: &view, request, chain: &mut chain });
         }
@@ -221,6 +227,7 @@ impl Queue {
     pub fn publish(&mut self, context: &mut Context) {
         let Some(ring) = self.ring.as_mut().filter(|ring| ring.has_unpublished()) else { return };
         let (offset, len) = ring.publish();
+        fault::batch(Point::Published, self.index);
         if let (Some(log), Some(address)) = (&context.view.log, self.log_address) {
             log.mark(address.wrapping_add(offset), len);
             log.mark(address.wrapping_add(2), 2);
@@ -228,11 +235,13 @@ impl Queue {
         if let Some(inflight) = &mut self.inflight {
             inflight.published(ring.next_used());
         }
+        fault::batch(Point::Cleared, self.index);
         self.counters.batches.add(1);
         if ring.wants_signal() {
             if let Some(call) = &self.call {
                 self.counters.signals.add(1);
                 call.signal();
+                fault::batch(Point::Signalled, self.index);
             }
         }
     }
