@@ -30,7 +30,7 @@ run: build  ## serve a disk to a real guest and watch it: the demonstration
 	@$(BIN)/ringway demo
 
 .PHONY: test
-test: build  ## everything, with the repeats reduced
+test: build faulty  ## everything, with the repeats reduced
 	@tools/system
 	cargo test --release --locked --workspace --exclude ringway-py
 	$(PYTEST) -n auto --dist worksteal
@@ -47,6 +47,10 @@ test-unit: build  ## the fast ones, without root
 test-guest: build  ## the ones with real guests
 	@tools/system guest kernel
 	$(PYTEST) -n auto --dist worksteal tests/guest
+
+.PHONY: faulty
+faulty:  ## the core with fault points, for the tests that kill at them
+	cargo build --quiet --locked --profile faulty -p ringway-py --features fault-points
 
 .PHONY: check
 check: build  ## lint, types, format, stubs and layering

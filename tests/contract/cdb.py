@@ -76,3 +76,8 @@ def compare_and_write(lba: int, blocks: int) -> bytes:
 def verify(lba: int, blocks: int) -> bytes:
     """VERIFY (10) with BYTCHK 01b: data-out is compared."""
     return struct.pack(">BBIBHB", 0x2F, 2, lba, 0, blocks, 0)
+
+
+def write_and_verify(lba: int, blocks: int) -> bytes:
+    """WRITE AND VERIFY (10) with BYTCHK: what was written is read back and compared."""
+    return struct.pack(">BBIBHB", 0x2E, 2, lba, 0, blocks, 0)

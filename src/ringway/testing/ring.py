@@ -172,7 +172,7 @@ class Ring:
         """
         deadline = time.monotonic() + timeout_s
         while self.collect() is not None and not chain.done:
-            if self._armed_and_empty() and not self._sleep(deadline - time.monotonic()):
+            if self.arm() and not self._sleep(deadline - time.monotonic()):
                 raise TimedOutError(f"the chain at descriptor {chain.head} was not completed and signalled")
         return chain
 
@@ -186,6 +186,13 @@ class Ring:
         if wanted:
             os.eventfd_write(self.kick_fd, 1)
         return wanted
+
+    def arm(self) -> bool:
+        """Ask for an interrupt at the next completion; whether there is still none to take."""
+        if self.event_idx:
+            self.memory.store(_INDEX, self.available + 4 + 2 * self.size, self._seen_index)
+        _fence()
+        return self.used_index == self._seen_index
 
     def set_interrupts(self, wanted: bool) -> None:
         """Without EVENT_IDX: ask for interrupts, or for none."""
@@ -251,13 +258,6 @@ class Ring:
         (event,) = self.memory.load(_INDEX, self.used + 4 + 8 * self.size)
         new, old = self._available_index, self._kicked_index
         return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
-
-    def _armed_and_empty(self) -> bool:
-        """Ask for an interrupt at the next completion; whether there is still none to take."""
-        if self.event_idx:
-            self.memory.store(_INDEX, self.available + 4 + 2 * self.size, self._seen_index)
-        _fence()
-        return self.used_index == self._seen_index
 
     def _sleep(self, timeout_s: float) -> bool:
         """Wait for a signal; false when none came in time."""

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -89,15 +89,7 @@ class ServedTarget:
             raise GuestError(f"the target on {self.socket} runs already")
         self.forget_log()
         self._silent = False
-        command = [sys.executable, "-m", "ringway", "serve", "--socket", self.socket]
-        self._process = subprocess.Popen(
-            [*command, *self._arguments, *more],
-            cwd=self._folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._process = self._spawn(["serve", "--socket", self.socket, *self._arguments, *more])
         assert self._process.stderr is not None
         self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
         self._reader.start()
@@ -168,6 +160,25 @@ class ServedTarget:
             return client.call(StatisticsRequest(), TargetStatistics)
 
     # Inside
+
+    def _spawn(
+        self,
+        arguments: Sequence[str],
+        *,
+        program: Sequence[str] = ("-m", "ringway"),
+        pass_fds: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *program, *arguments],
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=pass_fds,
+            env=environment,
+        )
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:

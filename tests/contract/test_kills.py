@@ -1,0 +1,133 @@
+"""The target dies at each point of a request's way, under a load that looks at everything, and comes back.
+
+Each kill is at a fault point of the core, and is confirmed to have happened there. What must hold is in
+``history.py``; what is asked, in ``crash_load.py``. Nothing but the kernel and the front end outlives a target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from ringway.testing.faulty import CLASSES, POINTS, Fault, FaultyTarget
+from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
+from ringway.testing.orders import EVENT_IDX, QEMU
+
+from . import cdb
+from .conftest import Count
+from .crash_load import SIZE, CrashLoad
+from .disks import MakeDisk
+from .requests import Front, make_ready
+from .volatile import VolatileDisk, require_fuse
+
+pytestmark = pytest.mark.timeout(600)
+
+#: Of the n-th request of its class: small enough that a life is short, large enough for full rings.
+_MOST: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is killed, and how it is talked to."""
+
+    device: str
+    engine: str
+    store: str
+    queues: int
+    event_idx: bool
+    indirect: bool
+
+    def __str__(self) -> str:
+        ring = ("event_idx" if self.event_idx else "flags") + ("-indirect" if self.indirect else "")
+        return f"{self.device}-{self.engine}-{self.store.replace(' ', '_')}-{self.queues}-{ring}"
+
+
+SETTINGS: Final = (
+    Setting("blk", "uring", "mapped", 2, True, True),
+    Setting("scsi", "epoll", "mapped", 2, False, True),
+    Setting("blk", "epoll", "cached", 1, True, False),
+    Setting("scsi", "uring", "cached", 3, True, True),
+    Setting("blk", "uring", "direct", 3, False, True),
+    Setting("scsi", "uring", "direct", 1, True, False),
+    Setting("blk", "uring", "volatile", 2, True, False),
+    Setting("scsi", "uring", "volatile", 2, False, False),
+    Setting("blk", "epoll", "volatile", 2, False, True),
+    Setting("scsi", "epoll", "volatile", 1, True, True),
+)
+
+PLACES: Final = tuple(itertools.product(POINTS, CLASSES))
+
+
+def places(setting: int, kills: int) -> Iterator[tuple[str, str]]:
+    """The points and classes of one setting's share of so many kills.
+
+    All settings together have each place once before one of them has it twice; each further round moves every
+    place to another setting.
+    """
+    for number in range(kills):
+        round_, place = divmod(number, len(PLACES))
+        if (place + round_) % len(SETTINGS) == setting:
+            yield PLACES[place]
+
+
+def test_every_place_is_met() -> None:
+    few = [place for setting in range(len(SETTINGS)) for place in places(setting, 50)]
+    assert len(few) == 50
+    assert set(few) == set(PLACES)
+    for setting in range(len(SETTINGS)):
+        assert set(places(setting, 500)) == set(PLACES)
+
+
+@contextlib.contextmanager
+def disk_on(store: str, disk_of: MakeDisk) -> Iterator[tuple[str, VolatileDisk | None]]:
+    """An image. :returns: how the command names it, and what shows its medium."""
+    if store != "volatile":
+        yield disk_of(store, size=SIZE).argument, None
+        return
+    require_fuse()
+    with tempfile.TemporaryDirectory(prefix="rw-") as name, VolatileDisk(Path(name), SIZE) as disk:
+        yield f"{disk.path},mapped=off", disk
+
+
+def front_end(setting: Setting, path: str) -> Front:
+    transport = QEMU.features if setting.event_idx else QEMU.features & ~EVENT_IDX
+    more = {"indirect": setting.indirect, "features": transport | 0xFFFFFF}
+    if setting.device == "blk":
+        return BlkFrontEnd(path, queues=setting.queues, **more)
+    return ScsiFrontEnd(path, request_queues=setting.queues, **{**more, "features": transport | 0b110})
+
+
+@pytest.mark.parametrize("number", range(len(SETTINGS)), ids=map(str, SETTINGS))
+def test_a_target_is_killed_at_each_point_of_a_requests_way(
+    run_dir: Path, disk_of: MakeDisk, faulty_core: Path, number: int, count: Count
+) -> None:
+    """Nothing is lost, nothing acknowledged early, nothing done after a later one, nobody left waiting."""
+    setting, chance = SETTINGS[number], random.Random(number)
+    options = ["--device", setting.device, "--engine", setting.engine, "--queues", str(setting.queues)]
+    with contextlib.ExitStack() as stack:
+        argument, medium = stack.enter_context(disk_on(setting.store, disk_of))
+        lun = ["--workers", "2", "--lun", f"0={argument}"]
+        target = stack.enter_context(FaultyTarget(faulty_core, run_dir, *options, *lun))
+        front = stack.enter_context(front_end(setting, target.socket))
+        front.open()
+        make_ready(front)
+        load = CrashLoad(front, seed=number, medium=medium.medium if medium else None)
+        target.kill()
+        for point, request_class in places(number, count(50, 500)):
+            target.start_with(Fault(point, request_class, chance.randint(1, _MOST)))
+            front.reconnect()
+            load.run_until(target.deathbed, request_class)
+            target.cause_of_death()
+        target.start_with(None)
+        front.reconnect()
+        load.finish()
+        assert all(not ring.in_flight for ring in front.rings)
+        assert load.done > 0
