@@ -133,3 +133,37 @@ def test_a_target_is_killed_at_each_point_of_a_requests_way(
         load.finish()
         assert all(not ring.in_flight for ring in front.rings)
         assert load.done > 0
+
+
+def test_a_fresh_region_takes_its_used_index_from_the_ring(run_dir: Path, faulty_core: Path) -> None:
+    """A guest that was moved has rings that are not at zero, and a region that nobody used.
+
+    A back end that took the region's zero for its used index would believe, after a death at ``published``, that
+    its last batch were all the requests ever, and forget some that are in flight: those of head 0, to begin with.
+    """
+    require_fuse()
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rw-"))
+        disk = stack.enter_context(VolatileDisk(Path(folder), SIZE))
+        options = ["--device", "blk", "--engine", "uring", "--lun", f"0={disk.path},direct"]
+        target = stack.enter_context(FaultyTarget(faulty_core, run_dir, *options))
+        front = stack.enter_context(BlkFrontEnd(target.socket, queue_size=16, indirect=True).open())
+        for _ in range(37):
+            assert front.write(0, b"x" * 4096).status == 0
+        front.stop()
+        front.disconnect()
+        front.forget_inflight()
+        target.kill()
+        target.start_with(Fault("published", "flush", 1))
+        front.open()
+        disk.hold_writes()
+        writes = []
+        while 0 not in front.rings[0].in_flight:
+            writes.append(front.send_request(1, 8 * (1 + len(writes)), data_out=b"y" * 4096))
+        disk.wait_held()
+        flush = front.send_request(4)
+        target.cause_of_death()
+        disk.let_go()
+        target.start_with(None)
+        front.reconnect()
+        assert [front.wait_request(request).status for request in [*writes, flush]] == [0] * (len(writes) + 1)

@@ -16,7 +16,7 @@ import msgspec
 
 import ringway
 from ringway import _core
-from ringway.errors import ConflictError, ControlError, UsageError
+from ringway.errors import BusyError, ConflictError, ControlError, UsageError
 from ringway.model import (
     ControlRequest,
     DeviceKind,
@@ -48,6 +48,9 @@ from ringway.vhost_user import Server
 
 _log: Final = logging.getLogger(__name__)
 
+#: Seconds that a disk is waited for which nobody who lives has.
+LATE_IO_S: Final = 10.0
+_RETRY_S: Final = 0.05
 #: Seconds that the slow path has to end in when the target is closed.
 SLOW_STOP_S: Final = 5.0
 
@@ -89,7 +92,7 @@ class Target:
         undo.callback(self._close_luns)
         undo.callback(self._core.close)
         for spec in config.luns:
-            self._luns.add(spec, claim=not config.incoming)
+            self._take_over(spec)
         self._device = TargetDevice(
             self._core,
             config.device,
@@ -197,6 +200,29 @@ class Target:
         return self._core.drain(timeout_s=timeout_s)
 
     # Inside
+
+    def _take_over(self, spec: LunSpec) -> None:
+        """Serve a disk that a predecessor may have died with.
+
+        What it had in flight in the kernel goes on without it, and keeps the disk's locks until it has ended.
+        Only then may anything be run again: a late write would undo a newer one, and a late read would change
+        memory that the guest uses for something else.
+
+        :raises BusyError: somebody has it, or such a request does not end. :raises RingwayError: as
+            ``LunTable.add``.
+        """
+        deadline, told = time.monotonic() + LATE_IO_S, False
+        while True:
+            try:
+                self._luns.add(spec, claim=not self.config.incoming)
+                return
+            except BusyError as error:
+                if error.holder is not None or time.monotonic() > deadline:
+                    raise
+                if not told:
+                    _log.warning("waiting for '%s': no process has it, I/O of a dead one may", spec.backstore)
+                told = True
+            time.sleep(_RETRY_S)
 
     def _make_face(self) -> Face:
         if self.config.device is DeviceKind.BLK:

@@ -151,8 +151,7 @@ class FrontEnd:
         self.disconnect()
         while self.rings:
             self.rings.pop().close()
-        if self._inflight is not None:
-            self._inflight[1].close()
+        self.forget_inflight()
         self._drop_log()
         self.memory.close()
 
@@ -342,6 +341,12 @@ class FrontEnd:
         if self._inflight is not None:
             described, fd = self._inflight
             self.ask(Request.SET_INFLIGHT_FD, described, [fd.fileno()])
+
+    def forget_inflight(self) -> None:
+        """Drop the in-flight region, as a front end that is another process has it not: a migration's end."""
+        if self._inflight is not None:
+            self._inflight[1].close()
+            self._inflight = None
 
     def inflight_bytes(self) -> bytes:
         """What the in-flight region holds now."""
