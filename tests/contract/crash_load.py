@@ -81,8 +81,12 @@ class CrashLoad:
     # Its life
 
     def run_until(self, readable: int, favourite: str) -> None:
-        """Go on until a descriptor is readable. :raises AssertionError: an answer is wrong, or missing."""
-        self.life, self.favourite = self.life + 1, favourite
+        """Go on with a new target until a descriptor is readable.
+
+        :raises AssertionError: an answer is wrong. :raises TimedOutError: one, or its interrupt, is missing.
+        """
+        self.favourite = favourite
+        self._begin_life()
         while True:
             self._take_answers()
             self._send_more()
@@ -92,8 +96,8 @@ class CrashLoad:
                 return
 
     def finish(self) -> None:
-        """Wait for all answers, and look at the whole disk. :raises AssertionError: as :meth:`run_until`."""
-        self.life += 1
+        """Wait for all answers of a new target, and look at the whole disk. Raises as :meth:`run_until`."""
+        self._begin_life()
         self._drain()
         self._flush()
         for number in range(BLOCKS):
@@ -102,6 +106,13 @@ class CrashLoad:
         for block in self.private:
             assert self._now(self._send_read(range(block.number, block.number + 1))) == block.data
         self._drain()
+
+    def _begin_life(self) -> None:
+        """What the last target answered is taken now, by who was told of it: now, if it died before that."""
+        self.life += 1
+        told: set[int] = set()
+        while any(ring.has_answers and ring.call_fd not in told for ring in self._rings):
+            told |= self._sleep()
 
     def _now(self, request: Request) -> bytes:
         status, data = wait(self.front, request)

@@ -118,6 +118,11 @@ class Ring:
         """What the back end has written: how many chains it has completed, modulo 65536."""
         return self.memory.load(_INDEX, self.used + 2)[0]
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether the back end has completed something that was not collected."""
+        return self._seen_index != self.used_index
+
     # Chains
 
     def submit(
@@ -157,7 +162,7 @@ class Ring:
         :raises ProtocolError: it completed a chain that it does not have.
         """
         done = []
-        while self._seen_index != self.used_index:
+        while self.has_answers:
             _fence()
             entry = self.used + 4 + 8 * (self._seen_index % self.size)
             head, length = self.memory.load(_USED, entry)
@@ -192,7 +197,7 @@ class Ring:
         if self.event_idx:
             self.memory.store(_INDEX, self.available + 4 + 2 * self.size, self._seen_index)
         _fence()
-        return self.used_index == self._seen_index
+        return not self.has_answers
 
     def set_interrupts(self, wanted: bool) -> None:
         """Without EVENT_IDX: ask for interrupts, or for none."""
