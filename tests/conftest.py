@@ -7,8 +7,11 @@ of a package fails: what `make test` installs has to be there.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +26,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if report.skipped and "CI" in os.environ and "apt-get install" in str(report.longrepr):
         report.outcome, report.longrepr = "failed", f"not to be skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def faulty_core() -> Path:
+    """The core with fault points, built now unless it is fresh; it lies apart from the shipped one."""
+    if shutil.which("cargo") is None:
+        pytest.skip("no cargo: apt-get install cargo")
+    root = Path(__file__).parents[1]
+    subprocess.run(["make", "--silent", "faulty"], cwd=root, check=True, capture_output=True, timeout=300)
+    return root / "target" / "faulty" / "lib_core.so"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -113,13 +111,3 @@ def count() -> Count:
     """Return a chooser between an everyday count and the promised one (with RINGWAY_LONG=1)."""
     long = os.environ.get("RINGWAY_LONG") == "1"
     return lambda reduced, promised: promised if long else reduced
-
-
-@pytest.fixture(scope="session")
-def faulty_core() -> Path:
-    """The core with fault points, built now unless it is fresh. Its artefact is apart from the shipped one."""
-    if shutil.which("cargo") is None:
-        pytest.skip("no cargo: apt-get install cargo")
-    root = Path(__file__).parents[2]
-    subprocess.run(["make", "--silent", "faulty"], cwd=root, check=True, capture_output=True, timeout=300)
-    return root / "target" / "faulty" / "lib_core.so"

@@ -1,7 +1,7 @@
 """A load of everything, for targets that die under it: it looks at every answer, and outlives the target.
 
-Requests go to few blocks, so that many of them meet: in sequence, and in flight together. The load sleeps on its
-rings' call eventfds whenever nothing is done, so that an interrupt that a death swallowed is missed by somebody.
+Requests go to few blocks, so that many of them meet: in sequence, and in flight together. The load sleeps on
+its rings' call eventfds whenever nothing is done, so that an interrupt that a death swallowed is missed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Medium = Callable[[int, int], bytes]
 
 @dataclass(slots=True)
 class Sent:
-    """A request on its way, how its answer is read, and what becomes of that: status (0 for good) and data."""
+    """A request on its way, how its answer is read, and what becomes of that: status (0: good) and data."""
 
     chain: Chain
     answer: Callable[[], tuple[int, bytes]]
@@ -292,7 +292,7 @@ class CrashLoad:
         self._add(request, finish)
 
     def _abort_nothing(self) -> None:
-        """ABORT TASK of a command that is not there: "function complete" is 0, as a status is that is good."""
+        """ABORT TASK of a command that is not there. "Function complete" is 0, as is a good status."""
         assert isinstance(self.front, ScsiFrontEnd)
         request = struct.pack("<II8sQ", 0, 0, lun_address(0, 0), _UNKNOWN_TAG)
         chain = self.front.rings[0].submit([request], [1])

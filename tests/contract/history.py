@@ -1,4 +1,4 @@
-"""What a disk may hold: an oracle for loads whose requests overlap, are killed with their target, and run again.
+"""What a disk may hold: an oracle for loads whose requests overlap, die with their target, and run again.
 
 A write counts from when it was submitted, for ever until another one that was submitted after its
 acknowledgement is acknowledged. What was in flight together may lie in any order, and in pieces: no disk
@@ -38,7 +38,7 @@ class Change:
 class Look:
     """A request that tells what blocks hold, from its submission on.
 
-    :ivar legal: for each block, the changes of which one may be seen. :ivar quiet: blocks that did not change.
+    :ivar legal: for each block, the changes of which one may be seen. :ivar quiet: blocks that none changes.
     """
 
     legal: dict[int, list[Change]]

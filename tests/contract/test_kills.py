@@ -1,7 +1,7 @@
 """The target dies at each point of a request's way, under a load that looks at everything, and comes back.
 
 Each kill is at a fault point of the core, and is confirmed to have happened there. What must hold is in
-``history.py``; what is asked, in ``crash_load.py``. Nothing but the kernel and the front end outlives a target.
+``history.py``; what is asked, in ``crash_load.py``. Only the kernel and the front end outlive a target.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import pytest
 
 from ringway.errors import UnreachableError
 from ringway.testing.faulty import CLASSES, POINTS, Fault, FaultyTarget
-from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
+from ringway.testing.frontend import BlkFrontEnd, BlkRequest, ScsiFrontEnd
 from ringway.testing.orders import EVENT_IDX, QEMU
+from ringway.testing.session import DEVICE_FEATURES
 
-from . import cdb
 from .conftest import Count
 from .crash_load import SIZE, CrashLoad
 from .disks import MakeDisk
@@ -100,10 +100,12 @@ def disk_on(store: str, disk_of: MakeDisk) -> Iterator[tuple[str, VolatileDisk |
 
 def front_end(setting: Setting, path: str) -> Front:
     transport = QEMU.features if setting.event_idx else QEMU.features & ~EVENT_IDX
-    more = {"indirect": setting.indirect, "features": transport | 0xFFFFFF}
     if setting.device == "blk":
-        return BlkFrontEnd(path, queues=setting.queues, **more)
-    return ScsiFrontEnd(path, request_queues=setting.queues, **{**more, "features": transport | 0b110})
+        features = transport | DEVICE_FEATURES
+        return BlkFrontEnd(path, queues=setting.queues, features=features, indirect=setting.indirect)
+    features = transport | 0b110  # HOTPLUG, CHANGE
+    queues = setting.queues
+    return ScsiFrontEnd(path, request_queues=queues, features=features, indirect=setting.indirect)
 
 
 @pytest.mark.parametrize("number", range(len(SETTINGS)), ids=map(str, SETTINGS))
@@ -117,7 +119,8 @@ def test_a_target_is_killed_at_each_point_of_a_requests_way(
         argument, medium = stack.enter_context(disk_on(setting.store, disk_of))
         lun = ["--workers", str(min(2, setting.queues)), "--lun", f"0={argument}"]
         target = stack.enter_context(FaultyTarget(faulty_core, run_dir, *options, *lun))
-        front = stack.enter_context(front_end(setting, target.socket))
+        front = front_end(setting, target.socket)
+        stack.callback(front.close)
         front.open()
         make_ready(front)
         load = CrashLoad(front, seed=number, medium=medium.medium if medium else None)
@@ -138,8 +141,8 @@ def test_a_target_is_killed_at_each_point_of_a_requests_way(
 def test_a_fresh_region_takes_its_used_index_from_the_ring(run_dir: Path, faulty_core: Path) -> None:
     """A guest that was moved has rings that are not at zero, and a region that nobody used.
 
-    A back end that took the region's zero for its used index would believe, after a death at ``published``, that
-    its last batch were all the requests ever, and forget some that are in flight: those of head 0, to begin with.
+    A back end that took the region's zero for its used index would believe, after a death at ``published``,
+    that its last batch were all the requests ever, and forget one that is in flight: that of head 0.
     """
     require_fuse()
     with contextlib.ExitStack() as stack:
@@ -157,7 +160,7 @@ def test_a_fresh_region_takes_its_used_index_from_the_ring(run_dir: Path, faulty
         target.start_with(Fault("published", "flush", 1))
         front.open()
         disk.hold_writes()
-        writes = []
+        writes: list[BlkRequest] = []
         while 0 not in front.rings[0].in_flight:
             writes.append(front.send_request(1, 8 * (1 + len(writes)), data_out=b"y" * 4096))
         disk.wait_held()

@@ -1,7 +1,7 @@
-"""What a target had in flight in the kernel goes on after its death: nothing may be run again before it ended.
+"""What a target had in flight in the kernel goes on after its death: nothing may run again before it ended.
 
-A direct write or read of io_uring has no thread that dies with the process. A write that came late would lie over
-a newer one; a read that came late would change memory that the guest uses for something else by then.
+A direct write or read of io_uring has no thread that dies with the process. A write that came late would lie
+over a newer one; a read that came late would change memory that the guest uses for something else by then.
 """
 
 from __future__ import annotations

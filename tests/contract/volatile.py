@@ -1,9 +1,9 @@
 """A disk image whose medium can be seen: a file system in this process, over ``/dev/fuse``, with one file.
 
-What is written lies in a volatile cache, as in a disk's, and reaches the medium by fsync or by a write that asks
-for it (O_DSYNC) alone. Losing power at any moment would leave just what the medium holds.
+What is written lies in a volatile cache, as in a disk's, and reaches the medium by fsync alone, or by a write
+that asks for it (O_DSYNC). Losing power at any moment would leave just what the medium holds.
 
-Spec: linux/fuse.h, version 7.31.
+It speaks version 7.31 of the kernel's protocol (linux/fuse.h).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import stat
 import struct
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -111,7 +112,7 @@ class VolatileDisk:
             held, self._held = self._held or [], None
             self._holding.clear()
         for unique, body in held:
-            self._answer(unique, self._write, body)
+            self._answer(unique, partial(VolatileDisk._write, self, _FILE), body)
 
     # The file system
 
@@ -132,13 +133,7 @@ class VolatileDisk:
             return
         if opcode == _WRITE and self._keeps(unique, body):
             return
-        match opcode:
-            case 1:
-                self._answer(unique, self._look_up, body)
-            case 3 | 4:
-                self._answer(unique, lambda _: _ATTR_HEAD.pack(1, 0, 0) + self._attributes(node), body)
-            case _:
-                self._answer(unique, _HANDLERS.get(opcode, _unknown).__get__(self), body)
+        self._answer(unique, partial(_HANDLERS.get(opcode, _unknown), self, node), body)
 
     def _keeps(self, unique: int, body: bytes) -> bool:
         with self._lock:
@@ -156,28 +151,31 @@ class VolatileDisk:
         with contextlib.suppress(OSError):  # ENOENT: who asked was killed meanwhile
             os.write(self._fd, _OUT.pack(_OUT.size + len(answer), number, unique) + answer)
 
-    def _look_up(self, name: bytes) -> bytes:
+    def _look_up(self, _node: int, name: bytes) -> bytes:
         if name.rstrip(b"\0") != NAME.encode():
             raise Refused(errno.ENOENT)
         return _ENTRY.pack(_FILE, 0, 1, 1, 0, 0) + self._attributes(_FILE)
+
+    def _get_attributes(self, node: int, _body: bytes) -> bytes:
+        return _ATTR_HEAD.pack(1, 0, 0) + self._attributes(node)
 
     def _attributes(self, node: int) -> bytes:
         mode, size = (stat.S_IFDIR | 0o755, 0) if node == _ROOT else (stat.S_IFREG | 0o644, len(self._cache))
         return _ATTR.pack(node, size, size // 512, *[0] * 6, mode, 1, 0, 0, 0, 4096, 0)
 
-    def _init(self, _: bytes) -> bytes:
+    def _init(self, _node: int, _body: bytes) -> bytes:
         flags = _ASYNC_DIO | _MAX_PAGES
         return _INIT.pack(7, 31, 0, flags, 64, 48, _MAX_WRITE, 1, _MAX_WRITE // 4096, 0, 0)
 
-    def _open(self, _: bytes) -> bytes:
+    def _open(self, _node: int, _body: bytes) -> bytes:
         return _OPEN.pack(0, _DIRECT_IO, 0)
 
-    def _read(self, body: bytes) -> bytes:
+    def _read(self, _node: int, body: bytes) -> bytes:
         _, offset, size, *_ = _IO.unpack_from(body)
         with self._lock:
             return bytes(self._cache[offset : offset + size])
 
-    def _write(self, body: bytes) -> bytes:
+    def _write(self, _node: int, body: bytes) -> bytes:
         _, offset, size, _, _, flags, _ = _IO.unpack_from(body)
         with self._lock:
             self._change(offset, body[_IO.size : _IO.size + size])
@@ -185,7 +183,7 @@ class VolatileDisk:
                 self._medium[offset : offset + size] = self._cache[offset : offset + size]
         return _WRITTEN.pack(size, 0)
 
-    def _allocate(self, body: bytes) -> bytes:
+    def _allocate(self, _node: int, body: bytes) -> bytes:
         _, offset, length, mode, _ = _FALLOCATE.unpack_from(body)
         if mode & _ZEROING:
             with self._lock:
@@ -196,7 +194,7 @@ class VolatileDisk:
         self._cache[offset : offset + len(data)] = data
         self._dirty.add((offset, offset + len(data)))
 
-    def _sync(self, _: bytes) -> bytes:
+    def _sync(self, _node: int, _body: bytes) -> bytes:
         with self._lock:
             for start, end in self._dirty:
                 self._medium[start:end] = self._cache[start:end]
@@ -204,21 +202,23 @@ class VolatileDisk:
             self.flushes += 1
         return b""
 
-    def _statistics(self, _: bytes) -> bytes:
+    def _statistics(self, _node: int, _body: bytes) -> bytes:
         return _STATFS.pack(1 << 20, 1 << 20, 1 << 20, 2, 0, 4096, 255, 4096, 0)
 
-    def _nothing(self, _: bytes) -> bytes:
+    def _nothing(self, _node: int, _body: bytes) -> bytes:
         return b""
 
 
-def _unknown(_: VolatileDisk, __: bytes) -> bytes:
+def _unknown(_: VolatileDisk, __: int, ___: bytes) -> bytes:
     raise Refused(errno.ENOSYS)
 
 
 _WRITE: Final = 16
 _SILENT: Final = frozenset({2, 36, 42})  # FORGET, INTERRUPT, BATCH_FORGET have no answer
 _HANDLERS: Final = {
-    26: VolatileDisk._init,
+    1: VolatileDisk._look_up,
+    3: VolatileDisk._get_attributes,
+    4: VolatileDisk._get_attributes,  # SETATTR: nothing changes
     14: VolatileDisk._open,
     15: VolatileDisk._read,
     _WRITE: VolatileDisk._write,
@@ -226,6 +226,7 @@ _HANDLERS: Final = {
     18: VolatileDisk._nothing,  # RELEASE
     20: VolatileDisk._sync,
     25: VolatileDisk._nothing,  # FLUSH: a close
+    26: VolatileDisk._init,
     38: VolatileDisk._nothing,  # DESTROY
     43: VolatileDisk._allocate,
 }

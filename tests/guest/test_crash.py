@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ringway.testing.bootsector import BootSectorGuest, Load, install
+from ringway.testing.faulty import POINTS, Fault, FaultyTarget
 from ringway.testing.guest import LinuxGuest
+from ringway.testing.qemu import vhost_user_blk, vhost_user_scsi
 
 from .conftest import Count
 from .linux import start_load, stop_load
@@ -52,3 +54,24 @@ def test_linux_survives_kills(run_dir: Path, count: Count) -> None:
         told = guest.run("dmesg")
         assert "I/O error" not in told
         assert told.count("Power-on or device reset occurred") == 1  # at boot: nothing was lost since
+
+
+@both_devices
+def test_linux_survives_a_death_at_each_point_of_a_write(
+    run_dir: Path, faulty_core: Path, device: str
+) -> None:
+    """QEMU hands the in-flight region on, and the guest's own driver misses no interrupt."""
+    image = make_image(run_dir / "disk.img", 16 * MIB)
+    connect, disk = {"scsi": (vhost_user_scsi, "/dev/sda"), "blk": (vhost_user_blk, "/dev/vda")}[device]
+    with FaultyTarget(faulty_core, run_dir, "--device", device, image) as target:
+        path = Path(target.socket)
+        devices = connect(path, name=path.stem, queues=1, reconnect_ms=20, options="")
+        with LinuxGuest(devices, cpus=2) as guest:
+            job = start_load(guest, disk)
+            target.kill()
+            for point in POINTS:
+                target.start_with(Fault(point, "write", 20))
+                target.cause_of_death()
+            target.start_with(None)
+            stop_load(guest, job)
+            assert "I/O error" not in guest.run("dmesg")

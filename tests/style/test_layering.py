@@ -38,6 +38,7 @@ EXCEPTIONS = {
     "cli.bench": {"bench"},
     "cli.doctor": {"_core", "testing"},
     "testing.target": {"model", "target"},
+    "testing.with_core": {"ringway"},
 }
 
 
