@@ -61,6 +61,7 @@ check: build  ## lint, types, format, stubs and layering
 	$(BIN)/python -m mypy.stubtest ringway._core
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p ringway-core --features fault-points -- -D warnings
 	$(PYTEST) tests/style
 
 .PHONY: bench
