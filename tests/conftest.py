@@ -34,5 +34,7 @@ def faulty_core() -> Path:
     if shutil.which("cargo") is None:
         pytest.skip("no cargo: apt-get install cargo")
     root = Path(__file__).parents[1]
-    subprocess.run(["make", "--silent", "faulty"], cwd=root, check=True, capture_output=True, timeout=300)
+    command = ["make", "faulty"]
+    made = subprocess.run(command, check=False, cwd=root, capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0, made.stderr
     return root / "target" / "faulty" / "lib_core.so"

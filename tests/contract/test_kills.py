@@ -17,6 +17,7 @@ from typing import Final
 
 import pytest
 
+from ringway import _core
 from ringway.errors import UnreachableError
 from ringway.testing.faulty import CLASSES, POINTS, Fault, FaultyTarget
 from ringway.testing.frontend import BlkFrontEnd, BlkRequest, ScsiFrontEnd
@@ -85,6 +86,16 @@ def test_every_place_is_met() -> None:
     assert set(few) == set(PLACES)
     for setting in range(len(SETTINGS)):
         assert set(places(setting, 500)) == set(PLACES)
+
+
+def test_the_shipped_core_has_no_fault_points(run_dir: Path) -> None:
+    """It is told of one and does not care."""
+    with FaultyTarget(Path(_core.__file__), run_dir, "--device", "blk", "ram:1M") as target:
+        target.kill()
+        target.start_with(Fault("popped", "read", 1))
+        with BlkFrontEnd(target.socket).open() as front:
+            assert front.read(0, 512).status == 0
+        assert target.alive
 
 
 @contextlib.contextmanager
