@@ -13,7 +13,7 @@ pub mod dirty;
 pub mod driver;
 pub mod engine;
 pub mod error;
-pub mod fault;
+mod fault;
 pub mod inflight;
 pub mod mapping;
 pub mod memory;
