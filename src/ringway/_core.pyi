@@ -21,6 +21,7 @@ __all__ = [
     "LoadDriver",
     "Region",
     "Store",
+    "Trace",
     "__version__",
     "inflight_size",
     "latency_bucket_bounds",
@@ -347,6 +348,23 @@ class Device:
         :param id: one command, by its virtio tag. :param cancel: ask the kernel to cancel it.
         :returns: whether all finished in time.
         """
+    def start_trace(
+        self,
+        *,
+        interval: int = 1,
+        capacity: int = 16384,
+        queue: int | None = None,
+        lun: tuple[int, int] | None = None,
+    ) -> Trace:
+        """Follow every ``interval``-th request of each queue, the first included.
+
+        Costs nothing while no trace is on.
+
+        :param capacity: samples that wait to be taken, for each worker; more are dropped and counted.
+        :param queue: this virtqueue alone. :param lun: this (target, LUN) alone.
+        :raises OSError: EBUSY: a trace is on already; EIO: a worker is dead.
+        :raises ValueError: numbers out of range.
+        """
     def statistics(self) -> dict[str, list[dict[str, int | list[int]]]]:
         """Counters since the start, without stopping anybody.
 
@@ -355,9 +373,30 @@ class Device:
             ``queue target lun reads writes flushes unmaps other errors read_bytes write_bytes`` and
             ``read_latency write_latency``: counts for each bucket of :func:`latency_bucket_bounds`. A queue
             row:
-            ``queue kicks signals batches requests in_flight running``. A worker row: ``worker thread sleeps
+            ``queue kicks signals batches requests slow_commands in_flight running``. A worker row: ``worker thread sleeps
             spins loops cpu_ns``.
         """
+
+@final
+class Trace:
+    """Samples of requests, until :meth:`close` or the end of the object."""
+
+    def take(self, most: int) -> list[dict[str, int | str | bool | None]]:
+        """Take finished samples, at most so many; none after :meth:`close`.
+
+        A row: ``queue head target lun operation opcode bytes wake carrier parked notice``, and times in
+        nanoseconds
+        since the trace began, by the clock of the request's worker: ``absent_ns`` (last look at the ring at
+        which it
+        was not there; ``None``: unknown), ``woken_ns`` (``None``: the worker was awake), ``seen_ns``,
+        ``dequeued_ns``, ``dispatched_ns``, ``completed_ns``, ``enqueued_ns``, ``notified_ns`` (``None``: not
+        signalled). They never run backwards in this order.
+        """
+    @property
+    def dropped(self) -> int:
+        """Samples that found no room so far: among those that wait, or among those under way."""
+    def close(self) -> None:
+        """End it; no request is followed any more when this returns. Idempotent."""
 
 def latency_bucket_bounds() -> list[int]:
     """Upper bounds in nanoseconds of the log-linear latency buckets (the last one is open)."""

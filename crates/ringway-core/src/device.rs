@@ -2,8 +2,11 @@
 //!
 //! Changes make a new [`View`] and hand it to each worker; they return when all workers go by it.
 
+mod trace;
+
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -21,6 +24,7 @@ use crate::store::Store;
 use crate::view::{Lun, LunState, LunTable, View, MAX_LUN};
 use crate::worker::{self, Completion, DeviceKind, EngineChoice, Fence, Mailbox, Matcher, Message};
 use crate::worker::{QueueStart, WorkerSetup};
+pub use trace::{Trace, MAX_TRACE};
 
 /// Queues of one device at most: tags carry eight bits of queue number.
 pub const MAX_QUEUES: usize = 256;
@@ -63,6 +67,8 @@ pub struct Device {
     homes: Vec<usize>,
     /// Held for a moment only: whoever asks for a LUN must not wait for a change.
     view: Mutex<Arc<View>>,
+    /// Somebody traces.
+    tracing: Arc<AtomicBool>,
     /// Held through a change; the places of registered files that are taken.
     changing: Mutex<BTreeSet<u32>>,
     slow: Arc<SlowRing>,
@@ -94,6 +100,7 @@ impl Device {
             homes: (0..queues).map(|queue| home(options.kind, queue, workers)).collect(),
             queues: counters,
             view: Mutex::new(Arc::new(View { writeback: true, ..View::default() })),
+            tracing: Arc::default(),
             changing: Mutex::default(),
             slow: Arc::new(SlowRing::new()?),
             engine: EngineChoice::Auto,

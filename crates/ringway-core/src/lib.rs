@@ -24,6 +24,7 @@ pub mod scsi;
 pub mod slow;
 pub mod stats;
 pub mod store;
+pub mod trace;
 pub mod view;
 pub mod vring;
 pub mod worker;

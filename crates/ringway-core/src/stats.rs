@@ -112,6 +112,8 @@ pub struct QueueCounters {
     pub batches: Counter,
     /// Requests completed.
     pub requests: Counter,
+    /// Requests that Python was asked about.
+    pub slow: Counter,
     /// Requests held now.
     pub in_flight: Counter,
     /// 1 while the ring is served.

@@ -7,12 +7,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use ringway_core as core;
 use ringway_core::device::{DeviceOptions, MAX_QUEUES};
+use ringway_core::trace::TraceOptions;
 use ringway_core::worker::{Completion, DeviceKind, EngineChoice, Matcher, QueueStart, RingLayout};
 
 use crate::command::Command;
 use crate::memory::{DirtyLog, InflightRegion, Region};
 use crate::statistics;
 use crate::store::Store;
+use crate::trace::Trace;
 use crate::{one_of, own, raise, seconds};
 
 #[pyclass(frozen, module = "ringway._core")]
@@ -236,6 +238,19 @@ impl Device {
     ) -> PyResult<bool> {
         let timeout = seconds(timeout_s)?;
         Ok(py.detach(|| self.0.wait_for(Matcher::Hot { target, lun, id }, cancel, timeout)))
+    }
+
+    #[pyo3(signature = (*, interval=1, capacity=16384, queue=None, lun=None))]
+    fn start_trace(
+        &self,
+        py: Python<'_>,
+        interval: u32,
+        capacity: usize,
+        queue: Option<u16>,
+        lun: Option<(u8, u16)>,
+    ) -> PyResult<Trace> {
+        let options = TraceOptions { interval, capacity, queue, lun };
+        py.detach(|| self.0.trace(options)).map(Trace::from).map_err(raise)
     }
 
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -6,6 +6,7 @@ mod driver;
 mod memory;
 mod statistics;
 mod store;
+mod trace;
 
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -74,6 +75,7 @@ mod _core {
         inflight_size, latency_bucket_bounds,
         memory::{DirtyLog, InflightRegion, Region},
         store::Store,
+        trace::Trace,
     };
 
     #[pymodule_init]

@@ -57,6 +57,7 @@ fn queue_rows<'py>(py: Python<'py>, device: &core::device::Device) -> PyResult<B
                 ("signals", c.signals.get()),
                 ("batches", c.batches.get()),
                 ("requests", c.requests.get()),
+                ("slow_commands", c.slow.get()),
                 ("in_flight", c.in_flight.get()),
                 ("running", c.running.get()),
             ],

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::{Completion, Fence, QueueStart};
 use crate::error::Result;
 use crate::notify;
+use crate::trace::{TraceOptions, TraceRing};
 use crate::view::View;
 
 /// What a worker is told.
@@ -34,11 +35,16 @@ pub enum Message {
     Resume(u64),
     /// For the event queue.
     Event([u8; 16]),
+    /// Follow requests from now on; none: no more. Answers when that is so.
+    Trace(Option<TraceStart>, SyncSender<()>),
     /// Look again (a range lock was released).
     Wake,
     /// The end.
     Quit,
 }
+
+/// What begins a trace: the worker's own ring, and what goes there.
+pub type TraceStart = (Arc<TraceRing>, TraceOptions);
 
 /// The way into a worker.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ mod mailbox;
 mod pending;
 mod queue;
 mod request;
+mod traced;
 
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use fence::{Fence, Matcher};
-pub use mailbox::{Mailbox, Message};
+pub use mailbox::{Mailbox, Message, TraceStart};
 pub use queue::{QueueStart, RingLayout, Role};
 
 use crate::clock::now_ns;
@@ -27,6 +28,7 @@ use crate::fault;
 use crate::poll::{PollMode, SpinBudget, FOR_A_GUEST_NS, FOR_THE_KERNEL_NS};
 use crate::slow::{Charged, SlowCommand, SlowKind, SlowRing};
 use crate::stats::{QueueCounters, WorkerCounters};
+use crate::trace::Tracer;
 use crate::view::View;
 use crate::vring::Chain;
 use pending::{Phase, Slab};
@@ -98,6 +100,8 @@ pub(crate) struct Context {
     scratch: Chain,
     /// Parked requests are to be tried again in this turn.
     retry: bool,
+    /// Some while requests are traced.
+    tracer: Option<Box<Tracer>>,
 }
 
 struct Worker {
@@ -198,6 +202,7 @@ impl Worker {
                 now: now_ns(),
                 scratch: Chain::default(),
                 retry: false,
+                tracer: None,
             },
             next_retry: 0,
             fences: Vec::new(),
@@ -213,7 +218,12 @@ impl Worker {
     fn run(&mut self) {
         while !self.quitting {
             self.counters.loops.add(1);
-            if !self.turn() {
+            // the loop exists twice, so that a trace costs nothing while it is off
+            let worked = match self.context.tracer {
+                None => self.turn::<false>(),
+                Some(_) => self.turn::<true>(),
+            };
+            if !worked {
                 self.idle();
             }
         }
@@ -228,7 +238,7 @@ impl Worker {
         while running(&self.context) && Instant::now() < deadline {
             self.context.engine.wait(Some(PARKED_RETRY), &mut self.events);
             self.take_events();
-            self.queues.iter_mut().for_each(|queue| queue.publish(&mut self.context));
+            self.queues.iter_mut().for_each(|queue| queue.publish::<true>(&mut self.context));
         }
         if running(&self.context) {
             std::mem::forget(std::mem::take(&mut self.context.slab));
@@ -236,26 +246,29 @@ impl Worker {
     }
 
     /// One turn of the loop; whether there was work.
-    fn turn(&mut self) -> bool {
+    fn turn<const TRACED: bool>(&mut self) -> bool {
         let mut worked = false;
         if self.mailbox.has_mail() {
             self.read_mail();
             worked = true;
         }
         self.context.now = now_ns();
+        if TRACED {
+            self.begin_traced_turn();
+        }
         if self.context.now >= self.next_retry {
             self.next_retry = self.context.now + PARKED_RETRY.as_nanos() as u64;
             self.context.retry = true;
         }
         for queue in &mut self.queues {
-            worked |= queue.serve(&mut self.context);
+            worked |= queue.serve::<TRACED>(&mut self.context);
         }
         self.context.retry = false;
         self.context.engine.turn(&mut self.events);
         fault::entered();
         worked |= self.take_events();
         for queue in &mut self.queues {
-            queue.publish(&mut self.context);
+            queue.publish::<TRACED>(&mut self.context);
         }
         if !self.fences.is_empty() || self.queues.iter().any(Queue::is_stopping) {
             self.keep_deadlines();
@@ -273,8 +286,8 @@ impl Worker {
             match event {
                 Event::Ready(MAIL) => {}
                 Event::Ready(token) => {
-                    if let Some(queue) = self.queues.iter().find(|queue| queue.token() == token) {
-                        queue.counters().kicks.add(1);
+                    if let Some(queue) = self.queues.iter_mut().find(|queue| queue.token() == token) {
+                        queue.kicked(self.context.now);
                     }
                 }
                 Event::Done(key, result) => self.io_done(key, result),
@@ -317,6 +330,7 @@ impl Worker {
                 }
                 std::hint::spin_loop();
             }
+            self.nothing_since(now);
             now = now_ns();
         }
         None
@@ -324,15 +338,24 @@ impl Worker {
 
     /// Ask for kicks and sleep, unless work slipped in; when that ended.
     fn sleep(&mut self) -> u64 {
+        let looking = if self.context.tracer.is_some() { now_ns() } else { 0 };
         let context = &mut self.context;
-        let slipped_in = self.queues.iter_mut().any(|queue| queue.ask_for_kick(context));
-        if !slipped_in && !self.mailbox.has_mail() && !self.queues.iter().any(Queue::must_poll) {
-            self.counters.sleeps.add(1);
-            self.context.engine.wait(self.next_deadline(), &mut self.events);
-            self.queues.iter_mut().for_each(Queue::awake);
-            self.take_events();
+        if self.queues.iter_mut().any(|queue| queue.ask_for_kick(context)) {
+            return now_ns();
         }
-        now_ns()
+        self.nothing_since(looking);
+        if self.mailbox.has_mail() || self.queues.iter().any(Queue::must_poll) {
+            return now_ns();
+        }
+        self.counters.sleeps.add(1);
+        self.context.engine.wait(self.next_deadline(), &mut self.events);
+        let woken = now_ns();
+        if let Some(tracer) = &mut self.context.tracer {
+            tracer.slept_until_ns = woken;
+        }
+        self.queues.iter_mut().for_each(Queue::awake);
+        self.take_events();
+        woken
     }
 
     fn has_overdue_fence(&self) -> bool {
@@ -420,6 +443,10 @@ impl Worker {
                 if let Some(queue) = self.queues.iter_mut().find(|queue| queue.role() == Role::Event) {
                     queue.post_event(&mut self.context, event);
                 }
+            }
+            Message::Trace(start, reply) => {
+                self.trace(start);
+                let _ = reply.send(());
             }
             Message::Wake => self.context.retry = true,
             Message::Quit => self.quitting = true,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::Job;
 use crate::scsi::Failure;
+use crate::trace::Slot;
 use crate::view::{Lun, View};
 use crate::vring::Chain;
 
@@ -67,6 +68,8 @@ pub struct Pending {
     pub range: (u64, u64),
     pub bytes: usize,
     pub failure: Failure,
+    /// Where a trace follows it.
+    pub slot: Option<Slot>,
 }
 
 impl Pending {
@@ -91,6 +94,7 @@ impl Pending {
             range: (0, 0),
             bytes: 0,
             failure: Failure::None,
+            slot: None,
         }
     }
 
@@ -197,6 +201,11 @@ impl Slab {
     /// All held requests.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Pending)> {
         self.entries.iter().enumerate().filter_map(|(key, entry)| Some((key as u32, entry.as_deref()?)))
+    }
+
+    /// A trace ended or another began: what it followed is followed no more.
+    pub fn forget_slots(&mut self) {
+        self.entries.iter_mut().flatten().for_each(|pending| pending.slot = None);
     }
 
     /// The sequence number of the next request.

@@ -15,17 +15,26 @@ use crate::store::Errno;
 use crate::view::Lun;
 
 impl Queue {
+    /// As [`Queue::dispatch`], for requests that may be followed by a trace.
+    #[inline(never)]
+    pub(super) fn dispatch_traced(&mut self, turn: Turn<'_>) {
+        let Turn { context, view, request, chain } = turn;
+        let (slot, head) = (request.slot, request.head);
+        self.dispatch::<true>(Turn { context: &mut *context, view, request, chain });
+        self.trace_settled(context, slot, head);
+    }
+
     #[inline(always)]
-    pub(super) fn dispatch(&mut self, turn: Turn<'_>) {
+    pub(super) fn dispatch<const TRACED: bool>(&mut self, turn: Turn<'_>) {
         match (turn.context.kind, self.role) {
-            (DeviceKind::Scsi, Role::Request) => self.dispatch_scsi(turn),
-            (DeviceKind::Blk, _) => self.dispatch_blk(turn),
+            (DeviceKind::Scsi, Role::Request) => self.dispatch_scsi::<TRACED>(turn),
+            (DeviceKind::Blk, _) => self.dispatch_blk::<TRACED>(turn),
             (DeviceKind::Scsi, _) => self.dispatch_control(turn),
         }
     }
 
     #[inline(always)]
-    fn dispatch_scsi(&mut self, mut turn: Turn<'_>) {
+    fn dispatch_scsi<const TRACED: bool>(&mut self, mut turn: Turn<'_>) {
         let layout = turn.origin().scsi_header_layout();
         if turn.chain.writable_bytes < RESPONSE_BYTES {
             return self.push(&turn, 0);
@@ -44,7 +53,7 @@ impl Queue {
         match scsi::decode(&header.cdb(layout.cdb)) {
             Some(command) if turn.request.past_gate || lun.state.gate() & command.gate_mask() == 0 => {
                 match command.plan(lun, layout.bytes, turn.chain.readable(), out, room) {
-                    Ok(action) => self.execute(turn, lun, &action),
+                    Ok(action) => self.execute::<TRACED>(turn, lun, &action),
                     Err(failure) => self.ask_python(&mut turn, Some(lun), failure),
                 }
             }
@@ -53,7 +62,7 @@ impl Queue {
     }
 
     #[inline(always)]
-    fn dispatch_blk(&mut self, mut turn: Turn<'_>) {
+    fn dispatch_blk<const TRACED: bool>(&mut self, mut turn: Turn<'_>) {
         if turn.chain.writable_bytes == 0 {
             return self.push(&turn, 0);
         }
@@ -67,7 +76,7 @@ impl Queue {
         let out = turn.chain.readable_bytes - blk::HEADER_BYTES;
         let writeback = turn.view.writeback && !lun.state.is_doubtful();
         match blk::plan(&header.0, lun, turn.chain.readable(), out, room, writeback) {
-            Ok(BlkCommand::Run(action)) => self.execute(turn, lun, &action),
+            Ok(BlkCommand::Run(action)) => self.execute::<TRACED>(turn, lun, &action),
             Ok(BlkCommand::Identify) => self.identify(&turn, lun, room),
             Err(status) => self.refuse_blk(&turn, lun, status),
         }
@@ -109,11 +118,14 @@ impl Queue {
     }
 
     #[inline(always)]
-    fn execute(&mut self, mut turn: Turn<'_>, lun: &Arc<Lun>, action: &Action) {
+    fn execute<const TRACED: bool>(&mut self, mut turn: Turn<'_>, lun: &Arc<Lun>, action: &Action) {
         let ranges = &lun.state.ranges;
         if action.touches(|start, end, write| ranges.blocks(start, end, write)) {
             let key = self.hold(&mut turn, Some(lun));
             return self.park(turn.context, key, false);
+        }
+        if TRACED {
+            turn.trace_dispatched(lun, action);
         }
         if !action.is_instant(&lun.store) && turn.context.engine.is_async() {
             let key = self.hold(&mut turn, Some(lun));
@@ -123,7 +135,13 @@ impl Queue {
         let spans = if class == Class::Write { turn.chain.readable() } else { turn.chain.writable() };
         fault::point(Point::Submitted, self.index, turn.request.head);
         match action.run(&lun.store, spans) {
-            Ok(()) => self.succeed(&turn, lun, class, bytes, now_ns()),
+            Ok(()) => {
+                let now = now_ns();
+                if TRACED {
+                    turn.trace_completed(now);
+                }
+                self.succeed(&turn, lun, class, bytes, now);
+            }
             Err(errno) => self.store_failed(turn, lun, errno),
         }
     }

@@ -36,6 +36,7 @@ impl Queue {
         pending.address = lun.map(|lun| (lun.state.target, lun.state.number));
         (pending.class, pending.range, pending.bytes) = (Class::Other, (0, 0), 0);
         pending.failure = Failure::None;
+        pending.slot = request.slot;
         let key = context.slab.insert(pending);
         self.held[request.head as usize] = key + 1;
         self.count_held(self.held_count + 1);
@@ -55,7 +56,9 @@ impl Queue {
     pub(super) fn park(&mut self, context: &mut Context, key: u32, wants_python: bool) {
         let pending = context.slab.get_mut(key);
         (pending.phase, pending.wants_python) = (Phase::Parked, wants_python);
+        let slot = pending.slot;
         self.parked.push(key);
+        context.trace_parked(slot);
     }
 
     /// Try parked requests again; whether any went on. Those for Python stay while the slow ring is full.
@@ -79,7 +82,7 @@ impl Queue {
         self.release(pending.head);
         let view = context.view.clone();
         let request = Request::of(&pending);
-        self.dispatch(Turn { context, view: &view, request, chain: &mut pending.chain });
+        self.dispatch_traced(Turn { context, view: &view, request, chain: &mut pending.chain });
         context.slab.recycle(pending);
     }
 
@@ -128,6 +131,7 @@ impl Queue {
         let (view, current, request) = (context.view.clone(), pending.current.clone(), Request::of(&pending));
         let lun = pending.address.and_then(|(target, number)| current.luns.get(target, number));
         let (class, bytes, now) = (pending.class, pending.bytes, context.now);
+        let (head, slot) = (pending.head, pending.slot);
         let turn = Turn { context, view: &view, request, chain: &mut pending.chain };
         match (outcome, cancelled, lun) {
             (Ok(()), _, Some(lun)) => self.succeed(&turn, lun, class, bytes, now),
@@ -138,6 +142,7 @@ impl Queue {
             (Err(errno), _, Some(lun)) => self.store_failed(turn, lun, errno),
             (_, _, None) => unreachable!("a request for a store has a LUN"),
         }
+        self.trace_settled(context, slot, head);
         context.slab.recycle(pending);
     }
 
@@ -156,8 +161,12 @@ impl Queue {
         let pending = context.slab.get_mut(key);
         pending.phase = Phase::Slow;
         let head = pending.head;
+        self.trace_asked(context, key);
         match context.slow.push(command) {
-            Ok(()) => fault::point(Point::Submitted, self.index, head),
+            Ok(()) => {
+                self.counters.slow.add(1);
+                fault::point(Point::Submitted, self.index, head);
+            }
             Err(_) => self.park(context, key, true),
         }
     }
@@ -202,6 +211,7 @@ impl Queue {
         };
         let (view, request) = (context.view.clone(), Request::of(&pending));
         self.push(&Turn { context, view: &view, request, chain: &mut pending.chain }, len);
+        self.trace_settled(context, pending.slot, pending.head);
         context.slab.recycle(pending);
     }
 
@@ -238,7 +248,7 @@ impl Queue {
             event[..4].copy_from_slice(&kind.to_le_bytes());
         }
         let len = scatter(chain.writable(), 0, &event) as u32;
-        let request = Request::popped(head, context.now);
+        let request = Request::popped(head, context.now, None);
         self.push(&Turn { context, view: &view, request, chain: &mut chain }, len);
     }
 

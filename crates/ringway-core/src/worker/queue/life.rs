@@ -99,6 +99,7 @@ impl Queue {
             stop: None,
             starts: 0,
             events_missed: false,
+            trace: None,
             counters,
         }
     }
@@ -109,10 +110,6 @@ impl Queue {
 
     pub fn role(&self) -> Role {
         self.role
-    }
-
-    pub fn counters(&self) -> &QueueCounters {
-        &self.counters
     }
 
     /// Names the kick of this life of the ring.
@@ -134,6 +131,7 @@ impl Queue {
         self.inflight = start.inflight.and_then(|region| region.queue(self.index, size));
         self.resubmit = self.recover(&mut ring);
         self.held = vec![0; size.into()];
+        self.forget_arrivals();
         (self.layout, self.kick, self.log_address) = (Some(start.layout), start.kick, start.log_address);
         self.broken = false;
         self.ring = Some(ring);
@@ -227,7 +225,7 @@ impl Queue {
             return;
         }
         self.give_up(context);
-        self.publish(context);
+        self.publish::<true>(context);
         self.drop_ring(context);
         if let Some(stop) = self.stop.take() {
             let _ = stop.reply.send(self.base);
@@ -256,7 +254,10 @@ impl Queue {
     fn disown(&mut self, context: &mut Context) -> Vec<u32> {
         let keys: Vec<u32> = self.keys().collect();
         for key in &keys {
-            context.slab.get_mut(*key).queue = None;
+            let pending = context.slab.get_mut(*key);
+            pending.queue = None;
+            let slot = pending.slot.take();
+            context.forget(slot);
         }
         self.held.fill(0);
         self.count_held(0);

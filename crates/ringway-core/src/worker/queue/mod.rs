@@ -4,6 +4,7 @@
 mod dispatch;
 mod hold;
 mod life;
+mod traced;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -13,15 +14,18 @@ use super::pending::{Header, Pending};
 use super::request::{answer_blk, answer_scsi};
 use super::{Completion, Context, DeviceKind};
 use crate::blk;
+use crate::clock::now_ns;
 use crate::fault::{self, Point};
 use crate::inflight::QueueInflight;
 use crate::memory::scatter;
 use crate::notify::Call;
 use crate::stats::QueueCounters;
+use crate::trace::{Notice, Slot};
 use crate::view::View;
 use crate::vring::{Chain, RingError, Vring};
 use life::Stop;
 pub use life::{QueueStart, RingLayout};
+pub use traced::QueueTrace;
 
 /// Chains popped before the others get their turn and the batch is published.
 const BATCH: u16 = 32;
@@ -50,17 +54,20 @@ struct Request {
     header: Header,
     /// The view that its spans point into, if that is not the current one.
     origin: Option<Rc<View>>,
+    /// Where a trace follows it.
+    slot: Option<Slot>,
 }
 
 impl Request {
     #[inline(always)]
-    fn popped(head: u16, now: u64) -> Self {
-        Request { head, popped_ns: now, sequence: 0, past_gate: false, header: Header([0; 64]), origin: None }
+    fn popped(head: u16, now: u64, slot: Option<Slot>) -> Self {
+        let header = Header([0; 64]);
+        Request { head, popped_ns: now, sequence: 0, past_gate: false, header, origin: None, slot }
     }
 
     fn of(pending: &Pending) -> Self {
-        let Pending { head, popped_ns, sequence, past_gate, header, .. } = *pending;
-        Request { head, popped_ns, sequence, past_gate, header, origin: Some(pending.origin.clone()) }
+        let Pending { head, popped_ns, sequence, past_gate, header, slot, .. } = *pending;
+        Request { head, popped_ns, sequence, past_gate, header, origin: Some(pending.origin.clone()), slot }
     }
 }
 
@@ -115,6 +122,8 @@ pub struct Queue {
     stop: Option<Stop>,
     starts: u32,
     events_missed: bool,
+    /// Some while its requests are traced.
+    trace: Option<Box<QueueTrace>>,
     counters: Arc<QueueCounters>,
 }
 
@@ -142,7 +151,7 @@ impl Queue {
 
     /// Pop a batch and start it; whether there was something.
     #[inline(always)]
-    pub fn serve(&mut self, context: &mut Context) -> bool {
+    pub fn serve<const TRACED: bool>(&mut self, context: &mut Context) -> bool {
         let mut worked = false;
         if context.retry && !self.parked.is_empty() {
             worked |= self.retry_parked(context);
@@ -153,22 +162,26 @@ impl Queue {
         if !self.resubmit.is_empty() {
             self.run_again(context);
         }
-        worked | self.pop_batch(context)
+        worked | self.pop_batch::<TRACED>(context)
     }
 
     #[inline(always)]
-    fn pop_batch(&mut self, context: &mut Context) -> bool {
+    fn pop_batch<const TRACED: bool>(&mut self, context: &mut Context) -> bool {
         let ring = self.ring.as_mut().expect("a running ring");
         let count = match ring.available() {
             Ok(0) => return false,
-            Ok(count) => count.min(BATCH),
+            Ok(count) => count,
             Err(error) => return self.ring_failed(context, error),
         };
+        if TRACED {
+            self.trace_look(context, count);
+        }
         let view = context.view.clone();
         let mut chain = std::mem::take(&mut context.scratch);
         let mut bytes = 0;
-        for _ in 0..count {
+        for _ in 0..count.min(BATCH) {
             let ring = self.ring.as_mut().expect("a running ring");
+            let index = ring.next_available();
             match ring.pop(&view.memory, &mut chain) {
                 Ok(head) if self.held[head as usize] != 0 => {
                     self.ring_failed(context, RingError::Duplicate(head));
@@ -182,8 +195,13 @@ impl Queue {
                     }
                     fault::point(Point::Marked, self.index, head);
                     bytes += chain.readable_bytes + chain.writable_bytes;
-                    let request = Request::popped(head, context.now);
-                    self.dispatch(Turn { context, view: &view, request, chain: &mut chain });
+                    let slot = if TRACED { self.trace_popped(context, head, index) } else { None };
+                    let request = Request::popped(head, context.now, slot);
+                    let turn = Turn { context, view: &view, request, chain: &mut chain };
+                    match TRACED {
+                        false => self.dispatch::<false>(turn),
+                        true => self.dispatch_traced(turn),
+                    }
                 }
                 Err(error) => {
                     self.ring_failed(context, error);
@@ -217,14 +235,14 @@ impl Queue {
             }
             fault::note(context.kind, self.role, self.index, head, &chain);
             fault::point(Point::Marked, self.index, head);
-            let request = Request::popped(head, context.now);
-            self.dispatch(Turn { context, view: &view, request, chain: &mut chain });
+            let request = Request::popped(head, context.now, None);
+            self.dispatch_traced(Turn { context, view: &view, request, chain: &mut chain });
         }
     }
 
     /// Show the guest what was completed, and signal it if it wants that.
     #[inline(always)]
-    pub fn publish(&mut self, context: &mut Context) {
+    pub fn publish<const TRACED: bool>(&mut self, context: &mut Context) {
         let Some(ring) = self.ring.as_mut().filter(|ring| ring.has_unpublished()) else { return };
         let (offset, len) = ring.publish();
         fault::batch(Point::Published, self.index);
@@ -237,12 +255,19 @@ impl Queue {
         }
         fault::batch(Point::Cleared, self.index);
         self.counters.batches.add(1);
-        if ring.wants_signal() {
-            if let Some(call) = &self.call {
+        let shown_ns = if TRACED { now_ns() } else { 0 };
+        let notice = match (ring.wants_signal(), &self.call) {
+            (false, _) => Notice::Suppressed,
+            (true, None) => Notice::NoCall,
+            (true, Some(call)) => {
                 self.counters.signals.add(1);
                 call.signal();
                 fault::batch(Point::Signalled, self.index);
+                Notice::Signalled
             }
+        };
+        if TRACED {
+            self.trace_published(context, shown_ns, notice);
         }
     }
 
