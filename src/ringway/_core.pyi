@@ -373,8 +373,8 @@ class Device:
             ``queue target lun reads writes flushes unmaps other errors read_bytes write_bytes`` and
             ``read_latency write_latency``: counts for each bucket of :func:`latency_bucket_bounds`. A queue
             row:
-            ``queue kicks signals batches requests slow_commands in_flight running``. A worker row: ``worker thread sleeps
-            spins loops cpu_ns``.
+            ``queue kicks signals batches requests slow_commands in_flight running``. A worker row:
+            ``worker thread sleeps spins loops cpu_ns``.
         """
 
 @final

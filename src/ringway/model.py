@@ -16,6 +16,7 @@ from ringway.errors import UsageError
 MAX_TARGET: Final = 255
 MAX_LUN: Final = 16383
 MAX_QUEUES: Final = 254  #: request queues; with the two others of scsi, all that the core serves
+MAX_FETCH: Final = 2048  #: samples in one answer
 BLOCK_SIZES: Final = (512, 4096)
 
 Target = Annotated[int, Meta(ge=0, le=MAX_TARGET)]
@@ -183,6 +184,7 @@ class QueueStatistics(Struct, frozen=True):
     requests: int
     in_flight: int
     running: bool
+    slow_commands: int = 0  #: requests that the slow path decided
 
 
 class WorkerStatistics(Struct, frozen=True):
@@ -203,6 +205,108 @@ class TargetStatistics(Struct, frozen=True):
     luns: tuple[LunStatistics, ...]
     queues: tuple[QueueStatistics, ...]
     workers: tuple[WorkerStatistics, ...]
+
+
+Histogram = tuple[tuple[int, int], ...]
+"""How many requests took less than so many nanoseconds, and no less than the bound before; empty buckets are
+left out."""
+
+
+class LunCounters(Struct, frozen=True):
+    """What guests did to one LUN since the target's start, ready to be subtracted from a later look."""
+
+    target: int
+    lun: int
+    reads: int
+    writes: int
+    flushes: int
+    unmaps: int
+    other: int
+    errors: int
+    read_bytes: int
+    write_bytes: int
+    read_latency: Histogram
+    write_latency: Histogram
+
+
+class TargetCounters(Struct, frozen=True):
+    """All counters of a target, with whole histograms."""
+
+    uptime_s: float
+    luns: tuple[LunCounters, ...]
+    queues: tuple[QueueStatistics, ...]
+    workers: tuple[WorkerStatistics, ...]
+
+
+class Operation(StrEnum):
+    """What a traced request asked for, as far as its worker understood it."""
+
+    READ = "read"
+    WRITE = "write"
+    FLUSH = "flush"
+    UNMAP = "unmap"
+    OTHER = "other"  #: all that the slow path decides, too
+    CONTROL = "control"  #: of the scsi control queue
+
+
+class Wake(StrEnum):
+    """How a worker came to look at the ring."""
+
+    KICK = "kick"  #: it slept, and the guest's kick woke it
+    POLLING = "polling"  #: it was awake: no kick was needed
+    OTHER = "other"  #: it slept, and something else woke it
+
+
+class Carrier(StrEnum):
+    """Who carried a request out."""
+
+    WORKER = "worker"  #: the worker itself, on the spot
+    IO_URING = "io_uring"
+    PYTHON = "python"  #: the slow path
+
+
+class Notice(StrEnum):
+    """How the guest heard of a request's end."""
+
+    SIGNALLED = "signalled"
+    SUPPRESSED = "suppressed"  #: the driver wants no interrupt for it
+    NO_CALL = "no-call"  #: the front end gave no eventfd for calls
+
+
+class TraceSample(Struct, frozen=True):
+    """One request's way. Times are nanoseconds since the trace began; they never run backwards.
+
+    When the guest queued the request, and when it kicked, is not visible to the host: it was between
+    ``absent_ns``, the last look at the ring at which it was not there (``None``: before the trace), and
+    ``woken_ns`` or, when the worker was awake, ``seen_ns``.
+    """
+
+    queue: int
+    head: int
+    target: int | None
+    lun: int | None
+    operation: Operation
+    opcode: int  #: first byte of the CDB, or the type of a blk request
+    bytes: int
+    wake: Wake
+    carrier: Carrier
+    parked: bool  #: it waited for a range lock, or for room on the way to the slow path
+    notice: Notice
+    absent_ns: int | None
+    woken_ns: int | None  #: the worker's sleep ended; ``None``: it was awake
+    seen_ns: int
+    dequeued_ns: int
+    dispatched_ns: int
+    completed_ns: int
+    enqueued_ns: int  #: the guest could see the answer
+    notified_ns: int | None  #: the call eventfd was written
+
+
+class TraceBatch(Struct, frozen=True):
+    """Samples that were finished since the last fetch. ``dropped``: those without room, since the start."""
+
+    samples: tuple[TraceSample, ...]
+    dropped: int
 
 
 class LunInfo(Struct, frozen=True):
@@ -263,6 +367,38 @@ class StatisticsRequest(Struct, frozen=True, tag="statistics", tag_field="verb",
     version: int = CONTROL_VERSION
 
 
+class CountersRequest(Struct, frozen=True, tag="counters", tag_field="verb", forbid_unknown_fields=True):
+    """Answered with TargetCounters."""
+
+    version: int = CONTROL_VERSION
+
+
+class TraceStartRequest(Struct, frozen=True, tag="trace-start", tag_field="verb", forbid_unknown_fields=True):
+    """Follow every ``sample``-th request of each queue from now on; answered with Done.
+
+    One trace runs at a time. It ends with ``trace-stop``, and when the connection that began it ends.
+    """
+
+    sample: Annotated[int, Meta(ge=1, le=1 << 31)] = 1
+    queue: Annotated[int, Meta(ge=0, le=MAX_QUEUES + 1)] | None = None
+    target: Target | None = None
+    lun: Lun | None = None
+    version: int = CONTROL_VERSION
+
+
+class TraceFetchRequest(Struct, frozen=True, tag="trace-fetch", tag_field="verb", forbid_unknown_fields=True):
+    """Take what was sampled, at most ``most``; answered with TraceBatch."""
+
+    most: Annotated[int, Meta(ge=1, le=MAX_FETCH)] = MAX_FETCH
+    version: int = CONTROL_VERSION
+
+
+class TraceStopRequest(Struct, frozen=True, tag="trace-stop", tag_field="verb", forbid_unknown_fields=True):
+    """End this connection's trace; answered with Done."""
+
+    version: int = CONTROL_VERSION
+
+
 class LunAddRequest(Struct, frozen=True, tag="lun-add", tag_field="verb", forbid_unknown_fields=True):
     """Open a backstore and show it to the guest; answered with LunInfo.
 
@@ -311,6 +447,10 @@ class QuitRequest(Struct, frozen=True, tag="quit", tag_field="verb", forbid_unkn
 ControlRequest = (
     InfoRequest
     | StatisticsRequest
+    | CountersRequest
+    | TraceStartRequest
+    | TraceFetchRequest
+    | TraceStopRequest
     | LunAddRequest
     | LunRemoveRequest
     | LunResizeRequest

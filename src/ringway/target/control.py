@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 
@@ -28,9 +28,11 @@ from ringway.model import (
     CONTROL_VERSION,
     ControlEnvelope,
     ControlRequest,
+    CountersRequest,
     ErrorRecord,
     InfoRequest,
     StatisticsRequest,
+    TraceFetchRequest,
 )
 from ringway.target.listen import Listener, peer_process
 from ringway.vhost_user.throttle import Throttle
@@ -42,8 +44,10 @@ MAX_CLIENTS: Final = 8
 MAX_FDS: Final = 1
 _PAUSE_S: Final = 0.1  #: rest after accept failed (no fds left, say): it would fail again at once
 PATIENCE_S: Final = 10.0  #: how long a client may take to say a line or to hear one
-_VERBS_HINT: Final = "this target knows info, statistics, lun-add, lun-remove, lun-resize, drain and quit"
+_LOOKS: Final = (InfoRequest, StatisticsRequest, CountersRequest, TraceFetchRequest)  #: change nothing
 _ENVELOPE: Final = msgspec.json.Decoder(ControlEnvelope)
+_VERBS: Final = [kind.__struct_config__.tag for kind in get_args(ControlRequest)]
+_VERBS_HINT: Final = f"this target knows {', '.join(map(str, _VERBS[:-1]))} and {_VERBS[-1]}"
 _REQUEST: Final[msgspec.json.Decoder[ControlRequest]] = msgspec.json.Decoder(ControlRequest)
 
 Handler = Callable[[ControlRequest, int | None], msgspec.Struct]
@@ -55,11 +59,15 @@ class ControlServer:
 
     :param handler: called with a request and the fd that came along (closed afterwards), on a thread of its
         connection; it returns the answer or raises a RingwayError.
+    :param client_gone: called on that same thread when the connection has ended, however it did.
     """
 
-    def __init__(self, listener: Listener, handler: Handler) -> None:
+    def __init__(
+        self, listener: Listener, handler: Handler, client_gone: Callable[[], None] = lambda: None
+    ) -> None:
         self._listener = listener
         self._handler = handler
+        self._client_gone = client_gone
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, threading.Thread] = {}
         self._closing = threading.Event()
@@ -123,6 +131,7 @@ class ControlServer:
         except OSError as error:
             _log.info("a control client was dropped: %s", error)
         finally:
+            self._client_gone()
             self._drop(client)
 
     def _drop(self, client: socket.socket) -> None:
@@ -133,7 +142,7 @@ class ControlServer:
     def _answer(self, client: socket.socket, line: bytes, fds: Sequence[int]) -> bytes:
         try:
             request = decode_request(line)
-            if not isinstance(request, InfoRequest | StatisticsRequest):
+            if not isinstance(request, _LOOKS):
                 _log.info("control: %s from pid %d", request.__struct_config__.tag, peer_process(client))
             return _line(ok=self._handler(request, fds[0] if fds else None))
         except RingwayError as error:

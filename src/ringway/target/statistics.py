@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
 import msgspec
 
 from ringway import _core
-from ringway.model import Latency, LunStatistics, QueueStatistics, TargetStatistics, WorkerStatistics
+from ringway.model import (
+    Histogram,
+    Latency,
+    LunCounters,
+    LunStatistics,
+    QueueStatistics,
+    TargetCounters,
+    TargetStatistics,
+    WorkerStatistics,
+)
 
 _COUNTERS: Final = ("reads", "writes", "flushes", "unmaps", "other", "errors", "read_bytes", "write_bytes")
+_HISTOGRAMS: Final = ("read_latency", "write_latency")
 Row = Mapping[str, int | list[int]]
 
 
 def collect(rows: Mapping[str, Sequence[Row]], uptime_s: float) -> TargetStatistics:
     """Make the records of a target from ``_core.Device.statistics()``."""
-    by_lun: defaultdict[tuple[Any, Any], list[Row]] = defaultdict(list)
-    for row in rows["luns"]:
-        by_lun[row["target"], row["lun"]].append(row)
-    return TargetStatistics(
-        uptime_s=uptime_s,
-        luns=tuple(_lun(*address, group) for address, group in sorted(by_lun.items())),
-        queues=tuple(msgspec.convert(row, QueueStatistics, strict=False) for row in rows["queues"]),
-        workers=tuple(msgspec.convert(row, WorkerStatistics) for row in rows["workers"]),
-    )
+    luns = tuple(LunStatistics(**fields) for fields in _luns(rows["luns"], latency))
+    return TargetStatistics(uptime_s, luns, _queues(rows), _workers(rows))
+
+
+def counters(rows: Mapping[str, Sequence[Row]], uptime_s: float) -> TargetCounters:
+    """Make the records with whole histograms from ``_core.Device.statistics()``."""
+    luns = tuple(LunCounters(**fields) for fields in _luns(rows["luns"], _histogram))
+    return TargetCounters(uptime_s, luns, _queues(rows), _workers(rows))
 
 
 def latency(counts: Sequence[int]) -> Latency:
@@ -65,11 +74,27 @@ def _percentile(counts: Sequence[int], total: int, share: float) -> int:
     return bounds[-1]
 
 
-def _lun(target: int, lun: int, rows: Sequence[Row]) -> LunStatistics:
-    """Add up one LUN's rows, one of each queue."""
-    sums: dict[str, Any] = {name: sum(row[name] for row in rows) for name in _COUNTERS}
-    histograms: dict[str, Any] = {
-        name: latency([sum(column) for column in zip(*(row[name] for row in rows), strict=True)])
-        for name in ("read_latency", "write_latency")
-    }
-    return LunStatistics(target=target, lun=lun, **sums, **histograms)
+def _histogram(counts: Sequence[int]) -> Histogram:
+    return tuple((bound, count) for bound, count in zip(_bounds(), counts, strict=True) if count)
+
+
+def _queues(rows: Mapping[str, Sequence[Row]]) -> tuple[QueueStatistics, ...]:
+    return tuple(msgspec.convert(row, QueueStatistics, strict=False) for row in rows["queues"])
+
+
+def _workers(rows: Mapping[str, Sequence[Row]]) -> tuple[WorkerStatistics, ...]:
+    return tuple(msgspec.convert(row, WorkerStatistics) for row in rows["workers"])
+
+
+def _luns(rows: Sequence[Row], summary: Callable[[list[int]], object]) -> Iterator[dict[str, Any]]:
+    """Add up each LUN's rows, one of each queue. Yields the fields of its record."""
+    by_lun: defaultdict[tuple[Any, Any], list[Any]] = defaultdict(list)
+    for row in rows:
+        by_lun[row["target"], row["lun"]].append(row)
+    for (target, lun), group in sorted(by_lun.items()):
+        sums = {name: sum(row[name] for row in group) for name in _COUNTERS}
+        histograms = {
+            name: summary([sum(column) for column in zip(*(row[name] for row in group), strict=True)])
+            for name in _HISTOGRAMS
+        }
+        yield {"target": target, "lun": lun, **sums, **histograms}

@@ -19,6 +19,7 @@ from ringway import _core
 from ringway.errors import BusyError, ConflictError, ControlError, UsageError
 from ringway.model import (
     ControlRequest,
+    CountersRequest,
     DeviceKind,
     Done,
     DrainRequest,
@@ -32,8 +33,12 @@ from ringway.model import (
     QuitRequest,
     StatisticsRequest,
     TargetConfig,
+    TargetCounters,
     TargetInfo,
     TargetStatistics,
+    TraceFetchRequest,
+    TraceStartRequest,
+    TraceStopRequest,
 )
 from ringway.scsi.identity import parse_wwpn
 from ringway.target import statistics
@@ -44,6 +49,7 @@ from ringway.target.device import Face, TargetDevice
 from ringway.target.listen import Listener
 from ringway.target.luns import LunTable
 from ringway.target.scsi_device import ScsiDevice
+from ringway.target.tracing import Tracing
 from ringway.vhost_user import Server
 
 _log: Final = logging.getLogger(__name__)
@@ -110,9 +116,10 @@ class Target:
         watcher.start()
         undo.callback(watcher.join)
         undo.callback(self._server.stop)
-        self._control = ControlServer(control, self._handle_control) if control is not None else None
-        if self._control is not None:
-            undo.callback(self._control.close)
+        self._tracing = Tracing(self._core)
+        if control is not None:
+            server = ControlServer(control, self._handle_control, self._tracing.client_gone)
+            undo.callback(server.close)
 
     def fileno(self) -> int:
         """A descriptor that is readable once the target is to end: see :meth:`wait`."""
@@ -172,6 +179,10 @@ class Target:
     def statistics(self) -> TargetStatistics:
         """Counters since the start."""
         return statistics.collect(self._core.statistics(), time.monotonic() - self._started_s)
+
+    def counters(self) -> TargetCounters:
+        """Counters since the start, with whole histograms."""
+        return statistics.counters(self._core.statistics(), time.monotonic() - self._started_s)
 
     def add_lun(self, spec: LunSpec, fd: int | None = None) -> LunInfo:
         """Open a backstore and show it to the guest. :raises RingwayError: as ``LunTable.add``."""
@@ -233,10 +244,10 @@ class Target:
 
     def _handle_control(self, request: ControlRequest, fd: int | None) -> msgspec.Struct:
         match request:
-            case InfoRequest():
-                return self.info()
-            case StatisticsRequest():
-                return self.statistics()
+            case InfoRequest() | StatisticsRequest() | CountersRequest():
+                return self._look(request)
+            case TraceStartRequest() | TraceFetchRequest() | TraceStopRequest():
+                return self._trace(request)
             case LunAddRequest():
                 return self.add_lun(request.spec, fd)
             case LunRemoveRequest():
@@ -249,6 +260,25 @@ class Target:
                 self.quit()
             case _:
                 raise ControlError("this verb is not served")
+        return Done()
+
+    def _look(self, request: InfoRequest | StatisticsRequest | CountersRequest) -> msgspec.Struct:
+        match request:
+            case InfoRequest():
+                return self.info()
+            case StatisticsRequest():
+                return self.statistics()
+            case CountersRequest():
+                return self.counters()
+
+    def _trace(self, request: TraceStartRequest | TraceFetchRequest | TraceStopRequest) -> msgspec.Struct:
+        match request:
+            case TraceStartRequest():
+                self._tracing.start(request, self._luns)
+            case TraceFetchRequest():
+                return self._tracing.fetch(request.most)
+            case TraceStopRequest():
+                self._tracing.stop()
         return Done()
 
     def _ring_failed(self, index: int, message: str) -> None:
