@@ -356,7 +356,7 @@ class Device:
         queue: int | None = None,
         lun: tuple[int, int] | None = None,
     ) -> Trace:
-        """Follow every ``interval``-th request of each queue, the first included.
+        """Follow one of each ``interval`` requests of a queue, chosen at random among them.
 
         Costs nothing while no trace is on.
 

@@ -374,7 +374,7 @@ class CountersRequest(Struct, frozen=True, tag="counters", tag_field="verb", for
 
 
 class TraceStartRequest(Struct, frozen=True, tag="trace-start", tag_field="verb", forbid_unknown_fields=True):
-    """Follow every ``sample``-th request of each queue from now on; answered with Done.
+    """Follow one of each ``sample`` requests of a queue from now on, chosen at random; answered with Done.
 
     One trace runs at a time. It ends with ``trace-stop``, and when the connection that began it ends.
     """

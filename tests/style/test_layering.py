@@ -25,6 +25,7 @@ ARROWS = {
     "target": {"errors", "units", "model", "vhost_user", "scsi", "_core", "ringway"},
     "testing": {"errors", "vhost_user", "_core"},
     "bench": {"errors", "units", "model", "testing", "_core"},
+    "trace": {"errors", "units", "model"},
     "cli": {"errors", "units", "model", "ringway"},
     "__main__": {"cli"},
 }
@@ -34,6 +35,8 @@ EXCEPTIONS = {
     "cli.serve": {"target"},
     "cli.program": {"target"},
     "cli.control": {"target"},
+    "cli.trace": {"trace", "target"},
+    "cli.top": {"target"},
     "cli.demo": {"target", "testing"},
     "cli.bench": {"bench"},
     "cli.doctor": {"_core", "testing"},

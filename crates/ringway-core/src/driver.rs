@@ -13,7 +13,7 @@ mod load;
 mod memory;
 mod pattern;
 mod queue;
-mod random;
+pub(crate) mod random;
 mod request;
 mod ring;
 #[cfg(test)]

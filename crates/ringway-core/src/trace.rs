@@ -142,7 +142,7 @@ impl TraceRing {
 /// What to trace.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceOptions {
-    /// Every so many-th request of a queue; one: all.
+    /// One of so many requests of a queue; one: all.
     pub interval: u32,
     /// Samples that wait to be read, for each worker.
     pub capacity: usize,

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from ringway.cli import live
-from ringway.errors import TimedOutError, UsageError
+from ringway.errors import TimedOutError, UnreachableError, UsageError
 from ringway.model import (
     BackstoreSpec,
     Done,
@@ -32,6 +32,11 @@ from ringway.target.spec import parse_address, parse_lun
 from ringway.units import format_duration, format_size, parse_size
 
 _SUFFIX: Final = ".ctl"
+_SOCKET: Final = ".sock"
+_HINT: Final = (
+    "give the socket that ringway serve printed, as the user who started it; a target that was started as a "
+    "back-end program has no control socket"
+)
 _EPILOG: Final = """\b
 Examples:
   ringway target info disk.img.sock
@@ -58,7 +63,7 @@ def target() -> None:
 @_output
 def info(socket: str, output: str) -> None:
     """Show what a target is and which LUNs it has."""
-    with _connect(socket) as client:
+    with connect(socket) as client:
         answer = client.call(InfoRequest(), TargetInfo)
     if output == "json":
         _echo_json(answer)
@@ -74,7 +79,7 @@ def info(socket: str, output: str) -> None:
 @_output
 def statistics(socket: str, output: str) -> None:
     """Show what a target did since its start."""
-    with _connect(socket) as client:
+    with connect(socket) as client:
         answer = client.call(StatisticsRequest(), TargetStatistics)
     if output == "json":
         _echo_json(answer)
@@ -90,7 +95,7 @@ def statistics(socket: str, output: str) -> None:
 def add(socket: str, lun: str) -> None:
     """Show the guest a new disk."""
     spec = parse_lun(lun)
-    with _connect(socket) as client, _Opened(spec.backstore) as fd:
+    with connect(socket) as client, _Opened(spec.backstore) as fd:
         request = LunAddRequest(LunSpec(spec.target, spec.lun, _absolute(spec.backstore)))
         click.echo(_lun_line(client.call(request, LunInfo, fd=fd)))
 
@@ -100,7 +105,7 @@ def add(socket: str, lun: str) -> None:
 @click.argument("lun", metavar="[TARGET:]LUN")
 def remove(socket: str, lun: str) -> None:
     """Take a disk away from the guest."""
-    with _connect(socket) as client:
+    with connect(socket) as client:
         client.call(LunRemoveRequest(*parse_address(lun)), Done)
 
 
@@ -111,7 +116,7 @@ def remove(socket: str, lun: str) -> None:
 def resize(socket: str, lun: str, size: str | None) -> None:
     """Show the guest the present size of an image or device."""
     size_bytes = None if size is None else parse_size(size)
-    with _connect(socket) as client:
+    with connect(socket) as client:
         click.echo(_lun_line(client.call(LunResizeRequest(*parse_address(lun), size_bytes), LunInfo)))
 
 
@@ -122,7 +127,7 @@ def resize(socket: str, lun: str, size: str | None) -> None:
 )
 def drain(socket: str, timeout_s: float) -> None:
     """Wait until what is in flight now is finished."""
-    with _connect(socket) as client:
+    with connect(socket) as client:
         if not client.call(DrainRequest(timeout_s), Done).complete:
             raise TimedOutError(f"requests were still in flight after {format_duration(timeout_s)}")
 
@@ -131,7 +136,7 @@ def drain(socket: str, timeout_s: float) -> None:
 @_socket
 def quit_(socket: str) -> None:
     """Stop a target, as SIGTERM does."""
-    with _connect(socket) as client:
+    with connect(socket) as client:
         client.call(QuitRequest(), Done)
 
 
@@ -171,10 +176,34 @@ def _absolute(spec: BackstoreSpec) -> BackstoreSpec:
     return msgspec.structs.replace(spec, path=os.path.abspath(spec.path))
 
 
-def _connect(path: str) -> ControlClient:
+def connect(path: str) -> ControlClient:
+    """Reach a target by what its user calls it: its socket, its control socket, or the image that it serves.
+
+    :raises UsageError: no path. :raises UnreachableError: no target answers there; the hint says why.
+    """
     if not path:
         raise UsageError("an empty path", hint="give the path that ringway serve listens on")
-    return ControlClient(path if path.endswith(_SUFFIX) else path + _SUFFIX)
+    if path.endswith(_SUFFIX):
+        return ControlClient(path)
+    beside = path + _SOCKET + _SUFFIX  # where ringway serve listens for a disk of that name
+    if not os.path.exists(path + _SUFFIX) and os.path.exists(beside):
+        return ControlClient(beside)
+    try:
+        return ControlClient(path + _SUFFIX)
+    except UnreachableError as error:
+        if os.path.exists(path + _SUFFIX):
+            raise
+        raise UnreachableError(f"no target answers on '{path}': {_why_not(path)}", hint=_HINT) from error
+
+
+def _why_not(path: str) -> str:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return error.strerror or "it cannot be used"
+    if stat.S_ISSOCK(mode):
+        return f"the socket is there, but no control socket {path}{_SUFFIX}"
+    return "it is no socket, and nobody serves it from this directory"
 
 
 def _echo_json(answer: msgspec.Struct) -> None:

@@ -29,6 +29,8 @@ COMMANDS: Final = {
         "Measure 4 KiB random reads of our targets and of a peer, in one run.",
     ),
     "target": ("ringway.cli.control:target", "Look into a running target, and change its disks."),
+    "top": ("ringway.cli.top:top", "Watch a running target: its disks, queues and workers."),
+    "trace": ("ringway.cli.trace:trace", "See where the time of a target's requests goes."),
 }
 
 _EPILOG: Final = """\b

@@ -2,6 +2,7 @@
 
 use super::queue::QueueTrace;
 use super::{TraceStart, Worker};
+use crate::clock::now_ns;
 use crate::trace::Tracer;
 
 impl Worker {
@@ -11,7 +12,7 @@ impl Worker {
         for queue in &mut self.queues {
             let wanted =
                 start.as_ref().filter(|(_, options)| options.queue.is_none_or(|only| only == queue.index()));
-            queue.set_trace(wanted.map(|(_, options)| Box::new(QueueTrace::new(options.interval))));
+            queue.set_trace(wanted.map(|(_, options)| Box::new(QueueTrace::new(options.interval, now_ns()))));
         }
         self.context.tracer = start.map(|(ring, options)| Box::new(Tracer::new(ring, options.lun)));
     }

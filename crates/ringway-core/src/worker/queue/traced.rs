@@ -9,6 +9,7 @@ use super::super::pending::{Class, Header};
 use super::{Context, DeviceKind, Queue, Role, Turn};
 use crate::action::Action;
 use crate::clock::now_ns;
+use crate::driver::random::{below, Random};
 use crate::trace::{Carrier, Notice, Operation, Sample, Slot, Wake};
 use crate::view::{Lun, View};
 
@@ -30,6 +31,9 @@ pub struct QueueTrace {
     interval: u32,
     /// Requests until the next one is followed.
     countdown: u32,
+    /// Requests of this stretch of `interval` that come after it.
+    rest: u32,
+    random: Random,
     /// Oldest first.
     arrivals: VecDeque<Arrival>,
     kicked_ns: u64,
@@ -38,15 +42,27 @@ pub struct QueueTrace {
 }
 
 impl QueueTrace {
-    /// Follow the first request and every `interval`th after it.
-    pub fn new(interval: u32) -> Self {
-        QueueTrace {
+    /// Follow one request of each `interval`, chosen at random: a guest that goes round its disks in turn would show
+    /// but one of them to an even step.
+    pub fn new(interval: u32, seed: u64) -> Self {
+        let mut trace = QueueTrace {
             interval: interval.max(1),
-            countdown: 1,
+            countdown: 0,
+            rest: 0,
+            random: Random::new(seed),
             arrivals: VecDeque::with_capacity(ARRIVALS),
             kicked_ns: 0,
             unpublished: Vec::with_capacity(64),
-        }
+        };
+        trace.choose();
+        trace
+    }
+
+    /// Choose one of the next stretch.
+    fn choose(&mut self) {
+        let place = below(self.random.next(), u64::from(self.interval)) as u32;
+        self.countdown = self.rest + place + 1;
+        self.rest = self.interval - 1 - place;
     }
 
     /// A look at the ring found chains up to an index.
@@ -75,7 +91,7 @@ impl QueueTrace {
         if self.countdown > 0 {
             return false;
         }
-        self.countdown = self.interval;
+        self.choose();
         true
     }
 }
@@ -275,15 +291,27 @@ mod tests {
     }
 
     #[test]
-    fn the_first_and_every_nth_is_followed() {
-        let mut trace = QueueTrace::new(3);
-        let due: Vec<bool> = (0..7).map(|_| trace.is_due()).collect();
-        assert_eq!(due, [true, false, false, true, false, false, true]);
+    fn one_of_each_stretch_is_followed_and_no_place_in_it_is_preferred() {
+        const STRETCHES: usize = 1000;
+        let mut trace = QueueTrace::new(4, 1);
+        let mut places = [0; 4];
+        for _ in 0..STRETCHES {
+            let due = [0; 4].map(|_| trace.is_due());
+            assert_eq!(due.iter().filter(|due| **due).count(), 1);
+            places[due.iter().position(|due| *due).unwrap()] += 1;
+        }
+        assert!(places.iter().all(|count| (STRETCHES / 5..STRETCHES / 3).contains(count)), "{places:?}");
+    }
+
+    #[test]
+    fn an_interval_of_one_follows_all() {
+        let mut trace = QueueTrace::new(1, 7);
+        assert!((0..100).all(|_| trace.is_due()));
     }
 
     #[test]
     fn a_chain_belongs_to_the_look_that_found_it_first() {
-        let mut trace = QueueTrace::new(1);
+        let mut trace = QueueTrace::new(1, 1);
         trace.look(65530, arrival(65534, 10));
         trace.look(65532, arrival(65534, 20));
         trace.look(65532, arrival(2, 30));
@@ -296,7 +324,7 @@ mod tests {
 
     #[test]
     fn looks_that_are_not_told_apart_lie_later_never_earlier() {
-        let mut trace = QueueTrace::new(1);
+        let mut trace = QueueTrace::new(1, 1);
         (1..=100).for_each(|at| trace.look(0, arrival(at, 1000 + u64::from(at))));
         assert_eq!(trace.arrivals.len(), ARRIVALS);
         assert_eq!(seen(&mut trace, 0), Some(1001));

@@ -1,0 +1,354 @@
+"""``ringway top``: what a running target does, again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import click
+import msgspec
+
+from ringway.cli.control import connect
+from ringway.errors import ControlError
+from ringway.model import (
+    CountersRequest,
+    Histogram,
+    InfoRequest,
+    LunCounters,
+    QueueStatistics,
+    TargetCounters,
+    TargetInfo,
+    WorkerStatistics,
+)
+from ringway.target.control import ControlClient
+from ringway.units import format_count, format_duration, format_rate
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+_EPILOG: Final = """\b
+Examples:
+  ringway top disk.img.sock
+  ringway top --once --json disk.img.sock
+"""
+_SHARES: Final = {"p50_ns": 0.5, "p99_ns": 0.99, "p999_ns": 0.999}
+RowT = TypeVar("RowT", LunCounters, QueueStatistics, WorkerStatistics)
+
+
+class LunRates(msgspec.Struct, frozen=True):
+    """One LUN over an interval. Latencies are upper bounds of their buckets; ``None``: no such request."""
+
+    target: int
+    lun: int
+    reads_per_s: float
+    writes_per_s: float
+    read_bytes_per_s: float
+    write_bytes_per_s: float
+    others_per_s: float
+    errors: int
+    p50_ns: int | None
+    p99_ns: int | None
+    p999_ns: int | None
+
+
+class QueueRates(msgspec.Struct, frozen=True):
+    """One virtqueue over an interval. ``batch`` is requests in a batch; ``in_flight`` is at its end."""
+
+    queue: int
+    requests_per_s: float
+    batch: float
+    kicks_per_s: float
+    signals_per_s: float
+    slow_per_s: float
+    in_flight: int
+    running: bool
+
+
+class WorkerRates(msgspec.Struct, frozen=True):
+    """One worker over an interval. ``cpu`` is a share of one core."""
+
+    worker: int
+    thread: int
+    cpu: float
+    sleeps_per_s: float
+    spins_per_s: float
+    turns_per_s: float
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """What a target did in so many seconds."""
+
+    seconds: float
+    connected: bool
+    luns: tuple[LunRates, ...]
+    queues: tuple[QueueRates, ...]
+    workers: tuple[WorkerRates, ...]
+
+
+@click.command(epilog=_EPILOG, short_help="Watch a running target: its disks, queues and workers.")
+@click.argument("socket", metavar="SOCKET")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(0.05, 3600),
+    metavar="S",
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option("--once", is_flag=True, help="Print one interval, and end.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line for each interval.")
+def top(socket: str, interval_s: float, once: bool, as_json: bool) -> None:
+    """Watch what a running target does: its disks, queues and workers. q or Ctrl-C ends it.
+
+    SOCKET is the path that `ringway serve` listens on, its control socket's, or the disk's. Latencies are of
+    the interval, from a request's dequeueing to its completion.
+    """
+    live = sys.stdout.isatty() and not once and not as_json
+    with connect(socket) as client, contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        if live:
+            _show(client, interval_s)
+            return
+        for info, rates in _intervals(client, interval_s, _Pause()):
+            _print(info, rates, as_json=as_json)
+            if once:
+                return
+
+
+# Figures
+
+
+def between(info: TargetInfo, before: TargetCounters, after: TargetCounters) -> Interval:
+    """What happened from ``before`` to ``after``. What was not there before counts from zero."""
+    seconds = max(after.uptime_s - before.uptime_s, 1e-9)
+    luns = {(lun.target, lun.lun): lun for lun in before.luns}
+    return Interval(
+        seconds,
+        info.connected,
+        tuple(_lun(luns.get((lun.target, lun.lun)), lun, seconds) for lun in after.luns),
+        tuple(_queue(*pair, seconds) for pair in zip(before.queues, after.queues, strict=True)),
+        tuple(_worker(*pair, seconds) for pair in zip(before.workers, after.workers, strict=True)),
+    )
+
+
+def percentile(histogram: Mapping[int, int], share: float) -> int | None:
+    """The upper bound of the bucket in which this share of all is reached; ``None``: there is nothing."""
+    wanted, seen = share * sum(histogram.values()), 0
+    for bound, count in sorted(histogram.items()):
+        seen += count
+        if count and seen >= wanted:
+            return bound
+    return None
+
+
+def _grown(before: RowT | None, after: RowT, *names: str) -> int:
+    """By how much counters have grown. One that is smaller than before began anew."""
+    total = 0
+    for name in names:
+        old, new = getattr(before, name, 0), getattr(after, name)
+        total += new - old if new >= old else new
+    return total
+
+
+def _latencies(before: LunCounters | None, after: LunCounters) -> dict[int, int]:
+    """Reads and writes together, by bucket."""
+    grown: dict[int, int] = {}
+    for name in ("read_latency", "write_latency"):
+        old: Histogram = getattr(before, name, ())
+        past = dict(old)
+        for bound, count in getattr(after, name):
+            grown[bound] = grown.get(bound, 0) + max(count - past.get(bound, 0), 0)
+    return grown
+
+
+def _lun(before: LunCounters | None, after: LunCounters, seconds: float) -> LunRates:
+    histogram = _latencies(before, after)
+    return LunRates(
+        after.target,
+        after.lun,
+        _grown(before, after, "reads") / seconds,
+        _grown(before, after, "writes") / seconds,
+        _grown(before, after, "read_bytes") / seconds,
+        _grown(before, after, "write_bytes") / seconds,
+        _grown(before, after, "flushes", "unmaps", "other") / seconds,
+        _grown(before, after, "errors"),
+        **{name: percentile(histogram, share) for name, share in _SHARES.items()},
+    )
+
+
+def _queue(before: QueueStatistics, after: QueueStatistics, seconds: float) -> QueueRates:
+    requests, batches = _grown(before, after, "requests"), _grown(before, after, "batches")
+    return QueueRates(
+        after.queue,
+        requests / seconds,
+        requests / batches if batches else 0.0,
+        _grown(before, after, "kicks") / seconds,
+        _grown(before, after, "signals") / seconds,
+        _grown(before, after, "slow_commands") / seconds,
+        after.in_flight,
+        after.running,
+    )
+
+
+def _worker(before: WorkerStatistics, after: WorkerStatistics, seconds: float) -> WorkerRates:
+    return WorkerRates(
+        after.worker,
+        after.thread,
+        _grown(before, after, "cpu_ns") / 1e9 / seconds,
+        _grown(before, after, "sleeps") / seconds,
+        _grown(before, after, "spins") / seconds,
+        _grown(before, after, "loops") / seconds,
+    )
+
+
+# Looking
+
+
+class _Pause:
+    """Waits between two looks; in a terminal, ``q`` ends it."""
+
+    def __init__(self, keys: int | None = None) -> None:
+        self._keys = keys
+
+    def wait(self, seconds: float) -> bool:
+        """:returns: whether to go on."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if self._keys is None:
+                time.sleep(left)
+            elif select.select([self._keys], [], [], left)[0] and self._is_over():
+                return False
+        return True
+
+    def _is_over(self) -> bool:
+        typed = os.read(self._keys, 64) if self._keys is not None else b""
+        return not typed or b"q" in typed.lower()
+
+
+def _intervals(client: ControlClient, seconds: float, pause: _Pause) -> Iterator[tuple[TargetInfo, Interval]]:
+    before = _counters(client)
+    while pause.wait(seconds):
+        after = _counters(client)
+        info = client.call(InfoRequest(), TargetInfo)
+        yield info, between(info, before, after)
+        before = after
+
+
+def _counters(client: ControlClient) -> TargetCounters:
+    """:raises ControlError: the target is too old to know this."""
+    try:
+        return client.call(CountersRequest(), TargetCounters)
+    except ControlError as error:
+        raise ControlError(
+            f"the target cannot be watched: {error.message}",
+            hint="start it again with this version of ringway; ringway target statistics knows older ones",
+        ) from error
+
+
+def _show(client: ControlClient, seconds: float) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    first = Text("looking  (q ends)")
+    with _keyboard() as keys, Live(first, console=Console(), auto_refresh=False, screen=True) as display:
+        for info, rates in _intervals(client, seconds, _Pause(keys)):
+            display.update(_view(info, rates), refresh=True)
+
+
+@contextlib.contextmanager
+def _keyboard() -> Iterator[int | None]:
+    """Single keys from the terminal, which is put back at the end; ``None``: there is no keyboard."""
+    if not sys.stdin.isatty():
+        yield None
+        return
+    fd = sys.stdin.fileno()
+    old = termios.tcgetattr(fd)
+    try:
+        tty.setcbreak(fd)
+        yield fd
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, old)
+
+
+def _print(info: TargetInfo, rates: Interval, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode(rates).decode())
+        return
+    from rich.console import Console
+
+    # in a pipe nobody sees where the line ends
+    Console(width=None if sys.stdout.isatty() else 120).print(_view(info, rates))
+
+
+def _view(info: TargetInfo, rates: Interval) -> Group:
+    from rich.console import Group
+
+    state = "a guest is connected" if rates.connected else "no guest is connected"
+    busy = any(queue.requests_per_s for queue in rates.queues)
+    head = [info.socket or "a target", f"vhost-user-{info.device}", info.engine, info.poll, f"pid {info.pid}"]
+    note = f"{state}{'' if busy else ', and nothing was asked for'} · {format_duration(rates.seconds)}"
+    tables = (_lun_table(rates.luns), _queue_table(rates.queues), _worker_table(rates.workers))
+    return Group(" · ".join(head), note, *tables)
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _lun_table(rows: Sequence[LunRates]) -> Table:
+    table = _table("LUN", "read/s", "", "write/s", "", "other/s", "p50", "p99", "p99.9", "not GOOD")
+    for row in rows:
+        table.add_row(
+            f"{row.target}:{row.lun}",
+            format_count(row.reads_per_s),
+            format_rate(row.read_bytes_per_s),
+            format_count(row.writes_per_s),
+            format_rate(row.write_bytes_per_s),
+            format_count(row.others_per_s),
+            *(_latency(ns) for ns in (row.p50_ns, row.p99_ns, row.p999_ns)),
+            str(row.errors),
+        )
+    return table
+
+
+def _queue_table(rows: Sequence[QueueRates]) -> Table:
+    table = _table("queue", "requests/s", "in flight", "batch", "kicks/s", "signals/s", "slow path/s")
+    for row in rows:
+        if not row.running:
+            continue
+        rates = (row.kicks_per_s, row.signals_per_s, row.slow_per_s)
+        table.add_row(
+            str(row.queue),
+            format_count(row.requests_per_s),
+            str(row.in_flight),
+            f"{row.batch:.1f}",
+            *map(format_count, rates),
+        )
+    return table
+
+
+def _worker_table(rows: Sequence[WorkerRates]) -> Table:
+    table = _table("worker", "thread", "CPU", "sleeps/s", "spins/s", "turns/s")
+    for row in rows:
+        rates = (row.sleeps_per_s, row.spins_per_s, row.turns_per_s)
+        table.add_row(str(row.worker), str(row.thread), f"{row.cpu:.1%}", *map(format_count, rates))
+    return table
+
+
+def _latency(ns: int | None) -> str:
+    return "" if ns is None else format_duration(ns / 1e9)
