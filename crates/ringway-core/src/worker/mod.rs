@@ -251,6 +251,10 @@ impl Worker {
         if self.mailbox.has_mail() {
             self.read_mail();
             worked = true;
+            if self.context.tracer.is_some() != TRACED && !self.quitting {
+                // who asked for a trace has its answer: the next request must find the other loop
+                return true;
+            }
         }
         self.context.now = now_ns();
         if TRACED {
