@@ -230,7 +230,7 @@ def _cell(ns: int | None, *, bound: bool = False) -> str:
 def _print_slowest(sample: TraceSample) -> None:
     lun = "" if sample.lun is None else f", LUN {sample.target}:{sample.lun}"
     what = f"{sample.operation}{f' of {sample.bytes} bytes' if sample.bytes else ''}"
-    click.echo(f"\nThe slowest: a {what} (opcode 0x{sample.opcode:02x}), queue {sample.queue}{lun}")
+    click.echo(f"\nThe slowest: {what} (opcode 0x{sample.opcode:02x}), queue {sample.queue}{lun}")
     click.echo(f"  {'queued':<11}{_queued(sample)}")
     click.echo(f"  {'kicked':<11}{_KICKED[sample.wake]}")
     click.echo(f"  {'woken':<11}{'at 0 ns' if sample.woken_ns is not None else 'it was awake'}")

@@ -1,7 +1,7 @@
 """A trace as Chrome's Trace Event JSON, which ui.perfetto.dev and chrome://tracing open.
 
 Requests overlap, so each is an asynchronous slice of its own, with its steps as slices inside.
-Spec: Trace Event Format (docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU).
+Spec: Trace Event Format, Async Events.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class _Panel:
         ordered = sorted(samples, key=total_ns)
         rows = _spread(ordered)
         totals = [total_ns(sample) for sample in rows]
-        extent = max(min(totals[-1], 4 * percentile(totals, 0.75)), 1)
+        extent = max(min(totals[-1], 2 * percentile(totals, 0.75)), 1)
         zero = _LEFT + _PLOT * 0.14
         scale = (_LEFT + _PLOT - zero) / extent
         return cls(operation, len(samples), total_ns(ordered[len(ordered) // 2]), rows, scale, zero, top)
