@@ -37,7 +37,7 @@ from ringway.units import format_count, format_duration
 if TYPE_CHECKING:
     from rich.table import Table
 
-_PACE_S: Final = 0.05  #: between two fetches
+_PACE_S: Final = 0.05  #: between two fetches: what is busy is to be looked at, not to be kept busy
 _LOOK_S: Final = 0.25  #: to learn the rate of requests
 _WANTED_PER_S: Final = 2000  #: samples, when --sample is not given
 _MOST: Final = 1_000_000  #: samples in one trace: they are held in memory
@@ -88,7 +88,12 @@ class Recording(msgspec.Struct, frozen=True):
 )
 @click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), default=5.0, show_default=True)
 @click.option("--count", type=click.IntRange(1, _MOST), metavar="N", help="End after so many samples.")
-@click.option("--queue", type=click.IntRange(0, 255), metavar="Q", help="This virtqueue alone.")
+@click.option(
+    "--queue",
+    type=click.IntRange(0, 255),
+    metavar="Q",
+    help="This virtqueue alone; those of requests begin at 2 (scsi) or 0 (blk).",
+)
 @click.option("--lun", metavar="[TARGET:]LUN", help="This disk alone.")
 @click.option("--json", "json_file", type=click.File("w"), help="Write all samples; - is stdout.")
 @click.option("--svg", "svg_file", type=click.File("w"), help="Draw requests, a row each.")

@@ -134,6 +134,9 @@ impl Turn<'_> {
     /// The store is about to have it.
     #[inline(never)]
     pub(super) fn trace_dispatched(&mut self, lun: &Lun, action: &Action) {
+        if self.request.slot.is_none() {
+            return;
+        }
         let opcode = opcode(self.context.kind, &self.request.header, self.origin());
         let in_kernel = !action.is_instant(&lun.store) && self.context.engine.is_async();
         let Some(sample) = self.context.sample(self.request.slot) else { return };
