@@ -254,6 +254,21 @@ def test_traces_come_and_go_under_load(serve: Serve, disk_of: MakeDisk, store: s
             trace.close()
 
 
+def test_a_trace_goes_on_when_guests_come_and_go(serve: Serve, disk_of: MakeDisk) -> None:
+    """Each ring begins at index 0 again: its requests are not taken for those of the one before."""
+    path = serve("blk", disk_of("ram"))
+    with Tracer(path) as tracer:
+        for _ in range(3):
+            with connected(path, "blk") as front:
+                for _ in range(5):
+                    read(front, 0)
+        samples = tracer.wait(15)
+    for sample in samples:
+        assert_in_order(sample)
+    seen = [sample.seen_ns for sample in samples]
+    assert seen == sorted(seen)
+
+
 def test_one_trace_at_a_time_and_it_ends_with_its_client(serve: Serve, disk_of: MakeDisk) -> None:
     path = serve("blk", disk_of("ram"))
     with Tracer(path) as first:

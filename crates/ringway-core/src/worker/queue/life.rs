@@ -131,7 +131,7 @@ impl Queue {
         self.inflight = start.inflight.and_then(|region| region.queue(self.index, size));
         self.resubmit = self.recover(&mut ring);
         self.held = vec![0; size.into()];
-        self.forget_arrivals();
+        self.restart_trace(context);
         (self.layout, self.kick, self.log_address) = (Some(start.layout), start.kick, start.log_address);
         self.broken = false;
         self.ring = Some(ring);

@@ -183,10 +183,11 @@ impl Queue {
         }
     }
 
-    /// The ring starts over: its indices name other chains.
-    pub(super) fn forget_arrivals(&mut self) {
+    /// The ring starts over: its indices name other chains, and what the last one did not show is nobody's.
+    pub(super) fn restart_trace(&mut self, context: &mut Context) {
         if let Some(trace) = &mut self.trace {
             trace.arrivals.clear();
+            trace.unpublished.drain(..).for_each(|slot| context.forget(Some(slot)));
         }
     }
 
