@@ -152,6 +152,9 @@ class Command:
     def tag(self) -> int:
         """Handle for the completion; dead after it, or after the queue stopped."""
     @property
+    def dead(self) -> bool:
+        """Whether the queue let go of it: nobody waits for it any more, and it must not be done."""
+    @property
     def queue(self) -> int: ...
     @property
     def lun(self) -> bytes:
@@ -205,6 +208,9 @@ class Device:
     ) -> Device: ...
     @property
     def engine(self) -> Literal["uring", "epoll"]: ...
+    @property
+    def engine_reason(self) -> str | None:
+        """What the kernel said against io_uring, if ``"auto"`` had to do without."""
     def close(self) -> None:
         """Stop and join the workers; idempotent. Requests in flight are waited for, ten seconds at most."""
 
@@ -286,6 +292,12 @@ class Device:
         :raises ValueError: size no power of two up to 32768, or an address outside of the memory map or
             misaligned.
         """
+    def is_used(self, size: int, used: int) -> bool:
+        """Whether a device ever used a used ring of ``size`` entries at a user address.
+
+        A driver hands over a zeroed one. What was used stays so when the indices wrap to zero. An address
+        outside of the memory map is not used.
+        """
     def enable_queue(self, index: int, enabled: bool) -> None: ...
     def set_queue_call(self, index: int, fd: int | None) -> None:
         """Replace the call eventfd; the guest is signalled once through the new one (an interrupt may have
@@ -306,7 +318,10 @@ class Device:
     # the slow path
     def next_command(self, timeout_s: float | None = None) -> Command | None:
         """Wait for a command; ``None`` after the time-out, or when the device was closed or :meth:`wake`
-        called."""
+        called. Dead ones are dropped."""
+    def wait_command(self, timeout_s: float | None = None) -> bool:
+        """Wait until there is something to take; false after the time-out, when the device was closed or
+        :meth:`wake` called."""
     def wake(self) -> None:
         """Let one waiting :meth:`next_command` return ``None``."""
     def complete(

@@ -35,7 +35,11 @@ class BareTarget:
         with contextlib.ExitStack() as undo:
             self.core: Final = make_core(config)
             scsi = config.device is DeviceKind.SCSI
-            self.face: Face = ScsiDevice(self.core, _WWPN) if scsi else BlkDevice(self.core, config.queues)
+            self.face: Face = (
+                ScsiDevice(self.core, _WWPN)
+                if scsi
+                else BlkDevice(self.core, config.queues, broken=lambda _queue, _why: None)
+            )
             self.luns: Final = LunTable(self.core, config.device, self.face)
             undo.callback(self.luns.close)
             undo.callback(self.core.close)

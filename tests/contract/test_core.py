@@ -14,6 +14,7 @@ import pytest
 from ringway import _core
 from ringway.model import Engine
 from ringway.target.backstore import open_backstore
+from ringway.target.scsi_device import ScsiDevice
 from ringway.testing.frontend import BlkFrontEnd, Framing, ScsiFrontEnd
 from ringway.vhost_user.messages import Request as Message
 
@@ -331,6 +332,7 @@ def manage(bare: BareTarget, front: ScsiFrontEnd, function: int, id: int = 0) ->
     request = b"\0" * 4 + function.to_bytes(4, "little") + bytes([1, 0, 0x40, 0]) + bytes(4)
     ring = front.rings[0]
     chain = ring.submit([request + id.to_bytes(8, "little")], [1])
+    assert isinstance(bare.face, ScsiDevice)
     bare.face.handle(bare.next_command())
     return ring.wait(chain, front.timeout_s).data[0]
 

@@ -2,6 +2,7 @@
 //!
 //! Changes make a new [`View`] and hand it to each worker; they return when all workers go by it.
 
+mod figures;
 mod trace;
 
 use std::collections::BTreeSet;
@@ -12,16 +13,20 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use figures::WorkerFigures;
+
+use crate::calls::Calls;
 use crate::clock;
 use crate::dirty::DirtyLog;
 use crate::error::{ensure, Error, Result};
-use crate::memory::{MemoryMap, Region};
-use crate::notify::{self, thread_cpu_ns};
+use crate::memory::{gather, IoVec, MemoryMap, Region};
+use crate::notify;
 use crate::poll::PollMode;
 use crate::slow::{SlowCommand, SlowRing};
 use crate::stats::{QueueCounters, WorkerCounters};
 use crate::store::Store;
 use crate::view::{Lun, LunState, LunTable, View, MAX_LUN};
+use crate::vring::Vring;
 use crate::worker::{self, Completion, DeviceKind, EngineChoice, Fence, Mailbox, Matcher, Message};
 use crate::worker::{QueueStart, WorkerSetup};
 pub use trace::{Trace, MAX_TRACE};
@@ -72,7 +77,9 @@ pub struct Device {
     /// Held through a change; the places of registered files that are taken.
     changing: Mutex<BTreeSet<u32>>,
     slow: Arc<SlowRing>,
+    calls: Calls,
     engine: EngineChoice,
+    engine_reason: Option<String>,
 }
 
 fn home(kind: DeviceKind, queue: usize, workers: usize) -> usize {
@@ -103,16 +110,18 @@ impl Device {
             tracing: Arc::default(),
             changing: Mutex::default(),
             slow: Arc::new(SlowRing::new()?),
+            calls: Calls::new()?,
             engine: EngineChoice::Auto,
+            engine_reason: None,
         };
         for index in 0..workers {
-            device.engine = device.spawn(options, index)?;
+            (device.engine, device.engine_reason) = device.spawn(options, index)?;
         }
         device.publish(&device.view())?;
         Ok(device)
     }
 
-    fn spawn(&mut self, options: &DeviceOptions, index: usize) -> Result<EngineChoice> {
+    fn spawn(&mut self, options: &DeviceOptions, index: usize) -> Result<worker::Opened> {
         let mailbox = Arc::new(Mailbox::new()?);
         let counters: Arc<WorkerCounters> = Arc::default();
         let mine = self.homes.iter().enumerate().filter(|(_, home)| **home == index);
@@ -145,6 +154,11 @@ impl Device {
         self.engine
     }
 
+    /// What kept it from io_uring, if it would have taken that.
+    pub fn engine_reason(&self) -> Option<&str> {
+        self.engine_reason.as_deref()
+    }
+
     /// Stop and join the workers. One that hangs in the kernel is left behind after a while.
     pub fn close(&self) {
         let workers = std::mem::take(&mut *self.workers.lock().unwrap());
@@ -155,6 +169,7 @@ impl Device {
             }
             worker.counters.thread.set(0);
         }
+        self.calls.close();
         self.slow.wake();
     }
 
@@ -364,7 +379,10 @@ impl Device {
         for (what, fd) in [("kick", &start.kick), ("call", &start.call)] {
             check_eventfd(what, fd.as_ref())?;
         }
-        answer(&self.ask(queue, |reply| Message::Start(queue, Box::new(start), reply))?)?
+        let call = self.calls.add(queue, start.call.as_ref())?;
+        let started = answer(&self.ask(queue, |reply| Message::Start(queue, Box::new(start), reply))?)?;
+        self.calls.keep_from(queue, if started.is_ok() { call } else { u64::MAX });
+        started
     }
 
     /// Serve a ring or let it rest.
@@ -375,7 +393,10 @@ impl Device {
     /// Another call eventfd.
     pub fn set_queue_call(&self, queue: u16, call: Option<OwnedFd>) -> Result<()> {
         check_eventfd("call", call.as_ref())?;
-        answer(&self.ask(queue, |reply| Message::Call(queue, call, reply))?)
+        let number = self.calls.add(queue, call.as_ref())?;
+        answer(&self.ask(queue, |reply| Message::Call(queue, call, reply))?)?;
+        self.calls.keep_from(queue, number);
+        Ok(())
     }
 
     /// Another log address.
@@ -387,7 +408,20 @@ impl Device {
     pub fn stop_queue(&self, queue: u16, timeout: Duration) -> Result<u16> {
         let deadline = Instant::now() + timeout;
         let answers = self.ask(queue, |reply| Message::Stop(queue, deadline, reply))?;
-        answers.recv_timeout(timeout + PATIENCE).map_err(|_| dead())
+        let base = answers.recv_timeout(timeout + PATIENCE).map_err(|_| dead())?;
+        self.calls.drop_all(queue);
+        Ok(base)
+    }
+
+    /// Whether a device has ever used a used ring (a user address): a driver hands over a zeroed one, and its entries
+    /// stay when the indices wrap. Spec: virtio 1.3, 4.1.5.1.3.
+    pub fn is_used(&self, size: u16, used: u64) -> bool {
+        let mut bytes = vec![0; Vring::used_bytes(size) as usize];
+        let view = self.view();
+        let Some(base) = view.memory.user(used, bytes.len() as u64) else { return false };
+        gather(&[IoVec { base, len: bytes.len() }], 0, &mut bytes);
+        let (index, entries) = (2..4, 4..4 + 8 * usize::from(size));
+        bytes[index].iter().chain(&bytes[entries]).any(|byte| *byte != 0)
     }
 }
 
@@ -401,6 +435,11 @@ impl Device {
     /// The next command for Python.
     pub fn next_command(&self, timeout: Option<Duration>) -> Option<Box<SlowCommand>> {
         self.slow.pop(timeout)
+    }
+
+    /// Wait until there is a command for Python; false when the time is over, or after a wake.
+    pub fn wait_command(&self, timeout: Option<Duration>) -> bool {
+        self.slow.wait(timeout)
     }
 
     /// Let one waiter go.
@@ -435,53 +474,6 @@ impl Device {
         if let Some(home) = self.homes.get(1) {
             self.mailboxes[*home].send(Message::Event(bytes));
         }
-    }
-}
-
-// ---- statistics ---------------------------------------------------------------------------------------------
-
-/// One worker's figures.
-#[derive(Clone, Copy, Debug)]
-pub struct WorkerFigures {
-    /// Number.
-    pub worker: usize,
-    /// Kernel thread id.
-    pub thread: u64,
-    /// Times it slept.
-    pub sleeps: u64,
-    /// Times it spun.
-    pub spins: u64,
-    /// Turns of its loop.
-    pub loops: u64,
-    /// CPU time.
-    pub cpu_ns: u64,
-}
-
-impl Device {
-    /// Counters of all queues, by number.
-    pub fn queue_counters(&self) -> &[Arc<QueueCounters>] {
-        &self.queues
-    }
-
-    /// All LUNs.
-    pub fn luns(&self) -> Arc<LunTable> {
-        self.view().luns.clone()
-    }
-
-    /// Figures of all workers.
-    pub fn worker_figures(&self) -> Vec<WorkerFigures> {
-        let figures = self.counters.iter().enumerate().map(|(worker, counters)| {
-            let thread = counters.thread.get();
-            WorkerFigures {
-                worker,
-                thread,
-                sleeps: counters.sleeps.get(),
-                spins: counters.spins.get(),
-                loops: counters.loops.get(),
-                cpu_ns: if thread > 0 { thread_cpu_ns(thread as i32) } else { 0 },
-            }
-        });
-        figures.collect()
     }
 }
 

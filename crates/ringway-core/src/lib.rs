@@ -7,6 +7,7 @@
 pub mod action;
 pub mod blk;
 pub mod bounce;
+pub mod calls;
 pub mod clock;
 pub mod device;
 pub mod dirty;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,30 @@ impl Drop for Charged {
     }
 }
 
+/// How long a command is anybody's: until its queue lets go of what it holds.
+#[derive(Clone, Debug, Default)]
+pub struct Life {
+    ends: Arc<AtomicU32>,
+    born: u32,
+}
+
+impl Life {
+    /// A command's, from its queue's.
+    pub fn begin(&self) -> Self {
+        Life { ends: self.ends.clone(), born: self.ends.load(Relaxed) }
+    }
+
+    /// All that began is over. The queue's own thread says so.
+    pub fn end(&self) {
+        self.ends.fetch_add(1, Release);
+    }
+
+    /// Whether the tag is dead: nobody waits for the command, and it must not be done.
+    pub fn is_over(&self) -> bool {
+        self.ends.load(Acquire) != self.born
+    }
+}
+
 /// What Python is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlowKind {
@@ -85,6 +109,8 @@ pub struct SlowCommand {
     pub failure: Failure,
     /// What a broken queue says.
     pub message: String,
+    /// Until when it is to be done.
+    pub life: Life,
 }
 
 /// The ring.
@@ -148,22 +174,48 @@ impl SlowRing {
         notify::signal(&self.event);
     }
 
-    /// Take a command; waits until there is one, the time is over, or [`SlowRing::wake`].
+    /// Take a command; waits until there is one, the time is over, or [`SlowRing::wake`]. Dead ones are dropped.
     pub fn pop(&self, timeout: Option<Duration>) -> Option<Box<SlowCommand>> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
-            if let Some(command) = self.queue.pop().or_else(|| self.notices.lock().unwrap().pop_front()) {
+            if let Some(command) = self.take() {
                 return Some(command);
             }
-            if self.woken.swap(false, SeqCst) {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if !self.wait(left) {
                 return None;
+            }
+        }
+    }
+
+    fn take(&self) -> Option<Box<SlowCommand>> {
+        while let Some(command) = self.queue.pop() {
+            if !command.life.is_over() {
+                return Some(command);
+            }
+        }
+        self.notices.lock().unwrap().pop_front()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.notices.lock().unwrap().is_empty()
+    }
+
+    /// Wait until there is something to take, and leave it; false when the time is over, or after
+    /// [`SlowRing::wake`].
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        while self.is_empty() {
+            if self.woken.swap(false, SeqCst) {
+                return false;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return None;
+                return false;
             }
             self.sleep(left);
         }
+        true
     }
 
     fn sleep(&self, timeout: Option<Duration>) {
@@ -193,6 +245,7 @@ mod tests {
             data_in_size: 0,
             failure: Failure::None,
             message: String::new(),
+            life: Life::default(),
         })
     }
 
@@ -203,6 +256,39 @@ mod tests {
         assert!(ring.push(command(9999)).is_err());
         (0..CAPACITY as u64).for_each(|tag| assert_eq!(ring.pop(None).unwrap().tag, tag));
         assert!(ring.pop(Some(Duration::from_millis(1))).is_none());
+    }
+
+    #[test]
+    fn what_waited_when_its_queue_let_go_is_not_done_after_a_restart() {
+        let (ring, queue) = (SlowRing::new().unwrap(), Life::default());
+        let of_queue = |tag| {
+            let mut of_queue = command(tag);
+            of_queue.life = queue.begin();
+            of_queue
+        };
+        ring.push(of_queue(1)).unwrap();
+        let taken = ring.pop(None).unwrap();
+        (2..5).for_each(|tag| ring.push(of_queue(tag)).unwrap());
+        assert!(!taken.life.is_over());
+        queue.end();
+        assert!(taken.life.is_over());
+        ring.push(of_queue(5)).unwrap();
+        assert_eq!(ring.pop(None).unwrap().tag, 5);
+        assert!(ring.pop(Some(Duration::ZERO)).is_none());
+    }
+
+    #[test]
+    fn to_wait_takes_nothing() {
+        let ring = SlowRing::new().unwrap();
+        assert!(!ring.wait(Some(Duration::ZERO)));
+        ring.wake();
+        assert!(!ring.wait(None));
+        ring.push(command(1)).unwrap();
+        assert!(ring.wait(None) && ring.wait(None));
+        assert_eq!(ring.pop(None).unwrap().tag, 1);
+        ring.notice(command(2));
+        assert!(ring.wait(None));
+        assert_eq!(ring.pop(None).unwrap().tag, 2);
     }
 
     #[test]

@@ -25,6 +25,11 @@ impl Command {
     }
 
     #[getter]
+    fn dead(&self) -> bool {
+        self.0.life.is_over()
+    }
+
+    #[getter]
     fn queue(&self) -> u16 {
         self.0.queue
     }

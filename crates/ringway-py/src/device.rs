@@ -62,6 +62,11 @@ impl Device {
         }
     }
 
+    #[getter]
+    fn engine_reason(&self) -> Option<&str> {
+        self.0.engine_reason()
+    }
+
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.0.close());
     }
@@ -166,6 +171,10 @@ impl Device {
         py.detach(|| self.0.start_queue(index, start)).map_err(raise)
     }
 
+    fn is_used(&self, py: Python<'_>, size: u16, used: u64) -> bool {
+        py.detach(|| self.0.is_used(size, used))
+    }
+
     fn enable_queue(&self, py: Python<'_>, index: u16, enabled: bool) -> PyResult<()> {
         py.detach(|| self.0.enable_queue(index, enabled)).map_err(raise)
     }
@@ -189,6 +198,12 @@ impl Device {
     fn next_command(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<Option<Command>> {
         let timeout = timeout_s.map(seconds).transpose()?;
         Ok(py.detach(|| self.0.next_command(timeout)).map(Command))
+    }
+
+    #[pyo3(signature = (timeout_s=None))]
+    fn wait_command(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<bool> {
+        let timeout = timeout_s.map(seconds).transpose()?;
+        Ok(py.detach(|| self.0.wait_command(timeout)))
     }
 
     fn wake(&self) {

@@ -10,6 +10,7 @@ from ringway.scsi import block, hot, inquiry, mode, report, state
 from ringway.scsi.identity import Identity
 from ringway.scsi.reply import RESUME, Busy, Delivery, Outcome, Reply, Status
 from ringway.scsi.sense import Condition, Sense
+from ringway.scsi.table import Kind
 from ringway.scsi.target import Target
 from ringway.scsi.task import Nexus, Task
 from ringway.scsi.unit import Gate, Geometry, Host, LogicalUnit, Medium
@@ -23,6 +24,7 @@ __all__ = [
     "Geometry",
     "Host",
     "Identity",
+    "Kind",
     "LogicalUnit",
     "Medium",
     "Nexus",

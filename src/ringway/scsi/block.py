@@ -24,6 +24,9 @@ CHUNK_BYTES: Final = 1 << 20
 #: The group code of an operation code, and where its CDB has the first block and their number.
 _RANGE_FIELDS: Final = {0b001: ((2, 6), (7, 9)), 0b101: ((2, 6), (6, 10)), 0b100: ((2, 10), (10, 14))}
 
+_READ: Final = Kind.READS | Kind.WAITS
+_WRITE: Final = Kind.WRITES | Kind.WAITS
+
 _BYTCHK_NONE, _BYTCHK_ALL, _BYTCHK_ONE_BLOCK = 0b00, 0b01, 0b11
 
 
@@ -107,9 +110,9 @@ def _require_equal(found: bytes, expected: bytes, *, position: int = 0) -> None:
 # VERIFY
 
 
-@DISK.command("VERIFY (10)", "2F 16 FFFFFFFF 00 FFFF 00", Kind.READS)
-@DISK.command("VERIFY (16)", "8F 16 FFFFFFFFFFFFFFFF FFFFFFFF 00 00", Kind.READS)
-@DISK.command("VERIFY (12)", "AF 16 FFFFFFFF FFFFFFFF 00 00", Kind.READS)
+@DISK.command("VERIFY (10)", "2F 16 FFFFFFFF 00 FFFF 00", _READ)
+@DISK.command("VERIFY (16)", "8F 16 FFFFFFFFFFFFFFFF FFFFFFFF 00 00", _READ)
+@DISK.command("VERIFY (12)", "AF 16 FFFFFFFF FFFFFFFF 00 00", _READ)
 def verify(unit: LogicalUnit, task: Task) -> bytes:
     """Read the medium, and compare it with what the initiator sent, if it sent something.
 
@@ -156,9 +159,9 @@ def _repeated(pattern: bytes, position: int, length: int) -> bytes:
 # WRITE AND VERIFY
 
 
-@DISK.command("WRITE AND VERIFY (10)", "2E 12 FFFFFFFF 00 FFFF 00", Kind.WRITES)
-@DISK.command("WRITE AND VERIFY (16)", "8E 12 FFFFFFFFFFFFFFFF FFFFFFFF 00 00", Kind.WRITES)
-@DISK.command("WRITE AND VERIFY (12)", "AE 12 FFFFFFFF FFFFFFFF 00 00", Kind.WRITES)
+@DISK.command("WRITE AND VERIFY (10)", "2E 12 FFFFFFFF 00 FFFF 00", _WRITE)
+@DISK.command("WRITE AND VERIFY (16)", "8E 12 FFFFFFFFFFFFFFFF FFFFFFFF 00 00", _WRITE)
+@DISK.command("WRITE AND VERIFY (12)", "AE 12 FFFFFFFF FFFFFFFF 00 00", _WRITE)
 def write_and_verify(unit: LogicalUnit, task: Task) -> bytes:
     """Write through to the medium, read it back, and compare if BYTCHK says so (it has one bit here).
 
@@ -179,7 +182,7 @@ def write_and_verify(unit: LogicalUnit, task: Task) -> bytes:
 # COMPARE AND WRITE
 
 
-@DISK.command("COMPARE AND WRITE", "89 18 FFFFFFFFFFFFFFFF 000000 FF 00 00", Kind.WRITES)
+@DISK.command("COMPARE AND WRITE", "89 18 FFFFFFFFFFFFFFFF 000000 FF 00 00", _WRITE)
 def compare_and_write(unit: LogicalUnit, task: Task) -> bytes:
     """Write if the blocks are what the initiator believes, as one step to all others.
 

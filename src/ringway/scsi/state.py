@@ -31,7 +31,7 @@ def sense_data(task: Task, condition: Condition) -> bytes:
     return Sense(condition).encode(descriptor=bool(task.bits(1, 0)))
 
 
-@DISK.command("START STOP UNIT", "1B 01 00 00 05 00")
+@DISK.command("START STOP UNIT", "1B 01 00 00 05 00", Kind.WAITS)
 def start_stop_unit(unit: LogicalUnit, task: Task) -> bytes:
     """Start or stop. IMMED changes nothing: it is done when it is answered.
 

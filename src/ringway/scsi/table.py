@@ -36,6 +36,7 @@ class Kind(Flag):
     EXEMPT = auto()  #: runs in spite of a unit attention and leaves it pending
     READS = auto()  #: reads the medium
     WRITES = auto()  #: changes the medium
+    WAITS = auto()  #: waits here, for the medium or for others' requests, and so for as long as those like
 
 
 #: The commands that a stopped unit refuses.

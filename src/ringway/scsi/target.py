@@ -11,7 +11,7 @@ from ringway.scsi import inquiry, lun, report, state
 from ringway.scsi.hot import failed
 from ringway.scsi.reply import Outcome, Refusal
 from ringway.scsi.sense import Condition
-from ringway.scsi.table import Table
+from ringway.scsi.table import Kind, Table
 from ringway.scsi.task import Nexus, Task
 from ringway.scsi.unit import DISK, LogicalUnit
 
@@ -66,6 +66,15 @@ class Target:
         """Drop a unit attention of ``nexus`` on every unit."""
         for unit in self._units.values():
             unit.clear_attention(nexus, condition)
+
+    def kind_of(self, number: int | None, cdb: bytes) -> Kind:
+        """:returns: what is known of a command; nothing, if there is no such unit or command."""
+        if self.get(number) is None:
+            return Kind.PLAIN
+        try:
+            return DISK.find(cdb).kind
+        except Refusal:
+            return Kind.PLAIN
 
     def execute(self, number: int | None, task: Task) -> Outcome:
         """Run a command.

@@ -5,16 +5,14 @@ All requests run in the core; the slow path sees none of them.
 
 from __future__ import annotations
 
-import logging
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from ringway import _core
 from ringway.errors import ProtocolError, UsageError
 from ringway.target.backstore import Backstore
 from ringway.target.medium import Geometry
-
-_log: Final = logging.getLogger(__name__)
 
 F_SEG_MAX: Final = 1 << 2
 F_RO: Final = 1 << 5
@@ -37,13 +35,17 @@ _CONFIG: Final = struct.Struct("<QIIHBBIBBHIBxHIIIIIBxxx")
 
 
 class BlkDevice:
-    """What a guest sees of the endpoint besides its requests."""
+    """What a guest sees of the endpoint besides its requests.
+
+    :param broken: told of a queue that the data path stopped.
+    """
 
     extra_queues: Final = 0
     has_config: Final = True
 
-    def __init__(self, core: _core.Device, queues: int) -> None:
+    def __init__(self, core: _core.Device, queues: int, *, broken: Callable[[int, str], None]) -> None:
         self._core = core
+        self._broken = broken
         self._queues = queues
         self._geometry: Geometry | None = None
         self._readonly = False
@@ -110,19 +112,14 @@ class BlkDevice:
         """A guest goes on where it was. It may have chosen write-through from a back end that is gone."""
         self._core.doubt_writeback()
 
-    def rest(self) -> None:
-        """Nothing waits for a decision."""
-
-    def work(self) -> None:
-        """See :meth:`rest`."""
-
-    def settled(self, timeout_s: float) -> bool:
+    def settled(self, timeout_s: float, target: int | None = None, lun: int | None = None) -> bool:
         """The core does all the work."""
         return True
 
-    def handle(self, command: _core.Command) -> None:
-        """Nothing: the core asks for no decision on a blk request."""
-        _log.error("a blk queue asked for a decision on a %s request", command.kind)
+    def serve_waiting(self) -> None:
+        """Take notices of queues that were stopped: the core asks for no decision on a blk request."""
+        while (command := self._core.next_command(0)) is not None:
+            self._broken(command.queue, command.failure)
 
     def check_new_lun(self, target: int, lun: int) -> None:
         """:raises UsageError: a blk device has its one disk for life."""

@@ -67,14 +67,8 @@ class Face(LunListener, Protocol):
     def powered_on(self) -> None:
         """Another guest than the last one starts: to it, the device has just been switched on."""
 
-    def rest(self) -> None:
-        """All rings have stopped: what still waits for a decision is nobody's, and must not be done."""
-
-    def work(self) -> None:
-        """A ring starts: serve commands (again)."""
-
-    def handle(self, command: _core.Command) -> None:
-        """Decide on a request that the core could not finish, and complete it. On the slow-path thread."""
+    def serve_waiting(self) -> None:
+        """Decide on all requests that the core could not finish. It waits for no medium: threads do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +248,6 @@ class TargetDevice:
         """A migration's source lets go; a destination whose front end gave up wants nothing any more."""
         left_s = self._stop_timeout_s()
         self._stopping = None
-        self._face.rest()
         if self._features & F_LOG_ALL:
             self._luns.flush_unguarded(left_s)
         if self._features & F_LOG_ALL or not self._luns.keep():
@@ -294,8 +287,7 @@ class TargetDevice:
 
     def _start(self, index: int, ring: RingSetup, inflight: _core.InflightRegion | None) -> None:
         self._stopping = None  # a drain before this one has its own deadline
-        self._face.work()
-        if ring.base:
+        if ring.base or self._core.is_used(ring.size, ring.used):  # an index that wrapped is zero, too
             self._face.resumed()
         elif self._left and index >= self._face.extra_queues:
             self._face.powered_on()

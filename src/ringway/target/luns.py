@@ -17,7 +17,7 @@ from ringway.target.blk_device import serial_bytes
 
 _log: Final = logging.getLogger(__name__)
 
-#: Seconds that the slow path's present request has to end in when its LUN is removed.
+#: Seconds that the slow path's present request for a LUN has to end in when that is removed.
 SETTLE_S: Final = 2.0
 #: Seconds that a request has to end in for a LUN that was removed before: a look, rather than a wait.
 _LOOK_S: Final = 0.01
@@ -41,8 +41,8 @@ class LunListener(Protocol):
     def lun_removed(self, target: int, lun: int) -> None:
         """Show it no more; the core still serves it. :raises UsageError: it cannot be removed."""
 
-    def settled(self, timeout_s: float) -> bool:
-        """Wait until the request that the slow path serves now, if any, is done. :returns: whether it is."""
+    def settled(self, timeout_s: float, target: int | None = None, lun: int | None = None) -> bool:
+        """Wait until no request of the slow path uses the store (of a LUN). :returns: whether none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class LunTable:
             gone = self._find(target, lun)
             self._listener.lun_removed(target, lun)
             del self._luns[target, lun]
-            if not (self._core.remove_lun(target, lun) and self._listener.settled(SETTLE_S)):
+            if not (self._core.remove_lun(target, lun) and self._listener.settled(SETTLE_S, target, lun)):
                 self._lingering.append(gone)
                 raise TimedOutError(f"LUN {_words(target, lun)} is removed, but its last requests do not end")
             gone.backstore.close()
@@ -224,7 +224,7 @@ class LunTable:
     def _reaped(self, gone: Lun) -> bool:
         """Close a removed LUN's backstore if no request is left. (A busy successor makes it wait.)"""
         drained = self._core.drain(target=gone.target, lun=gone.lun, timeout_s=_LOOK_S)
-        if drained and self._listener.settled(_LOOK_S):
+        if drained and self._listener.settled(_LOOK_S, gone.target, gone.lun):
             gone.backstore.close()
             return True
         return False

@@ -1,7 +1,7 @@
 """The virtio-scsi face of an endpoint: from ``_core.Command`` to SCSI and back.
 
-It owns the targets and their logical units, whose state outlives front ends. One thread calls
-:meth:`ScsiDevice.handle`; the other methods may be called from any.
+It owns the targets and their logical units, whose state outlives front ends. All methods may be called from
+any thread.
 
 Spec: virtio 1.3, 5.6.
 """
@@ -25,6 +25,7 @@ from ringway.scsi import (
     Gate,
     Geometry,
     Identity,
+    Kind,
     LogicalUnit,
     Medium,
     Nexus,
@@ -33,7 +34,9 @@ from ringway.scsi import (
     Target,
     Task,
 )
-from ringway.target.scsi_tasks import DRAIN_TIMEOUT_S, Backlog, Command, ControlQueue, TaskCore
+from ringway.target.lanes import Lanes
+from ringway.target.scsi_control import DRAIN_TIMEOUT_S, ControlQueue
+from ringway.target.scsi_tasks import Command, Job, Scope, TaskCore, TaskSet
 from ringway.target.virtio_scsi import Address, Event, Feature, ResetReason, Response
 
 _log = logging.getLogger(__name__)
@@ -112,13 +115,17 @@ def _log_broken(queue: int, reason: str) -> None:
     _log.error("queue %d was stopped: %s", queue, reason)
 
 
+def _log_failure(error: BaseException) -> None:
+    _log.critical("a thread of the slow path failed", exc_info=error)
+
+
 class ScsiDevice:
     """An endpoint's targets behind a data path: :class:`ringway.target.device.Face` of a scsi device.
 
     :param wwpn: the endpoint's name, which its units' names are derived from.
     :param incoming: a migration brings a guest that must not be told of a power on.
-    :param broken: told of a queue that the data path stopped, if the notice was found between commands that a
-        task management function went through.
+    :param broken: told of a queue that the data path stopped.
+    :param failed: told of an error that is none of a command's: the device cannot serve.
     """
 
     extra_queues: Final = 2  #: control and event
@@ -133,6 +140,7 @@ class ScsiDevice:
         *,
         incoming: bool = False,
         broken: Callable[[int, str], None] = _log_broken,
+        failed: Callable[[BaseException], None] = _log_failure,
     ) -> None:
         self._core = core
         self._wwpn = wwpn
@@ -141,13 +149,10 @@ class ScsiDevice:
         self._nexus = Nexus(wwpn)
         self._targets: Mapping[int, Target] = MappingProxyType({})
         self._acknowledged: int | None = None
-        self._backlog = Backlog(core)
-        self._control = ControlQueue(core, self._backlog, lambda: self._targets, self._nexus)
+        self._tasks = TaskSet(core, self._dispatch, self._run, failed)
+        self._control = ControlQueue(core, self._tasks, lambda: self._targets, self._nexus)
+        self._functions: Lanes[Address | None, Command] = Lanes("task-management", self._manage, failed)
         self._lock = threading.RLock()
-        self._progress = threading.Condition()  # guards the next three
-        self._resting = False
-        self._serving = False
-        self._served = 0
 
     # The front end
 
@@ -247,61 +252,61 @@ class ScsiDevice:
 
     # Commands
 
-    def rest(self) -> None:
-        """Drop commands from now on: their rings have stopped, so that nobody waits for an answer, and the
-        disks may be another's soon. The one that is being served goes on: see :meth:`settled`.
-        """
-        with self._progress:
-            self._resting = True
+    def settled(self, timeout_s: float, target: int | None = None, lun: int | None = None) -> bool:
+        """Wait until no command (of a LUN) uses the medium. :returns: whether none does."""
+        return self._tasks.settled(Scope(target, lun), timeout_s)
 
-    def work(self) -> None:
-        """Serve commands again."""
-        with self._progress:
-            self._resting = False
-
-    def settled(self, timeout_s: float) -> bool:
-        """Wait until the command that is being served now has ended. :returns: whether it has."""
-        with self._progress:
-            number = self._served
-            return self._progress.wait_for(lambda: not self._serving or self._served != number, timeout_s)
+    def serve_waiting(self) -> None:
+        """Decide on all commands that wait, and complete or resume them. It does not wait for a medium."""
+        self._tasks.take()
 
     def handle(self, command: Command) -> None:
-        """Decide on a command and complete it, or resume it. No command can make it raise.
+        """As :meth:`serve_waiting`, with a command that was taken before those. None can make it raise."""
+        self._tasks.take(command)
 
-        It is called from one thread, and also serves what a task management function found waiting.
-        """
-        self._serve(command)
-        while (waiting := self._backlog.take_nowait()) is not None:
-            self._serve(waiting)
+    def _dispatch(self, command: Command) -> None:
+        """Decide on a command now, or have its unit's thread do it."""
+        with self._guarded(command):
+            if command.kind == "broken":
+                self._broken(command.queue, command.failure)
+            elif command.kind == "control":
+                if not self._functions.put(self._control.unit_of(command.data_out), command):
+                    self._fail(command)
+            elif not self._put_aside(command):
+                self._execute(command)
 
-    def _serve(self, command: Command) -> None:
-        with self._progress:
-            if self._resting and command.kind != "broken":
-                return
-            self._serving = True
+    def _put_aside(self, command: Command) -> bool:
+        """Hand a command that may wait to its unit's thread. :returns: whether it is one."""
+        address = Address.decode(command.lun)
+        target = None if address is None else self._targets.get(address.target)
+        if address is None or target is None or command.failure:
+            return False
+        kind = target.kind_of(address.lun, command.cdb)
+        if not kind & Kind.WAITS:
+            return False
+        if not self._tasks.put(address, Job(command, writes=bool(kind & Kind.WRITES))):
+            self._core.complete(command.tag, response=Response.OK, status=Status.BUSY)
+        return True
+
+    def _manage(self, command: Command) -> None:
+        """Answer a control request. On its unit's thread."""
+        with self._guarded(command):
+            if not command.dead:
+                self._core.complete_control(command.tag, self._control.answer(command.data_out))
+
+    def _run(self, command: Command) -> None:
+        """Do a command that may wait. On its unit's thread."""
+        with self._guarded(command):
+            self._execute(command)
+
+    @contextmanager
+    def _guarded(self, command: Command) -> Iterator[None]:
+        """End a command that we have an error in."""
         try:
-            self._decide(command)
-        finally:
-            with self._progress:
-                self._serving = False
-                self._served += 1
-                self._progress.notify_all()
-
-    def _decide(self, command: Command) -> None:
-        try:
-            self._answer(command)
+            yield
         except Exception:
             _log.exception("%s failed: queue %d, CDB %s", command.kind, command.queue, command.cdb.hex(" "))
             self._fail(command)
-
-    def _answer(self, command: Command) -> None:
-        match command.kind:
-            case "cdb":
-                self._execute(command)
-            case "control":
-                self._core.complete_control(command.tag, self._control.answer(command.data_out))
-            case "broken":
-                self._broken(command.queue, command.failure)
 
     def _fail(self, command: Command) -> None:
         """End a command that we have an error in."""

@@ -78,6 +78,7 @@ class Target:
         self._slow_stopped = threading.Event()
         self._slow = threading.Thread(target=self._run_slow_path, name="slow-path", daemon=True)
         self._failed = False
+        self._settled = True
         with contextlib.ExitStack() as undo:
             self._quit = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             undo.callback(os.close, self._quit)
@@ -237,9 +238,13 @@ class Target:
 
     def _make_face(self) -> Face:
         if self.config.device is DeviceKind.BLK:
-            return BlkDevice(self._core, self.config.queues)
+            return BlkDevice(self._core, self.config.queues, broken=self._ring_failed)
         return ScsiDevice(
-            self._core, wwpn_of(self.config), incoming=self.config.incoming, broken=self._ring_failed
+            self._core,
+            wwpn_of(self.config),
+            incoming=self.config.incoming,
+            broken=self._ring_failed,
+            failed=self._slow_path_failed,
         )
 
     def _handle_control(self, request: ControlRequest, fd: int | None) -> msgspec.Struct:
@@ -285,38 +290,39 @@ class Target:
         self._server.ring_broken(index, message)
 
     def _run_slow_path(self) -> None:
-        """A target whose slow path fails cannot serve: it says so and ends, to be started anew."""
-        try:
-            self._serve_slow_path()
-        except BaseException:  # a panic of the core is no Exception
-            _log.critical("the slow path failed: the target ends", exc_info=True)
-            self._failed = True
-            if not self._slow_stopped.is_set():  # the event is closed soon after that
-                self.quit()
-
-    def _serve_slow_path(self) -> None:
         """Decide on what workers cannot. It ends after the server, whose rings drain through it."""
-        while not self._slow_stopped.is_set():
-            command = self._core.next_command()
-            if command is not None and command.kind == "broken":
-                self._ring_failed(command.queue, command.failure)
-            elif command is not None:
-                self._face.handle(command)
+        try:
+            while not self._slow_stopped.is_set():
+                if self._core.wait_command():
+                    self._face.serve_waiting()
+        except BaseException as error:  # a panic of the core is no Exception
+            self._slow_path_failed(error)
+
+    def _slow_path_failed(self, error: BaseException) -> None:
+        """A target whose slow path fails cannot serve: it says so and ends, to be started anew."""
+        _log.critical("the slow path failed: the target ends", exc_info=error)
+        self._failed = True
+        if not self._slow_stopped.is_set():  # the event is closed soon after that
+            self.quit()
 
     def _stop_slow_path(self) -> None:
-        """Not for ever: it may hang in a write to a disk that does not answer."""
+        """Wait for the requests that still use a disk, but not for ever: it may not answer any more."""
         self._slow_stopped.set()
         deadline = time.monotonic() + SLOW_STOP_S
         while self._slow.is_alive() and time.monotonic() < deadline:
             self._core.wake()
             self._slow.join(0.05)
+        self._settled = not self._slow.is_alive() and all(
+            wait(timeout_s=max(deadline - time.monotonic(), 0.0))
+            for wait in (self._face.settled, self._core.drain)
+        )
 
     def _close_luns(self) -> None:
-        """Claims are kept for this process's life if the slow path may still write."""
-        if self._slow.is_alive():
-            _log.error("a request does not end: the disks are kept until this process ends")
-        else:
+        """Claims are kept for this process's life if a request may still write."""
+        if self._settled:
             self._luns.close()
+        else:
+            _log.error("a request does not end: the disks are kept until this process ends")
 
     def _watch_server(self) -> None:
         """A server that ends by itself ends the target."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -31,7 +32,10 @@ OTHER = Nexus("b")
 
 
 class MemoryStore:
-    """A store of ``size_bytes``; ``fail_with`` makes reads, writes or flushes fail with an errno."""
+    """A store of ``size_bytes``; ``fail_with`` makes reads, writes or flushes fail with an errno.
+
+    It hangs while ``answers`` is cleared; ``asked`` is set once somebody waits for it.
+    """
 
     def __init__(self, size_bytes: int = 1 << 20, *, writable: bool = True, discard: bool = True) -> None:
         self.content = bytearray(size_bytes)
@@ -41,9 +45,13 @@ class MemoryStore:
         self.calls: list[str] = []
         self.reads: list[int] = []
         self.fail_with: dict[str, int] = {}
+        self.answers, self.asked = threading.Event(), threading.Event()
+        self.answers.set()
 
     def _call(self, name: str, offset: int = 0, length: int = 0) -> None:
         self.calls.append(name)
+        self.asked.set()
+        assert self.answers.wait(20), "nobody lets the store go on"
         if number := self.fail_with.get(name.partition("+")[0]):
             raise OSError(number, os.strerror(number))
         if offset + length > self.size_bytes:
@@ -206,12 +214,21 @@ def pointer_of(reply: Reply) -> tuple[int, int | None, bool]:
 # The core, for the device
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads do."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 @dataclass(frozen=True)
 class MemoryCommand:
     """A ``_core.Command``."""
 
     kind: Literal["cdb", "control", "broken"] = "cdb"
     tag: int = 0
+    dead: bool = False
     queue: int = 2
     lun: bytes = bytes((1, 0, 0, 0, 0, 0, 0, 0))
     id: int = 0
@@ -251,6 +268,7 @@ class MemoryCore:
     locks: dict[int, object] = field(default_factory=dict)
     lock_calls: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
     locked_out: bool = False
+    given_up: set[int] = field(default_factory=set)
 
     def set_gate(self, target: int, lun: int, word: int) -> None:
         self.gates[target, lun] = word
@@ -281,6 +299,8 @@ class MemoryCore:
         data: bytes = b"",
         taken: int | None = None,
     ) -> None:
+        if tag in self.given_up:
+            return  # a dead tag
         assert tag not in self.completions, "completed twice"
         self.completions[tag] = Completion(response, status, sense, data)
         self.log.append(("complete", tag))

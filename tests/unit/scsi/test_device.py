@@ -13,7 +13,16 @@ from ringway.errors import ProtocolError, UsageError
 from ringway.target.scsi_device import ScsiDevice
 from ringway.target.virtio_scsi import Address, Event, Feature, ResetReason, Response
 
-from .fake import WWPN, Completion, MemoryBackstore, MemoryCommand, MemoryCore, MemoryGeometry, MemoryStore
+from .fake import (
+    WWPN,
+    Completion,
+    MemoryBackstore,
+    MemoryCommand,
+    MemoryCore,
+    MemoryGeometry,
+    MemoryStore,
+    wait_until,
+)
 
 INQUIRY = bytes.fromhex("12 00 00 00 24 00").ljust(32, b"\0")
 READ = bytes.fromhex("28").ljust(32, b"\0")
@@ -51,6 +60,7 @@ class Guest:
                 failure=failure,
             )
         )
+        wait_until(lambda: any(tag == self.tag for _, tag in self.core.log))
         return self.tag
 
     def run(
@@ -198,6 +208,7 @@ def test_an_error_of_ours_costs_one_function(guest: Guest, caplog: pytest.LogCap
     guest.core.drain = None  # type: ignore[assignment,method-assign]
     request = bytes((0, 0, 0, 0, 1, 0, 0, 0)) + name(0, 0) + bytes(8)
     guest.device.handle(MemoryCommand(kind="control", tag=77, queue=0, data_out=request))
+    wait_until(lambda: bool(guest.core.responses))
     assert guest.core.responses == {77: bytes((Response.FAILURE,))}
     assert "control failed: queue 0" in caplog.text
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringway.scsi import Status
 from ringway.scsi.tasks import SUPPORTED, TaskFunction
-from ringway.target import scsi_tasks, virtio_scsi
+from ringway.target import scsi_control, virtio_scsi
 from ringway.target.virtio_scsi import Response
 
-from .fake import MemoryCommand
+from .fake import MemoryCommand, wait_until
 from .test_device import INQUIRY, Guest, name
 
 (
@@ -27,6 +30,9 @@ from .test_device import INQUIRY, Guest, name
     QUERY_TASK_SET,
 ) = range(8)
 CONTROL_TAG = 99
+UNITS = (name(0, 0), name(0, 1), name(1, 0))
+VERIFY = bytes.fromhex("2f 00 00000000 00 0001 00").ljust(32, b"\0")
+COMPARE_AND_WRITE = bytes.fromhex("89 00 0000000000000000 000000 01 00 00").ljust(32, b"\0")
 HEADER = Path("/usr/include/linux/virtio_scsi.h")
 
 
@@ -39,32 +45,56 @@ def tmf(guest: Guest, subtype: int, lun: bytes = name(0, 0), id: int = 0) -> Res
 def control(guest: Guest, request: bytes) -> bytes:
     guest.core.responses.pop(CONTROL_TAG, None)
     guest.device.handle(MemoryCommand(kind="control", tag=CONTROL_TAG, queue=0, data_out=request))
-    return guest.core.responses[CONTROL_TAG]
+    return response_of(guest, CONTROL_TAG)
 
 
-def inquiry(tag: int, lun: bytes = name(0, 0)) -> MemoryCommand:
+def response_of(guest: Guest, tag: int) -> bytes:
+    """Wait for the response to a control request."""
+    wait_until(lambda: tag in guest.core.responses)
+    return guest.core.responses[tag]
+
+
+def command(tag: int, lun: bytes = name(0, 0), cdb: bytes = VERIFY, failure: str = "") -> MemoryCommand:
     """A command with ``tag`` as its id too."""
-    return MemoryCommand(tag=tag, id=tag, lun=lun, cdb=INQUIRY)
+    return MemoryCommand(tag=tag, id=tag, lun=lun, cdb=cdb, failure=failure)
 
 
 @pytest.fixture
-def guest() -> Guest:
+def guest() -> Iterator[Guest]:
     """Disks at (0, 0), (0, 1) and (1, 0) without attentions; nothing is logged yet."""
     one = Guest()
     one.device.lun_added(0, 1, one.backstore, "SN1")
     one.device.lun_added(1, 0, one.backstore, "SN10")
-    for lun in (name(0, 0), name(0, 1), name(1, 0)):
+    for lun in UNITS:
         one.attention(lun)
     one.core.log.clear()
     one.core.completions.clear()
-    return one
+    yield one
+    one.backstore.store.answers.set()
+    assert one.device.settled(20)
 
 
-def load(guest: Guest) -> None:
-    """11 to 14 wait for Python, 21 to 24 are on the hot path; the last two of each are of other LUNs."""
+def load(guest: Guest, cdb: bytes = VERIFY) -> None:
+    """The store hangs. 1 to 3 use it, one of each unit; 11 to 14 wait behind them, 21 to 24 are on the hot
+    path; the last two of each are of other LUNs.
+    """
+    store = guest.backstore.store
+    store.answers.clear()
+    for tag, lun in enumerate(UNITS, start=1):
+        store.asked.clear()
+        guest.device.handle(command(tag, lun, cdb))
+        assert store.asked.wait(20)
     places = [name(0, 0), name(0, 0), name(0, 1), name(1, 0)]
-    guest.core.waiting.extend(inquiry(11 + at, lun) for at, lun in enumerate(places))
-    guest.core.in_flight.extend(inquiry(21 + at, lun) for at, lun in enumerate(places))
+    guest.core.waiting.extend(command(11 + at, lun, cdb) for at, lun in enumerate(places))
+    guest.device.serve_waiting()
+    guest.core.in_flight.extend(command(21 + at, lun) for at, lun in enumerate(places))
+    guest.core.given_up = {1, 2, 3}
+
+
+def go_on(guest: Guest, *tags: int) -> None:
+    """Let the store answer, and wait for commands."""
+    guest.backstore.store.answers.set()
+    wait_until(lambda: set(tags) <= set(guest.core.completions))
 
 
 def ended(guest: Guest) -> dict[int, int]:
@@ -104,31 +134,102 @@ def test_abort_task_needs_the_right_lun(guest: Guest) -> None:
 
 def test_all_others_are_served_in_their_order(guest: Guest) -> None:
     load(guest)
+    guest.core.given_up = set()
     tmf(guest, ABORT_TASK, id=11)
-    assert [tag for word, tag in guest.core.log if word == "complete"] == [11, 12, 13, 14]
+    go_on(guest, 1, 2, 3, 11, 12, 13, 14)
+    assert [tag for _, tag in guest.core.log if tag in (1, 11, 12)] == [11, 1, 12]
     assert [guest.core.completions[tag].response for tag in (12, 13, 14)] == [Response.OK] * 3
 
 
-def test_functions_one_after_the_other(guest: Guest) -> None:
-    """The second function waits behind a command, and finds what came with it."""
-    second = struct.pack("<II8sQ", 0, ABORT_TASK, name(0, 0), 13)
-    guest.core.waiting.extend(
-        [
-            inquiry(11),
-            MemoryCommand(kind="control", tag=98, queue=0, data_out=second),
-            inquiry(12),
-            inquiry(13),
-        ]
-    )
-    tmf(guest, ABORT_TASK, id=77)
-    assert guest.core.log == [
-        ("control", CONTROL_TAG),
-        ("complete", 11),
-        ("complete", 13),
-        ("control", 98),
-        ("complete", 12),
-    ]
-    assert guest.core.completions[13].response == Response.ABORTED
+def test_what_reads_is_aborted_while_its_medium_hangs(guest: Guest) -> None:
+    """Nothing that comes of it reaches anybody, so that nobody has to wait for it."""
+    load(guest)
+    guest.core.given_up = set()
+    assert tmf(guest, ABORT_TASK, id=1) is Response.OK
+    assert ended(guest) == {1: Response.ABORTED}
+    assert tmf(guest, QUERY_TASK, id=1) is Response.OK, "it is not here any more"
+    assert not guest.device.settled(0, 0, 0), "but it still uses the medium"
+    guest.core.given_up = {1}
+    go_on(guest, 2, 3)
+    assert guest.device.settled(20)
+
+
+def test_what_writes_is_waited_for(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its data may still reach the medium: the function must not say that it has ended."""
+    monkeypatch.setattr(scsi_control, "DRAIN_TIMEOUT_S", 0.05)
+    store = guest.backstore.store
+    store.answers.clear()
+    write = MemoryCommand(tag=1, id=1, cdb=COMPARE_AND_WRITE, data_out=bytes(1024), data_out_size=1024)
+    guest.device.handle(write)
+    assert store.asked.wait(20)
+    assert tmf(guest, ABORT_TASK, id=1) is Response.FAILURE
+    assert tmf(guest, LUN_RESET) is Response.FAILURE
+    assert guest.core.completions == {}
+    monkeypatch.setattr(scsi_control, "DRAIN_TIMEOUT_S", 20.0)
+    threading.Timer(0.05, store.answers.set).start()
+    assert tmf(guest, ABORT_TASK, id=1) is Response.OK
+    assert guest.core.completions[1].response == Response.OK
+
+
+def test_a_medium_that_hangs_holds_up_nobody_but_itself(guest: Guest) -> None:
+    """One thread did all of it: INQUIRY and functions of other units waited behind a VERIFY."""
+    store = guest.backstore.store
+    store.answers.clear()
+    guest.device.handle(command(1))
+    assert store.asked.wait(20)
+    guest.device.handle(command(2, cdb=INQUIRY))
+    guest.device.handle(command(3, name(0, 1), INQUIRY))
+    assert list(guest.core.completions) == [2, 3]
+    assert tmf(guest, LUN_RESET, name(0, 1)) is Response.OK
+    assert tmf(guest, QUERY_TASK, id=1) is Response.FUNCTION_SUCCEEDED
+    guest.device.lun_removed(1, 0)
+    assert guest.device.settled(0, 1, 0)
+    assert not guest.device.settled(0, 0, 0)
+
+
+def test_a_function_that_waits_holds_up_no_other_units(guest: Guest) -> None:
+    go, drain = threading.Event(), guest.core.drain
+
+    def wait_and_drain(**scope: int | None) -> bool:
+        assert scope["lun"] != 0 or go.wait(20)
+        return drain(**scope)  # type: ignore[arg-type]
+
+    guest.core.drain = wait_and_drain  # type: ignore[assignment,method-assign]
+    for tag in (97, 98):
+        request = struct.pack("<II8sQ", 0, LUN_RESET, name(0, 0), 0)
+        guest.device.handle(MemoryCommand(kind="control", tag=tag, queue=0, data_out=request))
+    assert tmf(guest, LUN_RESET, name(0, 1)) is Response.OK
+    assert tmf(guest, LUN_RESET, name(0, 9)) is Response.INCORRECT_LUN
+    assert set(guest.core.responses) == {CONTROL_TAG}
+    go.set()
+    assert [response_of(guest, tag) for tag in (97, 98)] == [bytes((Response.OK,))] * 2
+    assert [tag for word, tag in guest.core.log if tag in (97, 98)] == [97, 98]
+
+
+def test_what_is_dead_is_not_done(guest: Guest) -> None:
+    """It waited behind one that hangs when its ring was stopped, and was done after the ring's next start."""
+    load(guest)
+    waits = MemoryCommand(tag=15, id=15, cdb=VERIFY, dead=True)
+    guest.device.handle(waits)
+    go_on(guest, 11, 12, 13, 14)
+    assert guest.device.settled(20)
+    guest.device.handle(command(16))
+    wait_until(lambda: 16 in guest.core.completions)
+    assert 15 not in guest.core.completions
+
+
+def test_a_thread_that_cannot_start_costs_one_command(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        guest.device.handle(command(1))
+        assert guest.core.completions[1].status == Status.BUSY
+        assert tmf(guest, LUN_RESET) is Response.FAILURE
+    guest.device.handle(command(2))
+    wait_until(lambda: 2 in guest.core.completions)
+    assert tmf(guest, LUN_RESET) is Response.OK
 
 
 @pytest.mark.parametrize(
@@ -162,7 +263,7 @@ def test_a_command_that_does_not_end_fails_the_function(guest: Guest) -> None:
 )
 def test_what_is_reset(guest: Guest, subtype: int, attentions: list[tuple[int, int] | None]) -> None:
     tmf(guest, subtype)
-    assert [guest.attention(lun) for lun in (name(0, 0), name(0, 1), name(1, 0))] == attentions
+    assert [guest.attention(lun) for lun in UNITS] == attentions
 
 
 def test_a_unit_that_is_removed_meanwhile_is_not_missed(guest: Guest) -> None:
@@ -197,15 +298,16 @@ def test_query_task(guest: Guest, id: int, response: Response) -> None:
     load(guest)
     assert tmf(guest, QUERY_TASK, id=id) is response
     assert ended(guest) == {}
-    assert set(guest.core.completions) == {11, 12, 13, 14}, "those that waited are served"
+    go_on(guest, 11, 12, 13, 14)
 
 
 def test_query_task_set(guest: Guest) -> None:
     assert tmf(guest, QUERY_TASK_SET) is Response.OK
-    guest.core.in_flight.append(inquiry(21))
+    guest.core.in_flight.append(command(21))
     assert tmf(guest, QUERY_TASK_SET) is Response.FUNCTION_SUCCEEDED
     assert tmf(guest, QUERY_TASK_SET, name(0, 1)) is Response.OK
-    guest.core.waiting.append(inquiry(11, name(0, 1)))
+    guest.core.in_flight.clear()
+    load(guest)
     assert tmf(guest, QUERY_TASK_SET, name(0, 1)) is Response.FUNCTION_SUCCEEDED
 
 
@@ -236,9 +338,9 @@ def test_what_is_rejected(guest: Guest, subtype: int) -> None:
 
 
 def test_what_is_rejected_is_what_is_not_reported(guest: Guest) -> None:
-    for subtype, function in enumerate(scsi_tasks._FUNCTIONS):
+    for subtype, function in enumerate(scsi_control._FUNCTIONS):
         assert (tmf(guest, subtype) is Response.FUNCTION_REJECTED) is (function not in SUPPORTED)
-    assert set(scsi_tasks._FUNCTIONS) == set(TaskFunction)
+    assert set(scsi_control._FUNCTIONS) == set(TaskFunction)
 
 
 @pytest.mark.parametrize("kind", [1, 2])
@@ -277,5 +379,5 @@ def test_the_numbers_are_those_of_linux() -> None:
     ours |= {f"F_{each.name}": (each.value or 0).bit_length() - 1 for each in virtio_scsi.Feature}
     ours |= {f"T_{each.name}": each.value for each in (*virtio_scsi.ControlType, *virtio_scsi.Event)}
     ours |= {f"EVT_RESET_{each.name}": each.value for each in virtio_scsi.ResetReason}
-    ours |= {f"T_TMF_{each.name}": subtype for subtype, each in enumerate(scsi_tasks._FUNCTIONS)}
+    ours |= {f"T_TMF_{each.name}": subtype for subtype, each in enumerate(scsi_control._FUNCTIONS)}
     assert ours == {name: linux[name] for name in ours}

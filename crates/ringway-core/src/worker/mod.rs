@@ -26,7 +26,7 @@ use crate::engine::{Engine, Epoll, Event, Uring};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::poll::{PollMode, SpinBudget, FOR_A_GUEST_NS, FOR_THE_KERNEL_NS};
-use crate::slow::{Charged, SlowCommand, SlowKind, SlowRing};
+use crate::slow::{Charged, Life, SlowCommand, SlowKind, SlowRing};
 use crate::stats::{QueueCounters, WorkerCounters};
 use crate::trace::Tracer;
 use crate::view::View;
@@ -120,15 +120,18 @@ struct Worker {
 
 const MAIL: u32 = u32::MAX;
 
+/// Which engine a worker runs, and what kept it from io_uring if it would have preferred that.
+pub type Opened = (EngineChoice, Option<String>);
+
 /// A worker thread's body. `ready` hears which engine runs, or why none does.
-pub fn run(setup: WorkerSetup, ready: SyncSender<Result<EngineChoice>>) {
+pub fn run(setup: WorkerSetup, ready: SyncSender<Result<Opened>>) {
     let (slow, mailbox) = (setup.slow.clone(), setup.mailbox.clone());
-    let mut worker = match Worker::new(setup) {
-        Ok(worker) => worker,
+    let (mut worker, reason) = match Worker::new(setup) {
+        Ok(made) => made,
         Err(error) => return drop(ready.send(Err(error))),
     };
     let engine = if worker.context.engine.is_async() { EngineChoice::Uring } else { EngineChoice::Epoll };
-    let _ = ready.send(Ok(engine));
+    let _ = ready.send(Ok((engine, reason)));
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
     if outcome.is_err() {
         // The queues stay as they are: unpublished requests are in the in-flight region for the next process.
@@ -152,17 +155,22 @@ pub(crate) fn broken_notice(queue: u16, message: String) -> Box<SlowCommand> {
         data_in_size: 0,
         failure: crate::scsi::Failure::None,
         message,
+        life: Life::default(),
     })
 }
 
-fn open_engine(choice: EngineChoice) -> Result<Engine> {
-    let failed = |source| Error::Os { context: "io_uring", source };
+fn open_engine(choice: EngineChoice) -> Result<(Engine, Option<String>)> {
+    let uring = || Uring::new().map(|ring| Engine::Uring(Box::new(ring)));
+    let epoll = || Epoll::new().map(Engine::Epoll).map_err(|source| Error::Os { context: "epoll", source });
     match choice {
-        EngineChoice::Epoll => {
-            Epoll::new().map(Engine::Epoll).map_err(|source| Error::Os { context: "epoll", source })
+        EngineChoice::Epoll => Ok((epoll()?, None)),
+        EngineChoice::Uring => {
+            Ok((uring().map_err(|source| Error::Os { context: "io_uring", source })?, None))
         }
-        EngineChoice::Uring => Uring::new().map(|ring| Engine::Uring(Box::new(ring))).map_err(failed),
-        EngineChoice::Auto => open_engine(EngineChoice::Uring).or_else(|_| open_engine(EngineChoice::Epoll)),
+        EngineChoice::Auto => match uring() {
+            Ok(engine) => Ok((engine, None)),
+            Err(reason) => Ok((epoll()?, Some(reason.to_string()))),
+        },
     }
 }
 
@@ -183,15 +191,15 @@ fn pin(cpu: Option<usize>) -> Result<()> {
 }
 
 impl Worker {
-    fn new(setup: WorkerSetup) -> Result<Self> {
+    fn new(setup: WorkerSetup) -> Result<(Self, Option<String>)> {
         pin(setup.cpu)?;
-        let mut engine = open_engine(setup.engine)?;
+        let (mut engine, reason) = open_engine(setup.engine)?;
         engine.watch(setup.mailbox.event.as_raw_fd(), MAIL)?;
         // SAFETY: gettid has no preconditions.
         setup.counters.thread.set(unsafe { libc::gettid() } as u64);
         let queues =
             setup.queues.into_iter().map(|(index, counters)| Queue::new(index, setup.kind, counters));
-        Ok(Worker {
+        let worker = Worker {
             queues: queues.collect(),
             context: Context {
                 kind: setup.kind,
@@ -212,7 +220,8 @@ impl Worker {
             guest_spin: SpinBudget::new(setup.poll, FOR_A_GUEST_NS),
             events: Vec::new(),
             quitting: false,
-        })
+        };
+        Ok((worker, reason))
     }
 
     fn run(&mut self) {

@@ -194,6 +194,7 @@ impl Queue {
             data_in_size: pending.chain.writable_bytes - answer_bytes,
             failure: pending.failure,
             message: String::new(),
+            life: self.life.begin(),
         }))
     }
 

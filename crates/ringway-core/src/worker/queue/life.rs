@@ -11,6 +11,7 @@ use crate::error::{ensure, Result};
 use crate::inflight::InflightRegion;
 use crate::memory::{unmapped, MemoryMap};
 use crate::notify::Call;
+use crate::slow::Life;
 use crate::stats::QueueCounters;
 use crate::vring::{RingAddresses, Vring};
 
@@ -96,6 +97,7 @@ impl Queue {
             held: Vec::new(),
             held_count: 0,
             parked: Vec::new(),
+            life: Life::default(),
             stop: None,
             starts: 0,
             events_missed: false,
@@ -262,6 +264,7 @@ impl Queue {
         self.held.fill(0);
         self.count_held(0);
         self.parked.clear();
+        self.life.end();
         keys
     }
 

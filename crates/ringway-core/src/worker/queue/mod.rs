@@ -19,6 +19,7 @@ use crate::fault::{self, Point};
 use crate::inflight::QueueInflight;
 use crate::memory::scatter;
 use crate::notify::Call;
+use crate::slow::Life;
 use crate::stats::QueueCounters;
 use crate::trace::{Notice, Slot};
 use crate::view::View;
@@ -119,6 +120,8 @@ pub struct Queue {
     held: Vec<u32>,
     held_count: usize,
     parked: Vec<u32>,
+    /// Of what is held now: it ends when that is disowned.
+    life: Life,
     stop: Option<Stop>,
     starts: u32,
     events_missed: bool,
