@@ -21,6 +21,8 @@ pub use job::{Job, Progress};
 
 const ENTRIES: u32 = 256;
 const FILES: u32 = 1024;
+/// Requests of a worker that may wait in the kernel on threads, at most; these come and go as they are needed.
+const KERNEL_THREADS: u32 = 1024;
 
 /// What a worker is told after it slept or looked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +82,12 @@ impl Engine {
     ) {
         let Engine::Uring(ring) = self else { unreachable!("epoll does its I/O on the spot") };
         let fd = store.file_descriptor().expect("only files are submitted").as_raw_fd();
-        let file = file_slot.filter(|slot| ring.has_file(*slot, store)).map_or(File::Plain(fd), File::Fixed);
-        let entry = job.entry(store, fd, file, spans).user_data(REQUEST | u64::from(key));
+        let slot = file_slot.filter(|slot| !store.is_remote() && ring.has_file(*slot, store));
+        let file = slot.map_or(File::Plain(fd), File::Fixed);
+        let mut entry = job.entry(store, fd, file, spans).user_data(REQUEST | u64::from(key));
+        if store.is_remote() {
+            entry = entry.flags(squeue::Flags::ASYNC);
+        }
         ring.running += 1;
         // SAFETY: the caller's promise covers what the entry points to.
         unsafe { ring.push(&entry) };
@@ -173,6 +179,8 @@ impl Uring {
         if !has_multishot || !needed.iter().all(|code| probe.is_supported(*code)) {
             return Err(io::Error::from_raw_os_error(libc::ENOSYS));
         }
+        // what hangs keeps a thread of the kernel; by default there are four for each CPU, and all disks share them
+        let _ = ring.submitter().register_iowq_max_workers(&mut [KERNEL_THREADS, 0]);
         // spares the look-up of the ring's own fd in each system call; kernels without it go on without
         let _ = ring.submitter().register_ring_fd();
         Ok(Uring {

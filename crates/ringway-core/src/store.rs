@@ -63,11 +63,17 @@ pub struct Store {
     media: Media,
     options: FileOptions,
     id: u64,
+    remote: bool,
 }
+
+/// File systems whose reads and writes wait for somebody else where they are called, whatever is asked of them: FUSE,
+/// NFS, SMB (two), 9P, Ceph, AFS (two). Spec: linux/magic.h; CIFS and Ceph have theirs in fs/.
+const REMOTE: [i64; 8] =
+    [0x6573_5546, 0x6969, 0xfe53_4d42, 0xff53_4d42, 0x0102_1997, 0x00c3_6400, 0x5346_414f, 0x6b41_4653];
 
 impl Store {
     fn with(media: Media, options: FileOptions) -> Self {
-        Store { media, options, id: NEXT_ID.fetch_add(1, Relaxed) }
+        Store { media, options, id: NEXT_ID.fetch_add(1, Relaxed), remote: false }
     }
 
     fn volatile(size: u64) -> FileOptions {
@@ -100,7 +106,8 @@ impl Store {
         let aligned = options.memory_align.is_power_of_two() && options.offset_align.is_power_of_two();
         ensure(aligned && (1..=MAX_SIZE).contains(&options.size), || format!("a store of {options:?}"))?;
         if !options.mapped {
-            return Ok(Self::with(Media::File(fd), options));
+            let remote = file_system(fd.as_fd()).is_ok_and(|(magic, _)| REMOTE.contains(&magic));
+            return Ok(Store { remote, ..Self::with(Media::File(fd), options) });
         }
         let mapping = Mapping::shared(fd.as_fd(), 0, options.size, options.writable)?;
         let (magic, _) = file_system(fd.as_fd())?;
@@ -118,6 +125,12 @@ impl Store {
     #[inline(always)]
     pub fn options(&self) -> &FileOptions {
         &self.options
+    }
+
+    /// Whether its I/O may wait for somebody else where it is submitted: a thread of the kernel has to do that.
+    #[inline(always)]
+    pub fn is_remote(&self) -> bool {
+        self.remote
     }
 
     /// Unique in this process.
