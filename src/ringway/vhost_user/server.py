@@ -18,6 +18,7 @@ from ringway.vhost_user.session import Session
 from ringway.vhost_user.throttle import Throttle
 
 _LOG: Final = logging.getLogger("ringway.vhost_user")
+_MAX_COMPLAINTS: Final = 100  #: log lines at once about what front ends get wrong: they could fill the disk
 _BURST: Final = 1024  #: messages handled before the server looks at anything else
 _PAUSE_S: Final = 0.1  #: rest after accept failed (no fds left, say): it would fail again at once
 _SILENCE_S: Final = 2.0  #: who said nothing for so long makes room for the next
@@ -61,6 +62,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._served: _Served | None = None
         self._throttle = Throttle(_LOG)
+        self._complaints = Throttle(_LOG, burst=_MAX_COMPLAINTS)
         self._thread = threading.Thread(target=self._run, name="ringway-vhost-user", daemon=True)
 
     def __enter__(self) -> Server:
@@ -157,7 +159,7 @@ class Server:
 
     def _begin(self, endpoint: socket.socket) -> None:
         connection = Connection(endpoint)
-        session = Session(connection, self._device)
+        session = Session(connection, self._device, self._complaints)
         self._served = _Served(connection.peer, connection, session, time.monotonic())
         self._selector.register(connection, selectors.EVENT_READ)
         self._throttle.log(logging.INFO, "%s came", self._served.peer)

@@ -25,9 +25,9 @@ from ringway.vhost_user.features import feature_names
 from ringway.vhost_user.memory import MemoryTable
 from ringway.vhost_user.messages import LOG_ALL, PROTOCOL_FEATURES, ProtocolFeature, Request, request_name
 from ringway.vhost_user.ring import Ring, check_event_fd
+from ringway.vhost_user.throttle import Throttle
 
 _LOG: Final = logging.getLogger("ringway.vhost_user")
-_MAX_COMPLAINTS: Final = 100  #: log lines about a front end's bad requests: it could fill the disk
 
 #: What every device offers. CONFIG comes on top for those that have one: QEMU warns of it for scsi.
 _OFFERED: Final = (
@@ -62,9 +62,12 @@ class Session:
     """What one front end negotiated and set up on a device.
 
     Messages are handled on one thread; :meth:`config_changed` and :meth:`ring_broken` may come from any.
+
+    :param throttle: what a front end can have logged goes through it: one that comes back must not get more.
     """
 
-    def __init__(self, connection: Connection, device: Device) -> None:
+    def __init__(self, connection: Connection, device: Device, throttle: Throttle) -> None:
+        self._throttle = throttle
         self._connection = connection
         self._device = device
         self._features = 0
@@ -74,7 +77,6 @@ class Session:
         self._rings = tuple(Ring(index) for index in range(device.queues))
         self._inflight: InflightRegion | None = None
         self._channel: BackendChannel | None = None
-        self._complaints = 0
         self._lock = threading.Lock()  # of what other threads use: the channel and the err fds
 
     def handle(self, message: Message) -> None:
@@ -117,7 +119,7 @@ class Session:
 
     def ring_broken(self, index: int, message: str) -> None:
         """Tell the front end that a ring was stopped because of what the guest wrote to it."""
-        _LOG.error("ring %d is broken: %s", index, message)
+        self._throttle.log(logging.ERROR, "ring %d is broken: %s", index, message)
         with self._lock, contextlib.suppress(OSError):
             self._rings[index].signal_error()
 
@@ -139,7 +141,7 @@ class Session:
         nak = self._wants_ack(message) and not self._has_reply(message.request)
         if isinstance(error, _MalformedError) or not (nak or isinstance(error, _HarmlessError)):
             raise error
-        self._complain(f"refused {request_name(message.request)}: {error}")
+        self._throttle.log(logging.WARNING, "refused %s: %s", request_name(message.request), error)
         return Answer(wire.U64.pack(1)) if nak else None
 
     def _wants_ack(self, message: Message) -> bool:
@@ -149,13 +151,6 @@ class Session:
         if request == Request.SET_LOG_BASE:
             return bool(self._protocol & ProtocolFeature.LOG_SHMFD)
         return request in wire.REPLIES
-
-    def _complain(self, text: str) -> None:
-        self._complaints += 1
-        if self._complaints <= _MAX_COMPLAINTS:
-            _LOG.warning("%s", text)
-        if self._complaints == _MAX_COMPLAINTS:
-            _LOG.warning("what this front end gets wrong from here on is not logged")
 
     # Rings
 

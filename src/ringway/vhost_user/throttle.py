@@ -16,13 +16,17 @@ class Throttle:
     """A token bucket before a logger. May be used from several threads.
 
     :param clock: seconds that never go back.
+    :param burst: lines that may come at once.
     """
 
-    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic, *, burst: int = BURST
+    ) -> None:
         self._logger = logger
         self._clock = clock
+        self._burst = burst
         self._lock = threading.Lock()
-        self._tokens = float(BURST)
+        self._tokens = float(burst)
         self._filled_s = clock()
         self._unsaid = 0
 
@@ -39,7 +43,7 @@ class Throttle:
 
     def _take(self) -> bool:
         now = self._clock()
-        self._tokens = min(BURST, self._tokens + (now - self._filled_s) / INTERVAL_S)
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_s) / INTERVAL_S)
         self._filled_s = now
         if self._tokens < 1:
             return False
