@@ -417,3 +417,23 @@ def test_a_call_eventfd_that_is_never_read_stops_nobody(target: ServedTarget) ->
         check_served(front, 1)
     with guest(target) as following:
         check_served(following, 0)
+
+
+def test_a_call_eventfd_that_is_filled_under_a_worker_holds_it_up_for_a_moment(target: ServedTarget) -> None:
+    """It does not block when it is given, and so nobody looks before it is written: the worker waited for
+    ever, with all queues of its own.
+    """
+    with guest(target) as front:
+        index = first_request_ring(front)
+        ring, page = front.rings[index], room(front)
+        header = header_of(front)
+        front.memory.write(page, header)
+        answer = 1 if isinstance(front, BlkFrontEnd) else 108
+        for _ in range(3):
+            fill(ring.call_fd)
+            complete(front, ring, (page, len(header), NEXT, 1), (page + 2048, answer, WRITE, 0))
+            check_served(front, 1)
+        fill(ring.call_fd)
+        offer(ring, (page, len(header), NEXT, 1), (page + 2048, answer, WRITE, 0))
+    with guest(target) as following:
+        check_served(following, 0)

@@ -31,6 +31,9 @@ from ringway.model import (
     CountersRequest,
     ErrorRecord,
     InfoRequest,
+    LunAddRequest,
+    LunRemoveRequest,
+    LunResizeRequest,
     StatisticsRequest,
     TraceFetchRequest,
 )
@@ -143,13 +146,24 @@ class ControlServer:
         try:
             request = decode_request(line)
             if not isinstance(request, _LOOKS):
-                _log.info("control: %s from pid %d", request.__struct_config__.tag, peer_process(client))
+                _log.info("control: %s from pid %d", _words(request), peer_process(client))
             return _line(ok=self._handler(request, fds[0] if fds else None))
         except RingwayError as error:
             return _line(error=ErrorRecord(error.code, error.message, error.hint))
         except Exception as error:  # a fault of ours must not silence the socket
             _log.exception("a control request failed")
             return _line(error=ErrorRecord("failed", f"internal error: {error}"))
+
+
+def _words(request: ControlRequest) -> str:
+    """A request for the log: its verb, and the LUN that it is about."""
+    verb = str(request.__struct_config__.tag)
+    match request:
+        case LunAddRequest():
+            return f"{verb} {request.spec.target}:{request.spec.lun} ({request.spec.backstore})"
+        case LunRemoveRequest() | LunResizeRequest():
+            return f"{verb} {request.target}:{request.lun}"
+    return verb
 
 
 def decode_request(line: bytes) -> ControlRequest:

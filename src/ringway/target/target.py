@@ -94,6 +94,8 @@ class Target:
             if listener is not None:
                 undo.callback(listener.close)
         self._core = make_core(config)
+        if (reason := self._core.engine_reason) is not None:
+            _log.warning("io_uring cannot be used, epoll does its work with less speed: %s", reason)
         self._face = self._make_face()
         self._luns = LunTable(self._core, config.device, self._face)
         undo.callback(self._close_luns)
