@@ -3,6 +3,9 @@
 //! A load or store behind the end of a truncated file raises SIGBUS. The handler here puts a zero page under the
 //! faulting address of a known mapping, marks the mapping broken and goes on; whoever copies asks
 //! [`faults`] afterwards and fails the request. Faults elsewhere keep their old meaning.
+//!
+//! A file system that is full raises it, too, and has room again later: [`Mapping::repair`] puts the file back under
+//! a mapping. What was copied meanwhile may have gone to one of those pages, which [`Mapping::epoch`] tells.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -19,7 +22,17 @@ struct Guard {
     end: AtomicUsize,
     page: AtomicUsize,
     taken: AtomicBool,
-    broken: AtomicBool,
+    /// Odd while a page of it is not the file's.
+    epoch: AtomicU32,
+    /// Handlers at work.
+    handling: AtomicU32,
+}
+
+impl Guard {
+    fn spoil(&self) {
+        self.epoch.fetch_add(2, SeqCst);
+        self.epoch.fetch_or(1, SeqCst);
+    }
 }
 
 static TABLE: [Guard; GUARDS] = [const {
@@ -28,7 +41,8 @@ static TABLE: [Guard; GUARDS] = [const {
         end: AtomicUsize::new(0),
         page: AtomicUsize::new(0),
         taken: AtomicBool::new(false),
-        broken: AtomicBool::new(false),
+        epoch: AtomicU32::new(0),
+        handling: AtomicU32::new(0),
     }
 }; GUARDS];
 static FAULTS: AtomicU32 = AtomicU32::new(0);
@@ -59,6 +73,8 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c
         if !(guard.start.load(Acquire)..guard.end.load(Acquire)).contains(&address) {
             continue;
         }
+        guard.handling.fetch_add(1, SeqCst);
+        guard.spoil(); // before there is a page that is not the file's, and after: see `repair`
         let page = guard.page.load(Acquire);
         let base = address & !(page - 1);
         // SAFETY: mmap is a bare system call; the page lies inside a mapping that we own, and MAP_FIXED replaces
@@ -73,8 +89,9 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c
                 0,
             )
         };
+        guard.spoil();
+        guard.handling.fetch_sub(1, SeqCst);
         if mapped != libc::MAP_FAILED {
-            guard.broken.store(true, Release);
             FAULTED.set(true);
             FAULTS.fetch_add(1, Release);
             return;
@@ -104,6 +121,9 @@ pub struct Mapping {
     skip: usize,
     len: usize,
     guard: usize,
+    protection: i32,
+    /// Offset of the first mapped byte in the file.
+    offset: i64,
 }
 
 // SAFETY: the mapping is plain memory; all access goes through raw pointers whose users bring their own ordering.
@@ -166,7 +186,7 @@ impl Mapping {
             libc::madvise(base, mapped, libc::MADV_DONTFORK);
         }
         let base = base.cast::<u8>();
-        let mut mapping = Mapping { base, mapped, skip, len, guard: GUARDS };
+        let mut mapping = Mapping { base, mapped, skip, len, guard: GUARDS, protection, offset };
         mapping.guard = claim_guard(base as usize, mapped, page)?;
         Ok(mapping)
     }
@@ -189,10 +209,41 @@ impl Mapping {
         self.len == 0
     }
 
-    /// Whether a page of it is gone (the file shrank).
+    /// What was copied is the file's if this was even before, and is the same after: it is odd while a page is not.
     #[inline(always)]
-    pub fn is_broken(&self) -> bool {
-        TABLE[self.guard].broken.load(Acquire)
+    pub fn epoch(&self) -> u32 {
+        TABLE[self.guard].epoch.load(SeqCst)
+    }
+
+    /// Put the file back under a shared mapping that is broken; what is not there breaks it again. From any thread.
+    #[cold]
+    pub fn repair(&self, fd: BorrowedFd<'_>) {
+        let guard = &TABLE[self.guard];
+        loop {
+            let epoch = guard.epoch.load(SeqCst);
+            if epoch & 1 == 0 {
+                return;
+            }
+            if guard.handling.load(SeqCst) > 0 {
+                std::thread::yield_now();
+                continue;
+            }
+            let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+            // SAFETY: our own mapping, of the same file and size as before; who reads or writes in it goes on.
+            let base = unsafe {
+                libc::mmap(self.base.cast(), self.mapped, self.protection, flags, fd.as_raw_fd(), self.offset)
+            };
+            // a handler that began after the look at `handling` has changed the epoch: its page may lie over ours
+            let mended = base != libc::MAP_FAILED;
+            if !mended || guard.epoch.compare_exchange(epoch, epoch + 1, SeqCst, SeqCst).is_ok() {
+                // SAFETY: advice on our own mapping, as in `map`.
+                unsafe {
+                    libc::madvise(self.base.cast(), self.mapped, libc::MADV_DONTDUMP);
+                    libc::madvise(self.base.cast(), self.mapped, libc::MADV_DONTFORK);
+                }
+                return;
+            }
+        }
     }
 }
 
@@ -214,7 +265,7 @@ fn claim_guard(start: usize, len: usize, page: usize) -> Result<usize> {
     let free = TABLE.iter().position(|g| g.taken.compare_exchange(false, true, AcqRel, Relaxed).is_ok());
     let index = free.ok_or_else(|| Error::errno("mappings", libc::ENOMEM))?;
     let guard = &TABLE[index];
-    guard.broken.store(false, Release);
+    guard.epoch.store(0, SeqCst);
     guard.page.store(page, Release);
     guard.start.store(start, Release);
     guard.end.store(start + len, Release);
@@ -291,7 +342,17 @@ mod tests {
         std::thread::spawn(move || assert!(!faulted_since(before), "another thread's copies are good"))
             .join()
             .unwrap();
-        assert!(mapping.is_broken());
+        assert_eq!(mapping.epoch() & 1, 1);
+        file.set_len(8192).unwrap();
+        mapping.repair(file.as_fd());
+        let mended = mapping.epoch();
+        let before = faults();
+        // SAFETY: inside the mapping, which is the file's again.
+        unsafe { mapping.as_ptr().add(5000).write_volatile(7) };
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 5000).unwrap();
+        assert_eq!((byte[0], mapping.epoch(), faulted_since(before)), (7, mended, false));
+        assert_eq!(mended & 1, 0);
     }
 
     #[test]

@@ -3,14 +3,17 @@
 //! A store is immutable: a resize makes a new one and swaps it under the LUN. The synchronous methods serve
 //! the slow path and hosts without io_uring; io_uring submits on [`Store::file_descriptor`] itself.
 
+mod copy;
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::bounce::{Bounce, CHUNK};
 use crate::error::{ensure, Result};
-use crate::mapping::{faulted_since, faults, file_system, Mapping};
+use crate::mapping::{file_system, Mapping};
 use crate::memory::{for_each_span, IoVec};
+use copy::{copy_failed, copy_once, Copied};
 
 /// An errno.
 pub type Errno = i32;
@@ -171,7 +174,7 @@ impl Store {
 
     /// Copy between guest spans (from `skip` on, `len` bytes) and a store in memory.
     ///
-    /// `Err(EIO)` when a page of the store or of the guest was gone.
+    /// `Err(EIO)` when a page of the store or of the guest was gone, `Err(ENOSPC)` when there was no room for one.
     #[inline(always)]
     pub fn copy(
         &self,
@@ -181,27 +184,12 @@ impl Store {
         skip: usize,
         len: usize,
     ) -> Result<(), Errno> {
-        let Media::Memory { mapping, .. } = &self.media else { return Ok(()) };
-        let before = faults();
+        let Media::Memory { mapping, file, .. } = &self.media else { return Ok(()) };
         debug_assert!(self.contains(offset, len as u64));
-        // SAFETY: the caller asked `contains`.
-        let mut at = unsafe { mapping.as_ptr().add(offset as usize) };
-        for_each_span(spans, skip, len, |base, len| {
-            // SAFETY: both sides are mapped for `len` bytes and are different mappings (a guest that shares its own
-            // memory as a disk gets what it asked for: `copy` allows overlap). A vanished page raises SIGBUS,
-            // which `mapping` turns into zeroes and a count.
-            unsafe {
-                match write {
-                    true => ptr::copy(base, at, len),
-                    false => ptr::copy(at, base, len),
-                }
-                at = at.add(len);
-            }
-        });
-        if faulted_since(before) || mapping.is_broken() {
-            return Err(libc::EIO);
+        match copy_once(mapping, write, offset, spans, skip, len) {
+            Copied::Whole => Ok(()),
+            failed => copy_failed(mapping, file.as_ref(), failed, (write, offset, spans, skip, len)),
         }
-        Ok(())
     }
 
     /// Read or write synchronously; `fua` makes a write stable before it returns.

@@ -12,6 +12,9 @@ use crate::store::{Errno, Store};
 /// Spans of one system call at most (UIO_MAXIOV).
 const MAX_SPANS: usize = 1024;
 
+/// EAGAIN and EINTR in a row after which an I/O has failed: io_uring has EAGAIN for a write of nothing, each time.
+const MAX_STALLS: u32 = 1000;
+
 /// One I/O under way, or about to be.
 #[derive(Debug, Default)]
 pub struct Job {
@@ -24,6 +27,8 @@ pub struct Job {
     bounced: bool,
     /// Bytes of a fill's pattern.
     pattern: usize,
+    /// How often the kernel asked to be asked again since it last did something.
+    stalls: u32,
 }
 
 // SAFETY: the parts are host pointers into a memory map (or `bounce`) that the job's owner keeps alive.
@@ -53,13 +58,17 @@ impl Job {
         self.steps.clear();
         self.parts.clear();
         self.bounce = None;
+        self.stalls = 0;
     }
 
     /// Take the result of the submitted step into account.
     pub fn advance(&mut self, result: i32, spans: &[IoVec]) -> Progress {
         let Some(step) = self.steps.last_mut() else { return Progress::Finished(Ok(())) };
         match (result, step) {
-            (r, _) if r == -libc::EINTR || r == -libc::EAGAIN => Progress::Again,
+            (r, _) if (r == -libc::EINTR || r == -libc::EAGAIN) && self.stalls < MAX_STALLS => {
+                self.stalls += 1;
+                Progress::Again
+            }
             (r, Step::Zero { offset, len, .. }) if r == -libc::EOPNOTSUPP => {
                 let fill = Step::Fill { offset: *offset, len: *len };
                 self.pattern = 1;
@@ -74,6 +83,7 @@ impl Job {
                 if self.bounced && !*write {
                     scatter(spans, *skip, self.bounce.as_mut().expect("a bounce buffer").bytes(done));
                 }
+                self.stalls = 0;
                 *offset += done as u64;
                 *skip += done;
                 *len = len.saturating_sub(done);
