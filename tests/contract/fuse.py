@@ -39,7 +39,7 @@ _MAX_WRITE: Final = 1 << 20
 
 
 class Op(IntEnum):
-    """Requests. Spec: linux/fuse.h."""
+    """Requests, as in linux/fuse.h."""
 
     LOOKUP = 1
     FORGET = 2

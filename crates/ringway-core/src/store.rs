@@ -70,7 +70,7 @@ pub struct Store {
 }
 
 /// File systems whose reads and writes wait for somebody else where they are called, whatever is asked of them: FUSE,
-/// NFS, SMB (two), 9P, Ceph, AFS (two). Spec: linux/magic.h; CIFS and Ceph have theirs in fs/.
+/// NFS, SMB (two), 9P, Ceph, AFS (two). From linux/magic.h; CIFS and Ceph have theirs in fs/.
 const REMOTE: [i64; 8] =
     [0x6573_5546, 0x6969, 0xfe53_4d42, 0xff53_4d42, 0x0102_1997, 0x00c3_6400, 0x5346_414f, 0x6b41_4653];
 

@@ -256,7 +256,7 @@ def _check_format(spec: BackstoreSpec, fd: int) -> None:
         if head.startswith(magic):
             raise BackstoreError(
                 f"'{spec}' is a {name} image, and images are served as raw bytes",
-                hint=f"qemu-img convert -O raw '{spec}' disk.raw; --force serves the bytes as they are",
+                hint=f"qemu-img convert -O raw '{spec}' disk.raw; ringway serve --force takes it as bytes",
             )
 
 
@@ -270,7 +270,7 @@ def _check_unused(spec: BackstoreSpec, status: os.stat_result) -> None:
         raise BusyError(
             f"'{spec}' is {user}",
             holder=user,
-            hint="unmount or detach it first; --force serves it all the same, and may destroy what is on it",
+            hint="unmount or detach it first; ringway serve --force takes it all the same, and may harm it",
         )
 
 
@@ -278,7 +278,9 @@ def _refuse_open(path: str, error: OSError, *, writing: bool) -> NoReturn:
     """Say what an open that failed means for its user."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         missing = f"'{path}' does not exist"
-        raise NotFoundError(missing, hint="check the path, or make a new image with --create 10G") from error
+        raise NotFoundError(
+            missing, hint=f"check the path, or make an image with: truncate -s 10G '{path}'"
+        ) from error
     if error.errno in (errno.EACCES, errno.EPERM):
         verb = "written" if writing else "read"
         hint = "check its owner and mode" + (", or serve it with readonly" if writing else "")
@@ -299,9 +301,12 @@ def _check_access(spec: BackstoreSpec, fd: int) -> None:
 
 
 def _claim_for(spec: BackstoreSpec, fd: int) -> Claim:
-    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+    """Who reads lets readers in, and no writer: what it has read would change under its guest. A device that
+    is forced may be held by anybody.
+    """
+    if spec.readonly or not stat.S_ISBLK(os.fstat(fd).st_mode):
         return FileClaim(fd, str(spec), writable=not spec.readonly)
-    return NoClaim() if spec.force or spec.readonly else DeviceClaim(fd, str(spec))
+    return NoClaim() if spec.force else DeviceClaim(fd, str(spec))
 
 
 def _make_store(spec: BackstoreSpec, fd: int | None, medium: Medium) -> _core.Store:

@@ -107,7 +107,7 @@ def _access(spec: BackstoreSpec, fd: int, *, direct: bool) -> kernel.DirectAlign
     if not direct:
         kernel.set_status_flags(fd, direct=False)
         return _ANY
-    hint = "leave out --direct: the page cache is then used"
+    hint = "serve it without direct: the page cache is then used"
     try:
         kernel.set_status_flags(fd, direct=True)
     except OSError as error:
@@ -163,6 +163,6 @@ def _block_size(spec: BackstoreSpec, sector: int) -> int:
     if spec.block_size not in possible:
         raise BackstoreError(
             f"'{spec}' cannot serve blocks of {spec.block_size} bytes: its own have {sector}",
-            hint=f"take --block-size {possible[0]}",
+            hint=f"take a larger one, as in: {spec},block-size={possible[0]}",
         )
     return spec.block_size

@@ -79,7 +79,7 @@ def test_a_file_is_served_as_it_is(image: Path, opened: Opened) -> None:
 def test_a_missing_image(tmp_path: Path) -> None:
     error = refused(file(tmp_path / "missing.img"), NotFoundError)
     assert "does not exist" in error.message
-    assert "--create" in str(error.hint)
+    assert "truncate -s 10G" in str(error.hint)
     assert not list(tmp_path.iterdir())
 
 

@@ -80,6 +80,30 @@ def test_a_device_is_ours_alone(attach: Attach) -> None:
     open_backstore(spec(device)).close()
 
 
+def test_readers_of_a_device_let_each_other_in_and_no_writer(attach: Attach) -> None:
+    """They claimed nothing: a second target could write under a guest that was told of a read-only disk."""
+    device = attach()
+    one, two = (open_backstore(spec(device, readonly=True)) for _ in range(2))
+    with pytest.raises(BusyError):
+        open_backstore(spec(device))
+    one.close()
+    two.close()
+    writer = open_backstore(spec(device))
+    with pytest.raises(BusyError):
+        open_backstore(spec(device, readonly=True))
+    writer.close()
+    open_backstore(spec(device, readonly=True)).close()
+
+
+def test_who_forces_a_device_is_on_their_own(attach: Attach) -> None:
+    device = attach()
+    one, two = (open_backstore(spec(device, force=True)) for _ in range(2))
+    assert one.ownership.held
+    assert two.ownership.held
+    one.close()
+    two.close()
+
+
 def test_qemu_and_we_keep_each_other_from_a_device(attach: Attach, qemu_io: str, spawn: Spawn) -> None:
     """It opens no device exclusively, and we had no locks: both wrote."""
     device = attach()
@@ -133,7 +157,7 @@ def test_blocks_smaller_than_the_devices_own_are_refused(attach: Attach) -> None
     store.close()
     with pytest.raises(BackstoreError, match="its own have 4096") as caught:
         open_backstore(spec(device, block=512))
-    assert "--block-size 4096" in str(caught.value.hint)
+    assert "block-size=4096" in str(caught.value.hint)
 
 
 def test_a_read_only_device_is_served_read_only(attach: Attach) -> None:
