@@ -11,5 +11,6 @@ _HEAVY = ("ssl", "urllib.request", "http.client", "email", "rich", "asyncio", "x
 def test_a_target_imports_nothing_that_it_does_not_need() -> None:
     serve = "import sys, ringway.cli.main, ringway.cli.serve, ringway.cli.program, ringway.target.target"
     code = f"{serve}; print(*(name for name in {_HEAVY!r} if name in sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.split() == []
