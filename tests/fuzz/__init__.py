@@ -1,0 +1,1 @@
+"""Fuzz targets in Python: functions of bytes, for atheris (``make fuzz``) and for the replay of corpora."""
