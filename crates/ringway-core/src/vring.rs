@@ -388,11 +388,14 @@ impl Vring {
     }
 
     /// Tell the guest not to kick. With EVENT_IDX a stale event index says it already.
+    ///
+    /// :returns: whether the used ring's flags were written.
     #[inline(always)]
-    pub fn suppress_kicks(&mut self) {
+    pub fn suppress_kicks(&mut self) -> bool {
         if !self.event_idx {
             self.used_u16(0).store(NO_NOTIFY.to_le(), Relaxed);
         }
+        !self.event_idx
     }
 
     /// Ask for a kick at the next chain, then look once more.

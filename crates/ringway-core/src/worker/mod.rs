@@ -9,6 +9,7 @@ mod mailbox;
 mod pending;
 mod queue;
 mod request;
+mod stepped;
 mod traced;
 
 use std::os::fd::AsRawFd;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 pub use fence::{Fence, Matcher};
 pub use mailbox::{Mailbox, Message, TraceStart};
 pub use queue::{QueueStart, RingLayout, Role};
+pub use stepped::Stepped;
 
 use crate::clock::now_ns;
 use crate::engine::{Engine, Epoll, Event, Uring};
@@ -366,7 +368,7 @@ impl Worker {
         if let Some(tracer) = &mut self.context.tracer {
             tracer.slept_until_ns = woken;
         }
-        self.queues.iter_mut().for_each(Queue::awake);
+        self.queues.iter_mut().for_each(|queue| queue.awake(&self.context));
         self.take_events();
         woken
     }
@@ -434,7 +436,8 @@ impl Worker {
                 let _ = reply.send(queue.start(context, *start));
             }
             Message::Enable(index, enabled, reply) => {
-                self.queue(index).0.enable(enabled);
+                let (queue, context) = self.queue(index);
+                queue.enable(context, enabled);
                 let _ = reply.send(());
             }
             Message::Call(index, call, reply) => {

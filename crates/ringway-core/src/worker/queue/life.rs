@@ -155,9 +155,9 @@ impl Queue {
     }
 
     /// Only from here on may the ring be written (trap T6: the dirty log may come after the kick fd).
-    pub fn enable(&mut self, enabled: bool) {
+    pub fn enable(&mut self, context: &Context, enabled: bool) {
         self.enabled = enabled;
-        self.awake();
+        self.awake(context);
     }
 
     /// A new call eventfd is signalled once: an interrupt may have been lost with the old one.

@@ -187,6 +187,7 @@ impl Queue {
             let index = ring.next_available();
             match ring.pop(&view.memory, &mut chain) {
                 Ok(head) if self.held[head as usize] != 0 => {
+                    ring.set_next_available(ring.next_available().wrapping_sub(1)); // it stays the guest's
                     self.ring_failed(context, RingError::Duplicate(head));
                     break;
                 }
@@ -288,9 +289,13 @@ impl Queue {
     }
 
     /// After sleeping: the ring is polled again.
-    pub fn awake(&mut self) {
-        if self.runs() && self.role != Role::Event {
-            self.ring.as_mut().expect("a running ring").suppress_kicks();
+    pub fn awake(&mut self, context: &Context) {
+        if !self.runs() || self.role == Role::Event {
+            return;
+        }
+        let written = self.ring.as_mut().expect("a running ring").suppress_kicks();
+        if let (true, Some(log), Some(address)) = (written, &context.view.log, self.log_address) {
+            log.mark(address, 2);
         }
     }
 }
