@@ -25,6 +25,7 @@ pub mod scsi;
 pub mod slow;
 pub mod stats;
 pub mod store;
+pub mod sync;
 pub mod trace;
 pub mod view;
 pub mod vring;

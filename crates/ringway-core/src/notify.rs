@@ -6,12 +6,39 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 /// A new non-blocking eventfd.
-pub fn eventfd() -> Result<OwnedFd> {
+pub(crate) fn eventfd() -> Result<OwnedFd> {
     // SAFETY: a plain system call.
     match unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } {
         -1 => Err(Error::last_os("eventfd")),
         // SAFETY: the fd is new and ours.
         fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
+/// An eventfd of our own, to wake a thread by.
+#[derive(Debug)]
+pub struct Event(OwnedFd);
+
+impl Event {
+    /// One that was not signalled yet.
+    pub fn new() -> Result<Self> {
+        eventfd().map(Event)
+    }
+
+    /// Wake who waits, now or next.
+    pub fn signal(&self) {
+        signal(&self.0);
+    }
+
+    /// Wait until it is signalled, and reset it.
+    pub fn wait(&self, timeout: Option<Duration>) {
+        wait(self.0.as_raw_fd(), timeout);
+    }
+}
+
+impl AsRawFd for Event {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 
@@ -33,7 +60,7 @@ pub fn is_eventfd(fd: &OwnedFd) -> bool {
 
 /// Add one to an eventfd. A full one is as good as signalled.
 #[inline(always)]
-pub fn signal(fd: &OwnedFd) {
+fn signal(fd: &OwnedFd) {
     let one = 1u64;
     // SAFETY: eight bytes from a local. The result does not matter: EAGAIN means that the counter is full.
     unsafe { libc::write(fd.as_raw_fd(), (&raw const one).cast(), 8) };
@@ -71,7 +98,7 @@ fn is_writable(fd: &OwnedFd) -> bool {
 }
 
 /// Wait for an eventfd and reset it.
-pub fn wait(fd: RawFd, timeout: Option<Duration>) {
+fn wait(fd: RawFd, timeout: Option<Duration>) {
     let millis =
         timeout.map_or(-1, |timeout| timeout.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32);
     let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };

@@ -2,9 +2,10 @@
 //!
 //! Workers ask one atomic; it is zero while nobody holds a lock.
 
-use std::sync::atomic::{AtomicUsize, Ordering::*};
-use std::sync::{Condvar, Mutex};
+use std::sync::atomic::Ordering::*;
 use std::time::Instant;
+
+use crate::sync::{AtomicUsize, Condvar, Mutex};
 
 #[derive(Clone, Copy, Debug)]
 struct Lock {

@@ -1,16 +1,12 @@
 //! The way of a command to Python: a bounded ring that one or more Python threads pull from.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering::*;
 use std::time::{Duration, Instant};
 
-use crossbeam_queue::ArrayQueue;
-
 use crate::error::Result;
-use crate::notify;
 use crate::scsi::Failure;
+use crate::sync::{fence, Arc, ArrayQueue, AtomicBool, AtomicU32, AtomicUsize, Event, Mutex};
 
 /// Bytes of data-out that a slow command carries at most.
 pub const MAX_SLOW_DATA: usize = 4 << 20;
@@ -120,7 +116,7 @@ pub struct SlowRing {
     /// At most one a queue and life of it: they pass the bounded ring by.
     notices: Mutex<VecDeque<Box<SlowCommand>>>,
     charged: Arc<AtomicUsize>,
-    event: OwnedFd,
+    event: Event,
     sleepers: AtomicUsize,
     woken: AtomicBool,
 }
@@ -130,9 +126,9 @@ impl SlowRing {
     pub fn new() -> Result<Self> {
         Ok(SlowRing {
             queue: ArrayQueue::new(CAPACITY),
-            notices: Mutex::default(),
-            charged: Arc::default(),
-            event: notify::eventfd()?,
+            notices: Mutex::new(VecDeque::new()),
+            charged: Arc::new(AtomicUsize::new(0)),
+            event: Event::new()?,
             sleepers: AtomicUsize::new(0),
             woken: AtomicBool::new(false),
         })
@@ -152,26 +148,31 @@ impl SlowRing {
         self.queue.is_full()
     }
 
+    /// Whether a pop would have to wait.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.notices.lock().unwrap().is_empty()
+    }
+
     /// Tell of something that is no request.
     pub fn notice(&self, notice: Box<SlowCommand>) {
         self.notices.lock().unwrap().push_back(notice);
-        notify::signal(&self.event);
+        self.event.signal();
     }
 
     /// Offer a command; gives it back when the ring is full.
     pub fn push(&self, command: Box<SlowCommand>) -> Result<(), Box<SlowCommand>> {
         self.queue.push(command)?;
-        std::sync::atomic::fence(SeqCst);
+        fence(SeqCst);
         if self.sleepers.load(SeqCst) > 0 {
-            notify::signal(&self.event);
+            self.event.signal();
         }
         Ok(())
     }
 
     /// Let one waiter return empty-handed.
     pub fn wake(&self) {
-        self.woken.store(true, SeqCst);
-        notify::signal(&self.event);
+        self.woken.swap(true, SeqCst); // in one order with the swaps of those who wait
+        self.event.signal();
     }
 
     /// Take a command; waits until there is one, the time is over, or [`SlowRing::wake`]. Dead ones are dropped.
@@ -179,6 +180,7 @@ impl SlowRing {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             if let Some(command) = self.take() {
+                self.pass_on();
                 return Some(command);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -197,20 +199,14 @@ impl SlowRing {
         self.notices.lock().unwrap().pop_front()
     }
 
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.notices.lock().unwrap().is_empty()
-    }
-
     /// Wait until there is something to take, and leave it; false when the time is over, or after
     /// [`SlowRing::wake`].
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         while self.is_empty() {
-            if self.woken.swap(false, SeqCst) {
-                return false;
-            }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
+            if self.woken.swap(false, SeqCst) || left == Some(Duration::ZERO) {
+                self.pass_on();
                 return false;
             }
             self.sleep(left);
@@ -218,10 +214,23 @@ impl SlowRing {
         true
     }
 
+    /// One thread resets the event for all that was signalled: who leaves wakes another for what is left.
+    fn pass_on(&self) {
+        fence(SeqCst);
+        if self.sleepers.load(SeqCst) > 0 && !self.is_idle() {
+            self.event.signal();
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.is_empty() && !self.woken.load(SeqCst)
+    }
+
     fn sleep(&self, timeout: Option<Duration>) {
         self.sleepers.fetch_add(1, SeqCst);
-        if self.queue.is_empty() && !self.woken.load(SeqCst) {
-            notify::wait(self.event.as_raw_fd(), timeout);
+        fence(SeqCst);
+        if self.is_idle() {
+            self.event.wait(timeout);
         }
         self.sleepers.fetch_sub(1, SeqCst);
     }

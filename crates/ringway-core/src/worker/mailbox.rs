@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::atomic::Ordering::*;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Completion, Fence, QueueStart};
 use crate::error::Result;
-use crate::notify;
+use crate::sync::{AtomicBool, Event, Mutex};
 use crate::trace::{TraceOptions, TraceRing};
 use crate::view::View;
 
@@ -52,7 +52,7 @@ pub struct Mailbox {
     /// None once the worker is gone: a message to it is dropped, and with it the way to answer.
     messages: Mutex<Option<VecDeque<Message>>>,
     waiting: AtomicBool,
-    pub(super) event: OwnedFd,
+    pub(super) event: Event,
 }
 
 impl std::fmt::Debug for Message {
@@ -65,7 +65,7 @@ impl Mailbox {
     /// An empty mailbox.
     pub fn new() -> Result<Self> {
         let messages = Mutex::new(Some(VecDeque::new()));
-        Ok(Mailbox { messages, waiting: AtomicBool::new(false), event: notify::eventfd()? })
+        Ok(Mailbox { messages, waiting: AtomicBool::new(false), event: Event::new()? })
     }
 
     /// Send; wakes the worker.
@@ -73,7 +73,7 @@ impl Mailbox {
         if let Some(messages) = &mut *self.messages.lock().unwrap() {
             messages.push_back(message);
             self.waiting.store(true, Release);
-            notify::signal(&self.event);
+            self.event.signal();
         }
     }
 

@@ -9,12 +9,12 @@ pub struct Stepped(Worker);
 impl Stepped {
     /// As a worker's thread begins.
     pub fn new(setup: WorkerSetup) -> Result<Self> {
-        Worker::new(setup).map(Stepped)
+        Worker::new(setup).map(|(worker, _)| Stepped(worker))
     }
 
     /// One turn of the loop; whether there was work.
     pub fn turn(&mut self) -> bool {
-        self.0.turn()
+        self.0.turn::<false>()
     }
 
     /// What a worker does to its rings round a sleep, without the sleep; whether work slipped in.
