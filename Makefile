@@ -32,7 +32,8 @@ run: build  ## serve a disk to a real guest and watch it: the demonstration
 .PHONY: test
 test: build faulty  ## everything, with the repeats reduced
 	@tools/system
-	cargo test --release --locked --workspace --exclude ringway-py
+	cargo test --release --locked --workspace --exclude ringway-py --exclude ringway-fuzz --exclude ringway-loom
+	cargo test --profile fuzz --locked -p ringway-fuzz -p ringway-loom
 	$(PYTEST) -n auto --dist worksteal
 
 .PHONY: test-long
@@ -51,6 +52,12 @@ test-guest: build  ## the ones with real guests
 .PHONY: faulty
 faulty:  ## the core with fault points, for the tests that kill at them
 	cargo build --quiet --locked --profile faulty -p ringway-py --features fault-points
+
+.PHONY: fuzz
+fuzz: SECONDS ?= 300
+fuzz: build  ## fuzz all targets, SECONDS=300 in all; crashes end up in build/fuzz
+	@tools/system build fuzz
+	$(BIN)/python tools/fuzz.py $(SECONDS)
 
 .PHONY: check
 check: build  ## lint, types, format, stubs and layering

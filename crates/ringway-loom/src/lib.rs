@@ -7,4 +7,4 @@ pub mod slow;
 pub mod sync;
 pub mod worker;
 
-pub use ringway_core::{error, scsi, view};
+pub use ringway_core::{error, scsi, trace, view};

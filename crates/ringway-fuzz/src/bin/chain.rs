@@ -1,0 +1,4 @@
+//! The target `chain` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ringway_fuzz::chain::run(data));

@@ -1,0 +1,4 @@
+//! The target `command` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ringway_fuzz::command::run(data));
