@@ -115,7 +115,7 @@ impl<'a> Driver<'a> {
         let address = HEADER + 64 * (self.headers % 64);
         self.headers += 1;
         let bytes = match (self.scsi, queue) {
-            (true, 0) => [&request.content[..24]].concat(),
+            (true, 0) => request.content[..24].to_vec(),
             (true, _) => {
                 let lun = [1, 0, 0x40, request.content[39] & 0x11, 0, 0, 0, 0];
                 [&lun[..], &request.content[..8], &[0; 3], &request.command.cdb()].concat()

@@ -220,7 +220,7 @@ fn zero(cdb: &mut [u8; 32], form: u8, lba: Block, blocks: u16) {
             cdb[7..9].copy_from_slice(&blocks.to_be_bytes());
         }
         same => {
-            cdb[1] = same - 2 | form & 8; // NDOB, UNMAP
+            cdb[1] = (same - 2) | (form & 8); // NDOB, UNMAP
             cdb[2..10].copy_from_slice(&lba.0.to_be_bytes());
             cdb[12..14].copy_from_slice(&blocks.to_be_bytes());
         }
