@@ -1,12 +1,12 @@
 //! The way of a command to Python: a bounded ring that one or more Python threads pull from.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering::*;
+use std::sync::atomic::{AtomicU32, Ordering::*};
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::scsi::Failure;
-use crate::sync::{fence, Arc, ArrayQueue, AtomicBool, AtomicU32, AtomicUsize, Event, Mutex};
+use crate::sync::{fence, Arc, ArrayQueue, AtomicBool, AtomicUsize, Event, Mutex};
 
 /// Bytes of data-out that a slow command carries at most.
 pub const MAX_SLOW_DATA: usize = 4 << 20;
@@ -46,7 +46,7 @@ impl Drop for Charged {
 /// How long a command is anybody's: until its queue lets go of what it holds.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
-    ends: Arc<AtomicU32>,
+    ends: std::sync::Arc<AtomicU32>,
     born: u32,
 }
 

@@ -11,7 +11,7 @@ use loom::thread;
 use ringway_core::scsi::Failure;
 use ringway_core::view::View;
 use ringway_loom::range::RangeLocks;
-use ringway_loom::slow::{Charged, SlowCommand, SlowKind, SlowRing};
+use ringway_loom::slow::{Charged, Life, SlowCommand, SlowKind, SlowRing};
 use ringway_loom::worker::{close, read_mail, sleep, Mailbox, Message};
 
 fn model(run: impl Fn() + Send + Sync + 'static) {
@@ -35,6 +35,7 @@ fn command(kind: SlowKind, tag: u64) -> Box<SlowCommand> {
         data_in_size: 0,
         failure: Failure::None,
         message: String::new(),
+        life: Life::default(),
     })
 }
 
