@@ -416,6 +416,25 @@ class Trace:
 def latency_bucket_bounds() -> list[int]:
     """Upper bounds in nanoseconds of the log-linear latency buckets (the last one is open)."""
 
+def cache_line_ns(cpus: tuple[int, int], *, seconds: float = 0.01) -> float:
+    """Nanoseconds that a cache line takes from one CPU to the other and back (median).
+
+    :raises ValueError: this process may not run on one of them.
+    """
+
+def copies_per_second(
+    *,
+    block_bytes: int,
+    buffers: int = 32,
+    store_bytes: int = 256 << 20,
+    cpu: int | None = None,
+    seconds: float = 0.1,
+) -> float:
+    """Plain copies a second out of random places of a store in memory into buffers in turn, on one CPU.
+
+    :raises ValueError: no block fits, or this process may not run there.
+    """
+
 @final
 class Generations:
     """What each block of a disk holds, so far as a verifying load knows; outlives a run.
@@ -468,6 +487,7 @@ class LoadDriver:
         sequential: bool = False,
         luns: int = 1,
         batch: int = 1,
+        burst: int = 0,
         rate_iops: float = 0.0,
         cpu: int | None = None,
         seed: int = 1,
@@ -476,6 +496,8 @@ class LoadDriver:
         """Drive the queues from this thread and measure.
 
         :param depth: requests in flight for each queue. :param size_bytes: of each disk, from block 0.
+        :param batch: slots that must be free before any is filled again.
+        :param burst: completions that are taken, at most, before their successors are published; 0: all.
         :param rate_iops: offered load over all queues, latency counted from when a request was due; 0:
             closed loop.
         :returns: ``requests errors read_bytes write_bytes flushes checked unsent kicks seconds

@@ -4,12 +4,13 @@
 //! It owns no socket: somebody else does the vhost-user handshake. [`LoadDriver::run`] measures;
 //! [`LoadDriver::verify`] checks what the disk holds while a test kills or migrates the back end.
 //!
-//! Layers, each knowing only those below: `load`, `verify` (what to do) over `drive` (the loop) over `queue` (slots
+//! `machine` measures what the host itself can do. Layers, each knowing only those below: `load`, `verify` (what to do) over `drive` (the loop) over `queue` (slots
 //! and chains) over `ring` and `request` (the formats) over `memory` (all the raw access).
 
 mod clock;
 mod drive;
 mod load;
+pub mod machine;
 mod memory;
 mod pattern;
 mod queue;

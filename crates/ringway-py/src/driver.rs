@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyOSError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use ringway_core as core;
-use ringway_core::driver::{Config, Kind, Length, Load, Report, RingOffsets, Verify};
+use ringway_core::driver::{machine, Config, Kind, Length, Load, Report, RingOffsets, Verify};
 
 use crate::{borrow, one_of, seconds};
 
@@ -83,7 +83,7 @@ impl LoadDriver {
         Ok(LoadDriver(Mutex::new(driver)))
     }
 
-    #[pyo3(signature = (*, seconds, block_bytes, depth, size_bytes, read_percent=100, sequential=false, luns=1, batch=1, rate_iops=0.0, cpu=None, seed=1, sector_bytes=512))]
+    #[pyo3(signature = (*, seconds, block_bytes, depth, size_bytes, read_percent=100, sequential=false, luns=1, batch=1, burst=0, rate_iops=0.0, cpu=None, seed=1, sector_bytes=512))]
     #[allow(clippy::too_many_arguments)]
     fn run<'py>(
         &self,
@@ -96,6 +96,7 @@ impl LoadDriver {
         sequential: bool,
         luns: u16,
         batch: u16,
+        burst: u16,
         rate_iops: f64,
         cpu: Option<usize>,
         seed: u64,
@@ -110,6 +111,7 @@ impl LoadDriver {
             sequential,
             luns,
             batch,
+            burst,
             rate_iops,
             cpu,
             seed,
@@ -151,6 +153,27 @@ impl LoadDriver {
         let done = py.detach(|| self.0.lock().unwrap().verify(&plan, &mut state.0.lock().unwrap()));
         report(py, &done.map_err(raise)?)
     }
+}
+
+#[pyfunction]
+#[pyo3(signature = (cpus, *, seconds=0.01))]
+pub fn cache_line_ns(py: Python<'_>, cpus: (usize, usize), seconds: f64) -> PyResult<f64> {
+    let length = crate::seconds(seconds)?;
+    py.detach(|| machine::round_trip_ns(cpus, length)).map_err(raise)
+}
+
+#[pyfunction]
+#[pyo3(signature = (*, block_bytes, buffers=32, store_bytes=256 << 20, cpu=None, seconds=0.1))]
+pub fn copies_per_second(
+    py: Python<'_>,
+    block_bytes: u32,
+    buffers: u32,
+    store_bytes: u64,
+    cpu: Option<usize>,
+    seconds: f64,
+) -> PyResult<f64> {
+    let length = crate::seconds(seconds)?;
+    py.detach(|| machine::copies_per_second(cpu, block_bytes, buffers, store_bytes, length)).map_err(raise)
 }
 
 fn report<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyDict>> {

@@ -71,7 +71,7 @@ mod _core {
     use super::{
         command::Command,
         device::Device,
-        driver::{Generations, LoadDriver},
+        driver::{cache_line_ns, copies_per_second, Generations, LoadDriver},
         inflight_size, latency_bucket_bounds,
         memory::{DirtyLog, InflightRegion, Region},
         store::Store,

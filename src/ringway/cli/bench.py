@@ -2,113 +2,230 @@
 
 from __future__ import annotations
 
+import datetime
+import shlex
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
 
 import click
 import msgspec
 
-from ringway.bench.plan import Case, DeviceKind, Figure, Sample, StoreKind, figures, is_fair
-from ringway.bench.run import measure
-from ringway.bench.sides import QSD, Side, qemu_storage_daemon, ringway
+from ringway.bench import chart, goals, page, text
+from ringway.bench.client import BURST
+from ringway.bench.machine import Cpus, this_machine, two_cpus
+from ringway.bench.plan import DEVICES, STORES, SUITES, Case, DeviceKind, select, suite
+from ringway.bench.run import Plan, measure
+from ringway.bench.samples import Failure, Run, Sample, load_run, save_run
+from ringway.bench.sides import QSD, OurTarget, Side, check_folder, qemu_storage_daemon, running_peer
+from ringway.errors import DegradedError
 
-_STORES: tuple[StoreKind, ...] = ("null", "ram", "tmpfs")
-_DEVICES: tuple[DeviceKind, ...] = ("scsi", "blk")
-_DEPTHS = (1, 32)
-_POLLS = ("interrupt", "adaptive", "poll")
+_POLLS: Final = ("interrupt", "adaptive", "poll")
+_WIDTH: Final = 132
+_FILE: Final = click.Path(dir_okay=False, path_type=Path)
+
+
+class CpuPair(click.ParamType[Cpus]):
+    """Two CPUs, as in ``0,1``."""
+
+    name = "target,client"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Cpus:
+        """Parse."""
+        if isinstance(value, Cpus):
+            return value
+        numbers = str(value).split(",")
+        if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or len(set(numbers)) < 2:
+            self.fail(f"{value} is not two CPUs, as in 0,1", param, ctx)
+        return Cpus(int(numbers[0]), int(numbers[1]))
+
+
+class Tally(msgspec.Struct):
+    """Progress on standard error."""
+
+    wanted: int
+    done: int = 0
+
+    def show(self, found: Sample | Failure) -> None:
+        """Tell of one more sample; on a terminal alone, but of a failure always."""
+        self.done += 1
+        if isinstance(found, Failure):
+            click.echo(f"{found.side} {found.case}: {found.reason}", err=True)
+        elif sys.stderr.isatty():
+            note = "" if found.fair else "  (dropped: somebody did not get its CPU)"
+            count = f"{self.done}/{self.wanted}"
+            rate = f"{found.iops / 1e3:10.1f} k IOPS  {found.p50_ns / 1e3:9.2f} µs"
+            click.echo(f"{count:>9} {found.side:22} {found.case.name:30} {rate}{note}", err=True)
 
 
 @click.command(
     epilog="""\b
 Examples:
   ringway bench
-  ringway bench --store tmpfs --depth 32 --repeats 5 --seconds 2
-  ringway bench --device blk --peer none -o json > series.json
+  ringway bench --suite goals --seconds 2 --repeats 5 --save run.json
+  ringway bench --case 'tmpfs-4k-*' --case ram-1m-read-1x8 --device scsi
+  ringway bench --from run.json --page performance.md
+  ringway bench --peer-socket /var/tmp/vhost.0 --peer-device blk --peer-store ram --huge-pages
+
+\b
+A case is STORE-SIZE-PATTERN-LOAD, as tmpfs-4k-read-1x32: one queue, depth 32.
+--list shows all. Ctrl-C ends a run early; what was measured is shown.
 """
 )
+@click.option("--suite", "suite_name", type=click.Choice(SUITES), default="quick", show_default=True)
 @click.option(
-    "--store", "stores", multiple=True, type=click.Choice(_STORES), help="Repeatable. [default: all]"
+    "--case", "patterns", multiple=True, metavar="PATTERN", help="Cases of the full suite, by name."
 )
-@click.option(
-    "--depth", "depths", multiple=True, type=click.IntRange(1, 64), help="Repeatable. [default: 1, 32]"
-)
-@click.option("--device", "devices", multiple=True, type=click.Choice(_DEVICES), help="[default: both]")
+@click.option("--list", "list_only", is_flag=True, help="Only show the names of the cases.")
+@click.option("--device", "devices", multiple=True, type=click.Choice(DEVICES), help="[default: both]")
 @click.option("--poll", type=click.Choice(_POLLS), default="adaptive", show_default=True)
-@click.option("--peer", type=click.Choice([QSD, "none"]), default=QSD, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True)
+@click.option(
+    "--peer",
+    type=click.Choice([QSD, "none"]),
+    default=QSD,
+    show_default=True,
+    help="A peer to start as well.",
+)
+@click.option("--peer-socket", type=_FILE, metavar="PATH", help="A peer that runs. Its disk is overwritten.")
+@click.option("--peer-device", type=click.Choice(DEVICES), default="blk", show_default=True)
+@click.option(
+    "--peer-store", type=click.Choice(STORES), default="ram", show_default=True, help="What its disk is."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0.02, 3600), default=0.5, show_default=True, help="A sample."
+)
 @click.option("--repeats", type=click.IntRange(1, 1000), default=3, show_default=True)
-@click.option("--pin/--no-pin", default=True, help="Target on CPU 0, client on CPU 1. [default: pin]")
+@click.option("--cpus", type=CpuPair(), metavar="T,C", help="Of target and client. [default: the first two]")
+@click.option("--pin/--no-pin", default=True, help="Keep target and client on their CPUs. [default: pin]")
+@click.option("--burst", type=click.IntRange(1, 64), default=BURST, show_default=True, help="See below.")
+@click.option("--huge-pages", is_flag=True, help="Guest memory in pages of 2 MiB, which SPDK asks for.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("/var/tmp"),
+    show_default=True,
+    help="On the disk to measure.",
+)
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def bench(
-    stores: tuple[StoreKind, ...],
-    depths: tuple[int, ...],
-    devices: tuple[DeviceKind, ...],
-    poll: str,
-    peer: str,
-    seconds: float,
-    repeats: int,
-    pin: bool,
-    output: str,
-) -> None:
-    """Measure 4 KiB random reads of our targets and of a peer, in one run.
+@click.option("--save", type=_FILE, metavar="FILE", help="Save the run as JSON.")
+@click.option("--from", "saved", multiple=True, type=_FILE, metavar="FILE", help="A saved run; repeatable.")
+@click.option(
+    "--page", "page_file", type=_FILE, metavar="FILE", help="Write a page, and FILE's SVG beside it."
+)
+@click.option("--svg", type=_FILE, metavar="FILE", help="Write the chart, here.")
+def bench(**options: Any) -> None:
+    """Measure vhost-user targets, ours and a peer's, in one run.
 
-    A front end of our own drives each side through its socket and polls, so that the target is the limit.
-    Sides take turns (A B A B); figures are medians, ratios are against the peer. JSON has every sample with
-    its latency histogram.
+    A front end of our own drives each side through its socket. It polls on one CPU, the target has the other.
+    Sides take turns (A B A B). A sample is dropped, and repeated twice at most, if somebody did not get its
+    CPU; figures are the medians of the others, apart for CPUs that are near each other and far. The client
+    takes up to --burst completions, half of its depth at most, and publishes their successors at once.
     """
-    cases = [Case(store, depth) for store in stores or _STORES for depth in depths or _DEPTHS]
-    sides = [ringway(device, poll) for device in devices or _DEVICES]
-    if peer == QSD:
-        sides.append(qemu_storage_daemon())
-    samples = measure(
-        cases,
-        sides,
-        repeats=repeats,
-        seconds=seconds,
-        cpus=(0, 1) if pin else None,
-        progress=_progress,
+    cases = (
+        select(options["patterns"], suite("full")) if options["patterns"] else suite(options["suite_name"])
     )
-    if output == "json":
-        click.echo(msgspec.json.encode(samples).decode())
+    if options["list_only"]:
+        click.echo("\n".join(case.name for case in cases))
+        return
+    if options["saved"]:
+        run, interrupted = load_run(options["saved"]), False
     else:
-        _print_table(samples, sides)
+        run, interrupted = _measured(cases, options)
+    _put_out(run, options)
+    if interrupted:
+        sys.exit(130)
+    if run.failures and not options["saved"]:
+        sides = ", ".join(dict.fromkeys(failure.side for failure in run.failures))
+        raise DegradedError(f"not everything could be measured: {sides}", hint="the reasons are above")
 
 
-def _progress(sample: Sample) -> None:
-    if sys.stderr.isatty():
-        note = "" if is_fair(sample) else "  (the client did not get its CPU)"
-        case = f"{sample.case.store} depth {sample.case.depth}"
-        click.echo(f"{sample.side:20} {case:16} {sample.iops / 1e3:8.0f} k IOPS{note}", err=True)
+def _measured(cases: Sequence[Case], options: dict[str, Any]) -> tuple[Run, bool]:
+    """Measure. :returns: the run, and whether it was interrupted."""
+    sides = _sides(options, wants_floor=goals.FLOOR_CASE in cases)
+    check_folder(options["folder"])
+    cpus = (options["cpus"] or two_cpus()) if options["pin"] else None
+    plan = Plan(
+        cases=cases,
+        sides=sides,
+        repeats=options["repeats"],
+        seconds=options["seconds"],
+        cpus=cpus,
+        folder=options["folder"],
+        huge_pages=options["huge_pages"],
+        burst=options["burst"],
+    )
+    run = Run(this_machine(), _command(), datetime.date.today().isoformat(), [], [], [])
+    wanted = plan.repeats * sum(side.serves(case) for side in sides for case in cases)
+    with _ctrl_c() as interrupted:
+        measure(plan, run, Tally(wanted).show)
+    return run, bool(interrupted)
 
 
-def _print_table(samples: list[Sample], sides: list[Side]) -> None:
+@contextmanager
+def _ctrl_c() -> Iterator[list[str]]:
+    """Let Ctrl-C end the work inside, and no more. :returns: a list that is not empty then."""
+    interrupted: list[str] = []
+    try:
+        yield interrupted
+    except KeyboardInterrupt:
+        interrupted.append("interrupted")
+        click.echo("interrupted: this is what was measured", err=True)
+
+
+def _sides(options: dict[str, Any], *, wants_floor: bool) -> list[Side]:
+    devices: Sequence[DeviceKind] = options["devices"] or DEVICES
+    sides: list[Side] = [OurTarget(device, options["poll"]) for device in devices]
+    if options["peer"] == QSD:
+        sides.append(qemu_storage_daemon())
+    if options["peer_socket"]:
+        sides.append(running_peer(options["peer_socket"], options["peer_device"], options["peer_store"]))
+    if wants_floor and options["poll"] == "adaptive" and options["pin"] and "blk" in devices:
+        sides.append(OurTarget("blk", "poll", only=goals.FLOOR_CASE.name))
+    return sides
+
+
+def _command() -> str:
+    """What repeats this run."""
+    return shlex.join(["ringway", *sys.argv[1:]])
+
+
+def _put_out(run: Run, options: dict[str, Any]) -> None:
+    if options["save"]:
+        save_run(run, options["save"])
+    if options["page_file"]:
+        page.write(run, options["page_file"])
+    if options["svg"]:
+        chart.write(run, options["svg"])
+    if options["output"] == "json":
+        click.echo(msgspec.json.encode(run).decode())
+    elif run.samples:
+        _print_tables(run)
+
+
+def _print_tables(run: Run) -> None:
     from rich.console import Console
+
+    # in a pipe nobody sees where the line ends
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console.print(_table("", text.HEAD, text.WORDS, text.rows(run)))
+    verdicts = [
+        (found.goal, found.subject, found.measured, found.wanted, text.MET[found.met])
+        for found in goals.verdicts(run)
+    ]
+    console.print(_table("Goals", text.GOAL_HEAD, 2, text.without_repeats(verdicts)))
+    click.echo(text.summary(run))
+    if text.weak(run):
+        click.echo("Some rows had no fair sample: the machine is busy, do not trust their figures.", err=True)
+
+
+def _table(title: str, head: Sequence[str], words: int, lines: Sequence[Sequence[str]]) -> Any:
     from rich.table import Table
 
-    rows = figures(samples)
-    peers = {row.case: row for row in rows if row.side == QSD}
-    table = Table(title="4 KiB random reads", caption="ratio: IOPS over the peer's; idle: CPU, connected")
-    for name in ("store", "depth", "side"):
-        table.add_column(name, no_wrap=True)
-    for name in ("kIOPS", "p50 µs", "p99 µs", "ratio", "idle %", "fair"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in sorted(rows, key=lambda row: (_STORES.index(row.case.store), row.case.depth)):
-        table.add_row(*_cells(row, peers.get(row.case)))
-    # in a pipe nobody sees where the line ends
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-    if any(row.unfair == row.samples for row in rows):
-        click.echo("Some rows had no fair run: the machine is busy, do not trust their figures.", err=True)
-
-
-def _cells(row: Figure, peer: Figure | None) -> list[str]:
-    ratio = f"{row.iops / peer.iops:.2f}×" if peer and peer.side != row.side else ""
-    return [
-        row.case.store,
-        str(row.case.depth),
-        row.side,
-        f"{row.iops / 1e3:.0f}",
-        f"{row.p50_ns / 1e3:.2f}",
-        f"{row.p99_ns / 1e3:.2f}",
-        ratio,
-        f"{row.idle_share * 100:.2f}",
-        f"{row.samples - row.unfair}/{row.samples}",
-    ]
+    table = Table(title=title or None)
+    for number, name in enumerate(head):
+        table.add_column(name, justify="left" if number < words else "right", no_wrap=number > 0 or not title)
+    for line in lines:
+        table.add_row(*line)
+    return table

@@ -26,7 +26,7 @@ COMMANDS: Final = {
     "doctor": ("ringway.cli.doctor:doctor", "Say what this host can do, and how to mend what it cannot."),
     "bench": (
         "ringway.cli.bench:bench",
-        "Measure 4 KiB random reads of our targets and of a peer, in one run.",
+        "Measure vhost-user targets, ours and a peer's, in one run.",
     ),
     "target": ("ringway.cli.control:target", "Look into a running target, and change its disks."),
     "top": ("ringway.cli.top:top", "Watch a running target: its disks, queues and workers."),

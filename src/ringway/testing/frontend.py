@@ -231,9 +231,9 @@ class ScsiFrontEnd(FrontEnd):
         event, lun, reason = _EVENT.unpack(chain.data)
         return ScsiEvent(event, lun, reason)
 
-    def load_driver(self) -> _core.LoadDriver:
+    def load_driver(self, timeout_s: float = 10.0) -> _core.LoadDriver:
         """A driver that polls, over the request queues, which must not be used otherwise from now on."""
-        return _load_driver(self, "scsi", self.rings[2:])
+        return _load_driver(self, "scsi", self.rings[2:], timeout_s)
 
     def _header(self, lun: bytes, id: int, attribute: int, cdb: bytes) -> bytes:
         if self.features & T10_PI:
@@ -321,12 +321,14 @@ class BlkFrontEnd(FrontEnd):
         """Sectors of 512 bytes, from the configuration space."""
         return int.from_bytes(self.get_config(0, 8), "little")
 
-    def load_driver(self) -> _core.LoadDriver:
+    def load_driver(self, timeout_s: float = 10.0) -> _core.LoadDriver:
         """A driver that polls, over the queues, which must not be used otherwise from now on."""
-        return _load_driver(self, "blk", self.rings)
+        return _load_driver(self, "blk", self.rings, timeout_s)
 
 
-def _load_driver(front: FrontEnd, kind: Literal["scsi", "blk"], rings: Sequence[Ring]) -> _core.LoadDriver:
+def _load_driver(
+    front: FrontEnd, kind: Literal["scsi", "blk"], rings: Sequence[Ring], timeout_s: float
+) -> _core.LoadDriver:
     return _core.LoadDriver(
         front.memory.fd,
         kind=kind,
@@ -336,4 +338,5 @@ def _load_driver(front: FrontEnd, kind: Literal["scsi", "blk"], rings: Sequence[
         data_offset=-(-front.memory.unused_offset // _PAGE) * _PAGE,
         event_idx=all(ring.event_idx for ring in rings),
         indirect=all(ring.indirect for ring in rings),
+        timeout_s=timeout_s,
     )

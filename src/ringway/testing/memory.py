@@ -38,6 +38,8 @@ class GuestMemory:
     :param base: guest address of the first region.
     :param user_base: front end's address of guest address 0; 0 makes the two the same, as SPDK does.
     :param mmap_offset: bytes in each fd before its region starts (a multiple of a page).
+    :param huge_pages: of 2 MiB, which every size must be a multiple of.
+    :raises OSError: the host has not enough of those free.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class GuestMemory:
         base: int = 0,
         user_base: int = USER_BASE,
         mmap_offset: int = 0,
+        huge_pages: bool = False,
     ) -> None:
         self.user_base = user_base
         self._mmap_offset = mmap_offset
+        self._flags = os.MFD_CLOEXEC | (os.MFD_HUGETLB if huge_pages else 0)
         self.pieces: list[Piece] = []
         self._free: defaultdict[int, list[int]] = defaultdict(list)
         for size in sizes:
@@ -69,7 +73,7 @@ class GuestMemory:
 
     def add(self, size: int, *, at: int) -> Piece:
         """Add a region at guest address ``at``; the back end has to be told of it."""
-        fd = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
+        fd = os.memfd_create("guest-memory", self._flags)
         os.ftruncate(fd, self._mmap_offset + size)
         view = mmap.mmap(fd, self._mmap_offset + size)
         piece = Piece(fd, view, MemoryRegion(at, size, self.user_base + at, self._mmap_offset))

@@ -1,65 +1,72 @@
-"""What samples amount to: percentiles, medians, and samples that the neighbours spoilt."""
+"""Which cases there are, how they are named and selected."""
 
 from __future__ import annotations
 
-import msgspec
+import pytest
 
-from ringway import _core
-from ringway.bench.plan import Case, Sample, figures, percentile_ns
+from ringway.bench.plan import STORE_BYTES, STORES, SUITES, Case, by_setup, select, suite
+from ringway.errors import NotFoundError
 
-BOUNDS = _core.latency_bucket_bounds()
-CASE = Case("null", 32)
-
-
-def counts(**buckets: int) -> list[int]:
-    latency = [0] * len(BOUNDS)
-    for name, count in buckets.items():
-        latency[int(name.removeprefix("b"))] = count
-    return latency
+FULL = suite("full")
+NAMES = {case.name for case in FULL}
 
 
-def sample(side: str = "ours", iops: float = 1.0, share: float = 1.0, case: Case = CASE) -> Sample:
-    return Sample(
-        side=side,
-        case=case,
-        iops=iops,
-        p50_ns=100,
-        p99_ns=200,
-        client_share=share,
-        target_share=1.0,
-        idle_share=0.0,
-        latency=counts(b0=1),
-    )
+def test_a_name_says_all_of_a_case() -> None:
+    assert len(NAMES) == len(FULL)
+    assert Case("tmpfs", 32).name == "tmpfs-4k-read-1x32"
+    assert Case("null", 64, block_bytes=512, read_percent=75, queues=4).name == "null-512-r75w25-4x64"
+    assert Case("ram", 1, rate_iops=10_000.0).name == "ram-4k-read-10000iops"
+    lio = Case("ram", 64, block_bytes=1 << 20, read_percent=25, batch=4, luns=16)
+    assert lio.name == "ram-1m-r25w75-1x64-batch4-luns16"
 
 
-def test_a_percentile_is_the_bound_of_the_bucket_that_reaches_it() -> None:
-    latency = counts(b0=98, b9=1, b20=1)
-    assert percentile_ns(latency, 0.5) == BOUNDS[0]
-    assert percentile_ns(latency, 0.99) == BOUNDS[9]
-    assert percentile_ns(latency, 1.0) == BOUNDS[20]
+@pytest.mark.parametrize("store", STORES)
+def test_the_full_suite_has_all_that_is_promised_of_each_store(store: str) -> None:
+    patterns = ("read", "write", "r25w75", "r75w25")
+    small = {
+        f"{store}-{size}-{p}-{load}"
+        for size in ("4k", "512")
+        for p in patterns
+        for load in ("1x1", "1x32", "4x64")
+    }
+    large = {f"{store}-1m-{pattern}-1x8" for pattern in patterns}
+    lio = {
+        f"{store}-1m-{pattern}-1x64-batch{batch}{luns}"
+        for pattern in ("r25w75", "r75w25")
+        for batch in (4, 32)
+        for luns in ("", "-luns16", "-luns32")
+    }
+    offered = {f"{store}-4k-read-10000iops", f"{store}-4k-read-1iops"}
+    assert small | large | lio | offered <= NAMES
 
 
-def test_no_requests_have_no_percentile() -> None:
-    assert percentile_ns(counts(), 0.5) == 0
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_has_each_case_once_and_set_ups_together(name: str) -> None:
+    cases = suite(name)  # type: ignore[arg-type]
+    assert len(set(cases)) == len(cases)
+    assert [case for group in by_setup(cases).values() for case in group] == cases
+    assert set(cases) <= set(FULL)
 
 
-def test_unfair_samples_count_only_when_there_are_no_others() -> None:
-    samples = [sample(iops=10), sample(iops=2, share=0.5), sample(iops=14)]
-    (figure,) = figures(samples)
-    assert (figure.iops, figure.samples, figure.unfair) == (12, 3, 1)
-    (figure,) = figures([sample(iops=2, share=0.5)])
-    assert (figure.iops, figure.unfair) == (2, 1)
+def test_many_disks_span_as_much_memory_as_one() -> None:
+    for case in FULL:
+        assert case.setup.disk_bytes * case.luns == STORE_BYTES
+        assert case.setup.disk_bytes >= case.block_bytes
 
 
-def test_each_case_and_side_has_a_figure_in_the_order_of_the_runs() -> None:
-    other = Case("ram", 1)
-    samples = [sample("a"), sample("b"), sample("a", case=other), sample("a"), sample("b")]
-    assert [(row.side, row.case, row.samples) for row in figures(samples)] == [
-        ("a", CASE, 2),
-        ("b", CASE, 2),
-        ("a", other, 1),
+def test_patterns_select_by_name_in_the_order_of_the_suite() -> None:
+    found = [case.name for case in select(["*-1x32", "ram-4k-read-1x1"], suite("quick"))]
+    assert found == [
+        "null-4k-read-1x32",
+        "ram-4k-read-1x1",
+        "ram-4k-read-1x32",
+        "tmpfs-4k-read-1x32",
+        "disk-4k-read-1x32",
     ]
 
 
-def test_samples_survive_json() -> None:
-    assert msgspec.json.decode(msgspec.json.encode([sample()]), type=list[Sample]) == [sample()]
+def test_a_pattern_without_a_case_is_an_error_that_says_where_to_look() -> None:
+    with pytest.raises(NotFoundError, match="no case is named nvme-") as raised:
+        select(["null-*", "nvme-*"], FULL)
+    assert raised.value.hint is not None
+    assert "--list" in raised.value.hint

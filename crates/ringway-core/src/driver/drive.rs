@@ -25,6 +25,12 @@ pub(crate) trait Workload {
     fn finished(&mut self, now: u64) -> bool;
     /// How many of `free` slots to fill now.
     fn wanted(&mut self, free: usize, now: u64) -> usize;
+    /// Completions to take from a queue, at most, before what became free is submitted again.
+    fn burst(&self, depth: u16) -> u16 {
+        // Taking all would let a device that completes in batches run in lockstep with the driver, each idle while
+        // the other works; taking one by one costs a barrier a request.
+        depth.div_ceil(2)
+    }
     /// The next request and, in the buffer, what it writes; `None` if there is none now.
     fn next(&mut self, tag: Tag, buffer: Buffer<'_>) -> Option<Request>;
     /// A request came back; `buffer` has what it read.
@@ -109,7 +115,7 @@ impl LoadDriver {
         loop {
             let (mut ending, mut outstanding) = (true, 0);
             for queue in queues.iter_mut() {
-                let arrived = queue.arrived(memory)?.min(queue.stride());
+                let arrived = queue.arrived(memory)?.min(workload.burst(queue.depth()));
                 let now = clock.now();
                 if arrived > 0 {
                     reap(queue, memory, clock, arrived, now, workload, tally)?;

@@ -30,6 +30,11 @@ pub struct Load {
     /// Refill a queue only when so many slots are free (and, at an offered rate, as many requests are due). All
     /// that are free are then submitted at once, with one look at whether the device wants a kick.
     pub batch: u16,
+    /// Take so many completions of a queue, at most, before their successors are published (with one barrier, and
+    /// one look at whether the device wants a kick); 0: all that there are.
+    ///
+    /// 1 is what bdevperf does over SPDK's initiator: each completion is replaced before the next is looked at.
+    pub burst: u16,
     /// Offered load over all queues; 0: as fast as requests complete.
     ///
     /// With a rate, latency counts from when a request was due, so that a device that stalls cannot hide it.
@@ -54,6 +59,7 @@ impl Default for Load {
             sequential: false,
             luns: 1,
             batch: 1,
+            burst: 0,
             rate_iops: 0.0,
             cpu: None,
             seed: 1,
@@ -170,6 +176,7 @@ struct Mix {
     step: u64,
     read_percent: u8,
     batch: usize,
+    burst: u16,
     /// `Some`: where each disk's sequence is.
     position: Option<u64>,
     luns: u16,
@@ -188,6 +195,7 @@ impl Mix {
             step: u64::from(load.block_bytes / format.sector_bytes),
             read_percent: load.read_percent,
             batch: usize::from(load.batch),
+            burst: if load.burst == 0 { u16::MAX } else { load.burst },
             position: load.sequential.then_some(0),
             luns: load.luns,
             lun: 0,
@@ -238,6 +246,11 @@ impl Workload for Mix {
         } else {
             0
         }
+    }
+
+    #[inline(always)]
+    fn burst(&self, _: u16) -> u16 {
+        self.burst
     }
 
     #[inline(always)]

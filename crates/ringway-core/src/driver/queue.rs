@@ -191,13 +191,10 @@ impl Queue {
         self.slots.len() - self.free.len()
     }
 
-    /// Completions to take before what became free is submitted again: half of the depth.
-    ///
-    /// Taking all would let a device that completes in batches run in lockstep with the driver, each idle while the
-    /// other works; taking one by one would cost a barrier a request.
+    /// Requests that it can have in flight.
     #[inline(always)]
-    pub(crate) fn stride(&self) -> u16 {
-        self.layout.slots.depth.div_ceil(2)
+    pub(crate) fn depth(&self) -> u16 {
+        self.layout.slots.depth
     }
 
     /// Whether the device has something, and has not answered for that many ticks.

@@ -6,7 +6,8 @@ pub(crate) mod setup;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::queue::Slots;
+use super::drive::{Tag, Tally, Workload};
+use super::queue::{Buffer, Completion, Slots};
 use super::request::{Operation, Request};
 use super::{Found, Generations, Kind, Length, Load, Mismatch, Report, Verify};
 use device::{Device, Fault};
@@ -460,4 +461,57 @@ fn what_cannot_be_done_is_refused_before_anything_is_sent() {
     let mut short = Generations::unknown(15);
     assert_eq!(driver.verify(&verify(1), &mut short).unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(device.stop().served, 0);
+}
+
+/// Reads block 0, and counts what is taken before it is asked for more.
+struct Bursts {
+    burst: u16,
+    left: u32,
+    taken: u16,
+    most: u16,
+}
+
+impl Workload for Bursts {
+    fn finished(&mut self, _: u64) -> bool {
+        self.left == 0
+    }
+
+    fn wanted(&mut self, free: usize, _: u64) -> usize {
+        self.most = self.most.max(std::mem::take(&mut self.taken));
+        free
+    }
+
+    fn burst(&self, _: u16) -> u16 {
+        self.burst
+    }
+
+    fn next(&mut self, _: Tag, _: Buffer<'_>) -> Option<Request> {
+        self.left = self.left.checked_sub(1)?;
+        Some(Request { operation: Operation::Read, lun: 0, lba: 0, due: None })
+    }
+
+    fn done(&mut self, _: Tag, _: &Completion, _: Buffer<'_>) {
+        self.taken += 1;
+    }
+}
+
+#[test]
+fn no_more_than_a_burst_is_taken_before_its_successors_are_published() {
+    for burst in [1, 3] {
+        let (mut driver, device) = pair(Setup::default());
+        let format = driver.format(512, 4096).unwrap();
+        driver.lay_out(Slots { format, depth: 16, poison: false }).unwrap();
+        let mut workload = Bursts { burst, left: 2000, taken: 0, most: 0 };
+        driver.drive(&mut workload, &mut Tally::new()).unwrap();
+        assert!((1..=burst).contains(&workload.most), "{burst}: {}", workload.most);
+        assert_eq!(device.stop().served, 2000);
+    }
+}
+
+#[test]
+fn a_load_takes_all_that_there_is_or_a_burst() {
+    for burst in [0, 1, 4] {
+        let (report, device) = run_enough(Setup::default(), Load { burst, ..load() }, 100);
+        assert_eq!((report.requests, report.errors), (device.served, 0));
+    }
 }

@@ -1,0 +1,71 @@
+"""Figures as an SVG: requests a second of all sides, a panel for each kind of store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ringway.bench.plan import STORES
+from ringway.bench.samples import Figure, Run, figures
+from ringway.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: The same run gives the same file: no date in it, and no random ids.
+_STYLE: Final[Any] = {"svg.hashsalt": "ringway", "svg.fonttype": "none", "font.size": 8}
+_PANEL_INCHES: Final = (9.0, 2.6)
+_COLOURS: Final = ("#1b6ca8", "#57a0d3", "#c0392b", "#8e8e8e", "#d9a441", "#6c9a5b")
+_WIDTH: Final = 0.8
+
+
+def write(run: Run, path: Path) -> None:
+    """Write the chart of a run.
+
+    :raises NotFoundError: matplotlib is not installed.
+    :raises UsageError: there is nothing to draw, or the file cannot be written.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure as Drawing
+    except ImportError as error:
+        raise NotFoundError("matplotlib is not installed", hint="pip install 'ringway[bench]'") from error
+    rows = [row for row in figures(run.samples) if not row.case.rate_iops]
+    stores = [store for store in STORES if any(row.case.store == store for row in rows)]
+    if not stores:
+        raise UsageError("there is nothing to draw in this run")
+    with matplotlib.rc_context(_STYLE):
+        drawing = Drawing(figsize=(_PANEL_INCHES[0], _PANEL_INCHES[1] * len(stores)), layout="constrained")
+        panels: Any = drawing.subplots(len(stores), squeeze=False)
+        sides = list(dict.fromkeys(row.side for row in rows))
+        for store, panel in zip(stores, panels[:, 0], strict=True):
+            _draw(panel, store, [row for row in rows if row.case.store == store], sides)
+        panels[0, 0].legend(fontsize=7, ncols=len(sides), loc="lower left", bbox_to_anchor=(0, 1.08))
+        try:
+            drawing.savefig(path, format="svg", metadata={"Date": None, "Creator": "ringway bench"})
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _draw(panel: Axes, store: str, rows: Sequence[Figure], sides: Sequence[str]) -> None:
+    loads = list(dict.fromkeys((row.case.name.removeprefix(f"{store}-"), row.placement) for row in rows))
+    places = {load: place for place, load in enumerate(loads)}
+    width = _WIDTH / len(sides)
+    for number, side in enumerate(sides):
+        mine = [row for row in rows if row.side == side]
+        at = [
+            places[row.case.name.removeprefix(f"{store}-"), row.placement]
+            - _WIDTH / 2
+            + (number + 0.5) * width
+            for row in mine
+        ]
+        colour = _COLOURS[number % len(_COLOURS)]
+        panel.bar(at, [row.iops for row in mine], width * 0.95, label=side, color=colour)
+    panel.set_yscale("log")
+    panel.set_title(store, loc="right", fontsize=8)
+    panel.set_ylabel("IOPS")
+    names = [f"{load}\n{placement}" for load, placement in loads]
+    panel.set_xticks(range(len(loads)), names, rotation=0 if len(loads) < 8 else 90, fontsize=6)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", linewidth=0.3)
