@@ -126,6 +126,7 @@ def test_a_saved_run_makes_table_page_and_chart_again(tmp_path: Path) -> None:
         (["--peer-socket", "/nonexistent/x.sock", *NULL], 4, "cannot reach a target on /nonexistent/x.sock"),
         (["--folder", "/nonexistent", *NULL], 2, "/nonexistent is no folder"),
         (["--from", "/nonexistent"], 2, "cannot read /nonexistent"),
+        (["--only-peer", "--peer", "none"], 2, "there is nothing to measure"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments: list[str], status: int, message: str) -> None:

@@ -20,7 +20,7 @@ from ringway.bench.plan import DEVICES, STORES, SUITES, Case, DeviceKind, select
 from ringway.bench.run import Plan, measure
 from ringway.bench.samples import Failure, Run, Sample, load_run, save_run
 from ringway.bench.sides import QSD, OurTarget, Side, check_folder, qemu_storage_daemon, running_peer
-from ringway.errors import DegradedError
+from ringway.errors import DegradedError, UsageError
 
 _POLLS: Final = ("interrupt", "adaptive", "poll")
 _WIDTH: Final = 132
@@ -67,7 +67,7 @@ Examples:
   ringway bench --suite goals --seconds 2 --repeats 5 --save run.json
   ringway bench --case 'tmpfs-4k-*' --case ram-1m-read-1x8 --device scsi
   ringway bench --from run.json --page performance.md
-  ringway bench --peer-socket /var/tmp/vhost.0 --peer-device blk --peer-store ram --huge-pages
+  ringway bench --peer-socket /var/tmp/vhost.0 --peer-device blk --peer-store ram --peer none --only-peer
 
 \b
 A case is STORE-SIZE-PATTERN-LOAD, as tmpfs-4k-read-1x32: one queue, depth 32.
@@ -93,6 +93,7 @@ A case is STORE-SIZE-PATTERN-LOAD, as tmpfs-4k-read-1x32: one queue, depth 32.
 @click.option(
     "--peer-store", type=click.Choice(STORES), default="ram", show_default=True, help="What its disk is."
 )
+@click.option("--only-peer", is_flag=True, help="Leave our own targets out.")
 @click.option(
     "--seconds", type=click.FloatRange(0.02, 3600), default=0.5, show_default=True, help="A sample."
 )
@@ -176,12 +177,15 @@ def _ctrl_c() -> Iterator[list[str]]:
 
 def _sides(options: dict[str, Any], *, wants_floor: bool) -> list[Side]:
     devices: Sequence[DeviceKind] = options["devices"] or DEVICES
-    sides: list[Side] = [OurTarget(device, options["poll"]) for device in devices]
+    ours = [] if options["only_peer"] else devices
+    sides: list[Side] = [OurTarget(device, options["poll"]) for device in ours]
     if options["peer"] == QSD:
         sides.append(qemu_storage_daemon())
     if options["peer_socket"]:
         sides.append(running_peer(options["peer_socket"], options["peer_device"], options["peer_store"]))
-    if wants_floor and options["poll"] == "adaptive" and options["pin"] and "blk" in devices:
+    if not sides:
+        raise UsageError("there is nothing to measure", hint="name a peer: --peer or --peer-socket")
+    if wants_floor and options["poll"] == "adaptive" and options["pin"] and "blk" in ours:
         sides.append(OurTarget("blk", "poll", only=goals.FLOOR_CASE.name))
     return sides
 
