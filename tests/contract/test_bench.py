@@ -123,6 +123,7 @@ def test_a_saved_run_makes_table_page_and_chart_again(tmp_path: Path) -> None:
         (["--case", "nvme-*"], 3, "no case is named nvme-*"),
         (["--cpus", "0"], 2, "is not two CPUs"),
         (["--cpus", "1,1"], 2, "is not two CPUs"),
+        (["--cpus", "0,9999"], 2, "cannot run on CPU 9999"),
         (["--peer-socket", "/nonexistent/x.sock", *NULL], 4, "cannot reach a target on /nonexistent/x.sock"),
         (["--folder", "/nonexistent", *NULL], 2, "/nonexistent is no folder"),
         (["--from", "/nonexistent"], 2, "cannot read /nonexistent"),

@@ -1,4 +1,7 @@
-"""Figures as an SVG: requests a second of all sides, a panel for each kind of store."""
+"""Figures as an SVG: requests a second of all sides, a panel for each kind of store.
+
+Points and not bars: the axis is logarithmic, where the length of a bar would mean nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 _STYLE: Final[Any] = {"svg.hashsalt": "ringway", "svg.fonttype": "none", "font.size": 8}
 _PANEL_INCHES: Final = (9.0, 2.6)
 _COLOURS: Final = ("#1b6ca8", "#57a0d3", "#c0392b", "#8e8e8e", "#d9a441", "#6c9a5b")
-_WIDTH: Final = 0.8
+_WIDTH: Final = 0.5
 
 
 def write(run: Run, path: Path) -> None:
@@ -41,7 +44,10 @@ def write(run: Run, path: Path) -> None:
         sides = list(dict.fromkeys(row.side for row in rows))
         for store, panel in zip(stores, panels[:, 0], strict=True):
             _draw(panel, store, [row for row in rows if row.case.store == store], sides)
-        panels[0, 0].legend(fontsize=7, ncols=len(sides), loc="lower left", bbox_to_anchor=(0, 1.08))
+        marks = [
+            panels[0, 0].plot([], [], "o", color=_colour(n), label=side)[0] for n, side in enumerate(sides)
+        ]
+        drawing.legend(handles=marks, fontsize=7, ncols=len(sides), loc="outside upper left", frameon=False)
         try:
             drawing.savefig(path, format="svg", metadata={"Date": None, "Creator": "ringway bench"})
         except OSError as error:
@@ -60,12 +66,16 @@ def _draw(panel: Axes, store: str, rows: Sequence[Figure], sides: Sequence[str])
             + (number + 0.5) * width
             for row in mine
         ]
-        colour = _COLOURS[number % len(_COLOURS)]
-        panel.bar(at, [row.iops for row in mine], width * 0.95, label=side, color=colour)
+        panel.plot(at, [row.iops for row in mine], "o", color=_colour(number), markersize=4)
     panel.set_yscale("log")
     panel.set_title(store, loc="right", fontsize=8)
     panel.set_ylabel("IOPS")
     names = [f"{load}\n{placement}" for load, placement in loads]
+    panel.set_xlim(-0.5, len(loads) - 0.5)
     panel.set_xticks(range(len(loads)), names, rotation=0 if len(loads) < 8 else 90, fontsize=6)
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", linewidth=0.3)
+
+
+def _colour(number: int) -> str:
+    return _COLOURS[number % len(_COLOURS)]

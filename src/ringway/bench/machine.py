@@ -117,6 +117,14 @@ def two_cpus() -> Cpus:
     return Cpus(usable[0], usable[1])
 
 
+def check_cpus(cpus: Cpus) -> None:
+    """Refuse CPUs that this process may not use. :raises UsageError: it may not."""
+    usable = os.sched_getaffinity(0)
+    if missing := {cpus.target, cpus.client} - usable:
+        names, others = (", ".join(map(str, sorted(found))) for found in (missing, usable))
+        raise UsageError(f"cannot run on CPU {names}", hint=f"this process may use {others}")
+
+
 @contextmanager
 def running_on(cpu: int | None) -> Iterator[None]:
     """Keep this thread on a CPU, so that what it starts runs there from its first instruction on."""

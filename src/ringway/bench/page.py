@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -10,6 +11,8 @@ from typing import Final
 from ringway.bench import chart, goals, text
 from ringway.bench.samples import Run, Sample, placement_of
 from ringway.errors import UsageError
+
+_WIDTH: Final = 110
 
 _HEAD: Final = """# Performance
 
@@ -25,9 +28,9 @@ on {machine}.
 
 The target has one CPU and the polling client another; sides take turns, and a figure is the median of its
 fair samples. **Ratios travel, absolute figures do not:** they follow how fast two CPUs exchange a cache line
-({trips} here), and on a virtual machine that changes from one run to the next. Like is compared with like
-only. {copies}
-"""
+(here: {trips}), and on a virtual machine that changes from one run to the next. Like is compared with like
+only.
+{copies}"""
 
 _GOALS: Final = """
 ## The goals
@@ -135,10 +138,11 @@ def _copies(run: Run) -> str:
     small, large = (
         median(getattr(rates, name) for rates in run.copies) for name in ("copies_4k", "copies_1m")
     )
-    return (
+    text = (
         f"One CPU copies {small / 1e6:.2f} million times 4 KiB a second and {large / 1e3:.1f} thousand times "
         f"1 MiB ({large * (1 << 20) / 1e9:.1f} GB/s), out of 256 MiB: the limit of a store in memory."
     )
+    return f"\n{textwrap.fill(text, _WIDTH)}\n"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], words: int) -> str:

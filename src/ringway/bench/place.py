@@ -53,9 +53,10 @@ def _file_name(side: str) -> str:
 
 
 def _fill(path: Path, size: int) -> None:
-    chunk = os.urandom(_CHUNK)
-    with path.open("wb") as file:
+    chunk, unfinished = os.urandom(_CHUNK), path.with_suffix(".new")
+    with unfinished.open("wb") as file:
         for _ in range(size // _CHUNK):
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
+    unfinished.rename(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket as sockets
@@ -222,5 +223,7 @@ def _wait_for(socket: Path, process: subprocess.Popen[bytes], program: str, log:
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder for the images on a disk that is no place for them. :raises UsageError: it is not."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder", hint="--folder names one on the disk to measure")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(
+            f"{folder} is no folder to write to", hint="--folder names one on the disk to measure"
+        )

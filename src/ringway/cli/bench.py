@@ -15,7 +15,7 @@ import msgspec
 
 from ringway.bench import chart, goals, page, text
 from ringway.bench.client import BURST
-from ringway.bench.machine import Cpus, this_machine, two_cpus
+from ringway.bench.machine import Cpus, check_cpus, this_machine, two_cpus
 from ringway.bench.plan import DEVICES, STORES, SUITES, Case, DeviceKind, select, suite
 from ringway.bench.run import Plan, measure
 from ringway.bench.samples import Failure, Run, Sample, load_run, save_run
@@ -147,6 +147,8 @@ def _measured(cases: Sequence[Case], options: dict[str, Any]) -> tuple[Run, bool
     sides = _sides(options, wants_floor=goals.FLOOR_CASE in cases)
     check_folder(options["folder"])
     cpus = (options["cpus"] or two_cpus()) if options["pin"] else None
+    if cpus:
+        check_cpus(cpus)
     plan = Plan(
         cases=cases,
         sides=sides,
