@@ -107,7 +107,8 @@ def connected(
     :param buffer_bytes: guest memory that the largest case takes. :param huge_pages: of 2 MiB.
     :raises RingwayError: nobody listens, the handshake fails, or there is no such memory.
     """
-    memory_bytes = -(-(max(buffer_bytes, _FILL_BYTES * _FILL_DEPTH) + _RING_BYTES) // _HUGE_PAGE) * _HUGE_PAGE
+    room = _RING_BYTES + max(buffer_bytes, _FILL_BYTES * _FILL_DEPTH * setup.queues)
+    memory_bytes = -(-room // _HUGE_PAGE) * _HUGE_PAGE
     with ExitStack() as stack:
         memory = _memory(memory_bytes, huge_pages)
         if device == "blk":

@@ -40,10 +40,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Table:
-    """Figures of a run by case, side and placement."""
+    """Figures of a run by case, side and placement; those without a fair sample decide nothing."""
 
     def __init__(self, run: Run) -> None:
-        self._rows = {(row.case, row.side, row.placement): row for row in figures(run.samples)}
+        fair = (row for row in figures(run.samples) if row.fair)
+        self._rows = {(row.case, row.side, row.placement): row for row in fair}
         self.copies = run.copies
 
     def pairs(self, ours: Case, side: str, other: Case, peer: str) -> Iterator[tuple[Figure, Figure]]:

@@ -47,6 +47,11 @@ def test_near_is_not_compared_with_far() -> None:
     assert [v for v in found if "null-co" in v.goal] == []
 
 
+def test_dropped_samples_decide_nothing() -> None:
+    found = verdicts(run(sample(client_share=0.5), sample(QSD)))
+    assert [v for v in found if "null-co" in v.goal] == []
+
+
 def test_what_many_luns_and_workers_cost_is_relative() -> None:
     one, many = Case("ram", 32), Case("ram", 32, luns=32)
     both = run(sample("ringway scsi", case=one), sample("ringway scsi", case=many, iops=0.9e6, cpu_ns=1000.0))
