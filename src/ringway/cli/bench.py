@@ -24,6 +24,8 @@ from ringway.errors import DegradedError, UsageError
 
 _POLLS: Final = ("interrupt", "adaptive", "poll")
 _WIDTH: Final = 132
+#: Options with a value that say where the output goes.
+_OUTPUTS: Final = {"--save", "--page", "--svg", "-o", "--output"}
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -159,7 +161,7 @@ def _measured(cases: Sequence[Case], options: dict[str, Any]) -> tuple[Run, bool
         huge_pages=options["huge_pages"],
         burst=options["burst"],
     )
-    run = Run(this_machine(), _command(), datetime.date.today().isoformat(), [], [], [])
+    run = Run(this_machine(), repeating(sys.argv[1:]), datetime.date.today().isoformat(), [], [], [])
     wanted = plan.repeats * sum(side.serves(case) for side in sides for case in cases)
     with _ctrl_c() as interrupted:
         measure(plan, run, Tally(wanted).show)
@@ -192,9 +194,14 @@ def _sides(options: dict[str, Any], *, wants_floor: bool) -> list[Side]:
     return sides
 
 
-def _command() -> str:
-    """What repeats this run."""
-    return shlex.join(["ringway", *sys.argv[1:]])
+def repeating(words: Sequence[str]) -> str:
+    """What repeats a run, by the words of its command line: without where its output went."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word.partition("=")[0] not in _OUTPUTS:
+            kept.append(word)
+        skip = word in _OUTPUTS
+    return shlex.join(["ringway", *kept])
 
 
 def _put_out(run: Run, options: dict[str, Any]) -> None:
@@ -220,7 +227,8 @@ def _print_tables(run: Run) -> None:
         (found.goal, found.subject, found.measured, found.wanted, text.MET[found.met])
         for found in goals.verdicts(run)
     ]
-    console.print(_table("Goals", text.GOAL_HEAD, 2, text.without_repeats(verdicts)))
+    if verdicts:
+        console.print(_table("Goals", text.GOAL_HEAD, 2, text.without_repeats(verdicts)))
     click.echo(text.summary(run))
     if text.weak(run):
         click.echo("Some rows had no fair sample: the machine is busy, do not trust their figures.", err=True)
