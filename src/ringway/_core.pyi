@@ -23,6 +23,8 @@ __all__ = [
     "Store",
     "Trace",
     "__version__",
+    "cache_line_ns",
+    "copies_per_second",
     "inflight_size",
     "latency_bucket_bounds",
 ]

@@ -37,8 +37,9 @@ def samples(*arguments: str) -> list[dict[str, Any]]:
     """What a run measures, without CPUs of its own: the tests beside it use them too."""
     run = bench(*SHORT, "--no-pin", "-o", "json", *arguments)
     assert run.returncode == 0, run.stderr
-    found: list[dict[str, Any]] = json.loads(run.stdout)["samples"]
-    return found
+    # the last of each: on a busy machine samples are dropped and taken again
+    found = json.loads(run.stdout)["samples"]
+    return list({(sample["side"], json.dumps(sample["case"])): sample for sample in found}.values())
 
 
 def plan(cases: Sequence[Case], sides: Sequence[Side], folder: Path, cpus: Cpus | None = None) -> Plan:
@@ -162,7 +163,7 @@ def test_a_peer_that_dies_is_left_out_and_the_others_go_on(tmp_path: Path) -> No
                 peer.kill()
 
         measure(plan(cases, sides, tmp_path), run, kill)
-    assert [sample.case for sample in run.samples if sample.side == "ringway blk"] == cases
+    assert list(dict.fromkeys(s.case for s in run.samples if s.side == "ringway blk")) == cases
     assert [failure.side for failure in run.failures] == ["peer"]
     assert len([sample for sample in run.samples if sample.side == "peer"]) == 1
 
