@@ -156,7 +156,8 @@ def this_machine() -> Machine:
     """Describe where this runs."""
     programs = ["qemu-storage-daemon", "fio"]
     versions = {name: version for name in programs if (version := _version(name))}
-    return Machine(_cpu_model(), os.cpu_count() or 1, platform.release(), versions)
+    kernel = _VERSION.match(platform.release())
+    return Machine(_cpu_model(), os.cpu_count() or 1, kernel[0] if kernel else platform.release(), versions)
 
 
 def _version(program: str) -> str | None:

@@ -18,18 +18,18 @@ _HEAD: Final = """# Performance
 
 <!-- made by `ringway bench --page`: change src/ringway/bench/page.py, not this page -->
 
-These are the figures of {samples}, made on {day} by
+These are the figures of one run, made on {day} by
 
 ```console
 {commands}
 ```
 
-on {machine}.
+on {machine}. {samples}.
 
 The target has one CPU and the polling client another; sides take turns, and a figure is the median of its
 fair samples. **Ratios travel, absolute figures do not:** they follow how fast two CPUs exchange a cache line
-(here: {trips}), and on a virtual machine that changes from one run to the next. Like is compared with like
-only.
+(here: {trips}), and on a virtual machine that changes from one run to the
+next. Like is compared with like only.
 {copies}"""
 
 _GOALS: Final = """
