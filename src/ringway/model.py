@@ -71,6 +71,14 @@ class Engine(StrEnum):
     EPOLL = "epoll"
 
 
+class SandboxMode(StrEnum):
+    """What of its privileges a target gives up before it serves."""
+
+    AUTO = "auto"  #: all that this host lets it give up
+    ON = "on"  #: all, or it does not serve
+    OFF = "off"  #: nothing
+
+
 class OwnershipState(StrEnum):
     """Who may write to a store, as seen from here."""
 

@@ -39,7 +39,8 @@ EXCEPTIONS = {
     "cli.top": {"target"},
     "cli.demo": {"target", "testing"},
     "cli.bench": {"bench"},
-    "cli.doctor": {"_core", "testing"},
+    "cli.doctor": {"_core", "target", "testing"},
+    "testing.forked": {"model", "target"},
     "testing.target": {"model", "target"},
     "testing.with_core": {"ringway"},
 }

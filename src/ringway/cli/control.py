@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 import click
@@ -22,11 +24,11 @@ from ringway.model import (
     LunResizeRequest,
     LunSpec,
     QuitRequest,
-    SpecKind,
     StatisticsRequest,
     TargetInfo,
     TargetStatistics,
 )
+from ringway.target.backstore import open_file, serial_of
 from ringway.target.control import ControlClient
 from ringway.target.spec import parse_address, parse_lun
 from ringway.units import format_duration, format_size, parse_size
@@ -95,9 +97,8 @@ def statistics(socket: str, output: str) -> None:
 def add(socket: str, lun: str) -> None:
     """Show the guest a new disk."""
     spec = parse_lun(lun)
-    with connect(socket) as client, _Opened(spec.backstore) as fd:
-        request = LunAddRequest(LunSpec(spec.target, spec.lun, _absolute(spec.backstore)))
-        click.echo(_lun_line(client.call(request, LunInfo, fd=fd)))
+    with connect(socket) as client, _opened(spec.backstore) as fd:
+        click.echo(_lun_line(client.call(LunAddRequest(_as_seen_here(spec)), LunInfo, fd=fd)))
 
 
 @target.command()
@@ -140,40 +141,30 @@ def quit_(socket: str) -> None:
         client.call(QuitRequest(), Done)
 
 
-class _Opened:
-    """An image or device, opened with this user's rights and sent along; ``None`` for memory."""
+@contextlib.contextmanager
+def _opened(spec: BackstoreSpec) -> Iterator[int | None]:
+    """An image or device, opened with this user's rights to be sent along: a target opens nothing itself.
 
-    def __init__(self, spec: BackstoreSpec) -> None:
-        self._spec = spec
-        self._fd: int | None = None
-
-    def __enter__(self) -> int | None:
-        path = self._spec.path
-        if path is not None and _is_servable(path):
-            try:
-                self._fd = os.open(path, (os.O_RDONLY if self._spec.readonly else os.O_RDWR) | os.O_CLOEXEC)
-            except OSError:
-                self._fd = None  # the target tries itself, and says what is wrong
-        return self._fd
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-
-
-def _is_servable(path: str) -> bool:
+    ``None`` for memory.
+    """
+    if spec.path is None:
+        yield None
+        return
+    fd = open_file(spec)
     try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+        yield fd
+    finally:
+        os.close(fd)
 
 
-def _absolute(spec: BackstoreSpec) -> BackstoreSpec:
-    """The target may run in another directory."""
-    if spec.kind is not SpecKind.PATH or spec.path is None:
+def _as_seen_here(spec: LunSpec) -> LunSpec:
+    """The target may run in another directory, and cannot follow links."""
+    disk = spec.backstore
+    if disk.path is None:
         return spec
-    return msgspec.structs.replace(spec, path=os.path.abspath(spec.path))
+    serial = serial_of(disk, spec.target, spec.lun)
+    here = msgspec.structs.replace(disk, path=os.path.abspath(disk.path), serial=serial)
+    return msgspec.structs.replace(spec, backstore=here)
 
 
 def connect(path: str) -> ControlClient:

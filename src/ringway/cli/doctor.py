@@ -89,6 +89,51 @@ def check_io_uring() -> Finding:
     return _ok("usable")
 
 
+def check_landlock() -> Finding:
+    """A target can give up to open files, and to reach ports, sockets and processes."""
+    from ringway.target.sandbox import landlock
+
+    version = landlock.abi()
+    missing = landlock.missing(version)
+    if missing is not None:
+        return _warn(
+            f"the kernel lacks {missing}", "upgrade to Linux 6.12 or newer, and boot it with lsm=landlock"
+        )
+    return _ok(f"ABI {version}: files, TCP ports, abstract sockets, signals")
+
+
+def check_seccomp() -> Finding:
+    """A target can give up the system calls that it does not make."""
+    from ringway.target.sandbox import syscalls
+
+    try:
+        actions = Path("/proc/sys/kernel/seccomp/actions_avail").read_text()
+    except OSError:
+        actions = ""
+    if "kill_process" not in actions.split():
+        return _warn("the kernel has no seccomp filters", "run one with CONFIG_SECCOMP_FILTER")
+    try:
+        syscalls.library()
+    except OSError as error:
+        return _warn(f"{error.strerror}: system calls are not filtered", "apt-get install libseccomp2")
+    return _ok("libseccomp is there, and the kernel kills with it")
+
+
+def check_own_user() -> Finding:
+    """A target that root starts can be a user of its own."""
+    from ringway.target.sandbox import privileges
+
+    if os.geteuid() != 0:
+        return _ok("targets serve as who starts them")
+    wanted = privileges.own_user().uid
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    if any(int(first) <= wanted < int(first) + int(count) for first, _, count in ranges):
+        return _ok(f"started by root, a target is user {privileges.FIRST_OWN_ID} + its process id")
+    return _warn(
+        f"this user namespace has no user {wanted}: targets stay root", "name one it has with --user"
+    )
+
+
 def check_memfd() -> Finding:
     """Memory can be shared with QEMU."""
     try:
@@ -169,6 +214,9 @@ CHECKS: Final[dict[str, Check]] = {
     "core": check_core,
     "kernel": check_kernel,
     "io_uring": check_io_uring,
+    "landlock": check_landlock,
+    "seccomp": check_seccomp,
+    "own user": check_own_user,
     "memfd": check_memfd,
     "locked memory": check_locked_memory,
     "cpus": check_cpus,

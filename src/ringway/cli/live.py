@@ -75,6 +75,21 @@ def summary_table(statistics: TargetStatistics, title: str) -> Table:
     return table
 
 
+def warm_up() -> None:
+    """Draw all once into nowhere, so that no module is left to import for a process that may open no file."""
+    import io
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with Live(Text("·"), console=console, auto_refresh=False) as display:
+        display.update(Text("·", no_wrap=True, overflow="ellipsis"), refresh=True)
+    row = LunStatistics(0, 0, 1, 1, 1, 1, 1, 1, 1, 1, Latency(), Latency())
+    console.print(summary_table(TargetStatistics(1.0, (row,), (), ()), "·"))
+
+
 def total(statistics: TargetStatistics, field: str) -> int:
     """Sum one counter over the LUNs."""
     return sum(getattr(lun, field) for lun in statistics.luns)

@@ -27,30 +27,36 @@ def log_event(event: str, message: str, **fields: Any) -> None:
     EVENT.info(message, extra={"fields": {"event": event, **fields}})
 
 
-def log_as_json() -> None:
-    """One object a line: ``time``, ``level``, ``logger``, ``message``, and an event's own fields."""
+def log_as_json() -> QueuedHandler:
+    """One object a line: ``time``, ``level``, ``logger``, ``message``, and an event's own fields.
+
+    :returns: the handler. Until it is started lines wait, and there is no thread.
+    """
     fd = sys.stderr.fileno()
     handler = QueuedHandler(lambda line: write_line(fd, line))
     handler.setFormatter(_JsonFormatter())
-    _install(handler)
+    return _install(handler)
 
 
-def log_as_text(write: Callable[[str], None]) -> None:
+def log_as_text(write: Callable[[str], None]) -> QueuedHandler:
     """Lines for a person, given to ``write`` (which knows how to keep a live display below them).
 
     Events are left out: a person is shown the same in other words.
+
+    :returns: as :func:`log_as_json`.
     """
     handler = QueuedHandler(write)
     handler.addFilter(lambda record: record.name != EVENT.name)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S"))
-    _install(handler)
+    return _install(handler)
 
 
-def _install(handler: logging.Handler) -> None:
+def _install(handler: QueuedHandler) -> QueuedHandler:
     root = logging.getLogger("ringway")
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     root.propagate = False
+    return handler
 
 
 class _JsonFormatter(logging.Formatter):
@@ -68,7 +74,9 @@ class _JsonFormatter(logging.Formatter):
 
 
 class QueuedHandler(logging.Handler):
-    """Hands lines to ``write`` on a thread of its own, which alone waits for a reader."""
+    """Hands lines to ``write`` on a thread of its own, which alone waits for a reader, from :meth:`start`
+    on.
+    """
 
     def __init__(self, write: Callable[[str], None]) -> None:
         super().__init__()
@@ -76,7 +84,12 @@ class QueuedHandler(logging.Handler):
         self._lines: deque[str] = deque()
         self._dropped = 0
         self._changed = threading.Condition()
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+
+    def start(self) -> None:
+        """Write what was queued and what will be. Idempotent."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a line, or count it as dropped. Does not block."""
@@ -90,6 +103,8 @@ class QueuedHandler(logging.Handler):
 
     def flush(self) -> None:
         """Wait until all is written, but not long: ``logging`` calls this at the process's end."""
+        if self._lines:
+            self.start()
         with self._changed:
             self._changed.wait_for(lambda: not self._lines, _FLUSH_S)
 

@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 import click
 
 import ringway
+from ringway.cli import privileges
 from ringway.cli.main import run as run_command
 
 _CAPABILITIES: Final = {
@@ -58,7 +59,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--queues", type=int, default=1, show_default=True, help="Request queues."),
         click.version_option(ringway.__version__, message="%(prog)s %(version)s"),
     ]
-    for option in reversed(options):
+    for option in reversed([*options, *privileges.OPTIONS]):
         command = option(command)
     return command
 
@@ -68,25 +69,42 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--lun", "luns", multiple=True, metavar="[TARGET:]LUN=DISK", help="A disk, as for ringway serve."
 )
-def _scsi(socket_path: str | None, fd: int | None, queues: int, luns: tuple[str, ...]) -> None:
+def _scsi(
+    socket_path: str | None,
+    fd: int | None,
+    queues: int,
+    sandbox: str,
+    user: str | None,
+    luns: tuple[str, ...],
+) -> None:
     """Serve disks over vhost-user-scsi, as a back-end program that a management layer starts."""
     from ringway.cli.serve import disks
     from ringway.model import BackstoreSpec, DeviceKind, SpecKind, TargetConfig
 
     specs = disks(None, luns, BackstoreSpec(SpecKind.PATH))
-    _serve(TargetConfig(device=DeviceKind.SCSI, luns=specs, queues=queues), socket_path, fd)
+    config = TargetConfig(device=DeviceKind.SCSI, luns=specs, queues=queues)
+    _serve(config, socket_path, fd, sandbox, user)
 
 
 @click.command("blk")
 @_common
 @click.option("--blk-file", metavar="PATH", required=True, help="The image or block device to serve.")
 @click.option("--read-only", is_flag=True, help="Let no guest write.")
-def _blk(socket_path: str | None, fd: int | None, queues: int, blk_file: str, read_only: bool) -> None:
+def _blk(
+    socket_path: str | None,
+    fd: int | None,
+    queues: int,
+    sandbox: str,
+    user: str | None,
+    blk_file: str,
+    read_only: bool,
+) -> None:
     """Serve one disk over vhost-user-blk, as a back-end program that a management layer starts."""
     from ringway.model import BackstoreSpec, DeviceKind, LunSpec, SpecKind, TargetConfig
 
     disk = BackstoreSpec(SpecKind.PATH, path=blk_file, readonly=read_only)
-    _serve(TargetConfig(device=DeviceKind.BLK, luns=(LunSpec(0, 0, disk),), queues=queues), socket_path, fd)
+    config = TargetConfig(device=DeviceKind.BLK, luns=(LunSpec(0, 0, disk),), queues=queues)
+    _serve(config, socket_path, fd, sandbox, user)
 
 
 def scsi() -> NoReturn:
@@ -99,15 +117,24 @@ def blk() -> NoReturn:
     _start(_blk, "blk")
 
 
-def _serve(config: Any, socket_path: str | None, fd: int | None) -> None:
+def _serve(config: Any, socket_path: str | None, fd: int | None, sandbox: str, user: str | None) -> None:
     from ringway.cli import logs
     from ringway.cli.signals import stop_signals
     from ringway.errors import RingwayError
+    from ringway.model import SandboxMode
+    from ringway.target.sandbox import Sandbox
     from ringway.target.target import Target
 
     _check_endpoint(socket_path, fd)  # before a file of our own can take the number
-    logs.log_as_json()
-    with stop_signals() as signals, _endpoint(socket_path, fd) as where, Target(config, where) as target:
+    log = logs.log_as_json()
+    with (
+        Sandbox(SandboxMode(sandbox), user) as confinement,
+        stop_signals() as signals,
+        _endpoint(socket_path, fd) as where,
+        Target(config, where, sandbox=confinement) as target,
+    ):
+        log.start()
+        privileges.announce(confinement.mode, confinement.missing)
         logs.log_event("ready", "serving")
         signals.wait(target.fileno(), None)
         if target.failed:

@@ -11,12 +11,24 @@ from typing import Final
 import click
 import msgspec
 
-from ringway.cli import howto, live, logs
+from ringway.cli import howto, live, logs, privileges
 from ringway.cli.signals import StopSignals, stop_signals
 from ringway.errors import RingwayError, UsageError
-from ringway.model import BackstoreSpec, DeviceKind, Engine, LunInfo, LunSpec, Poll, SpecKind, TargetConfig
+from ringway.model import (
+    BackstoreSpec,
+    DeviceKind,
+    Engine,
+    LunInfo,
+    LunSpec,
+    Poll,
+    SandboxMode,
+    SpecKind,
+    TargetConfig,
+)
+from ringway.target import host
 from ringway.target.backstore import create_image
 from ringway.target.listen import Listener, check_path, listen
+from ringway.target.sandbox import Sandbox
 from ringway.target.spec import check_block_size, check_serial, parse_backstore, parse_lun
 from ringway.target.target import Target
 from ringway.units import format_duration, format_size, parse_size
@@ -107,6 +119,7 @@ def _check_cpus(cpus: tuple[int, ...]) -> None:
     is_flag=True,
     help="Serve devices that are mounted or held, and images of other formats as bytes. Can destroy data.",
 )
+@privileges.options
 def serve(
     *,
     disk: str | None,
@@ -126,6 +139,8 @@ def serve(
     wwpn: str | None,
     incoming: bool,
     force: bool,
+    sandbox: SandboxMode,
+    user: str | None,
 ) -> None:
     """Serve disks to a guest over vhost-user, until SIGTERM or Ctrl-C.
 
@@ -158,10 +173,13 @@ def serve(
         incoming=incoming,
     )
     path = socket_path or default_socket(specs)
+    if sys.stderr.isatty():
+        live.warm_up()
     with (
+        Sandbox(SandboxMode(sandbox), user) as confinement,
         new_image(specs, create, path) as keep,
         endpoint(path) as (main, control),
-        Target(config, main, control) as target,
+        Target(config, main, control, confinement) as target,
     ):
         keep()
         run(target, path)
@@ -196,12 +214,15 @@ def new_image(specs: tuple[LunSpec, ...], size: str | None, socket_path: str) ->
     if path is None or len(specs) > 1:
         raise UsageError("--create makes one image", hint="as in: ringway serve --create 10G disk.img")
     create_image(path, parse_size(size))
+    made = host.made(path)
     kept: list[bool] = []
     try:
         yield lambda: kept.append(True)
     finally:
-        if not kept:
-            os.unlink(path)
+        if kept:
+            host.forget(path)
+        else:
+            host.remove(path, made)
 
 
 @contextlib.contextmanager
@@ -250,7 +271,8 @@ def _disk_line(lun: LunInfo) -> str:
 
 
 def _run_in_background(target: Target, signals: StopSignals) -> None:
-    logs.log_as_json()
+    logs.log_as_json().start()
+    privileges.announce(target.sandbox.mode, target.sandbox.missing)
     logs.log_event("ready", "serving", info=msgspec.to_builtins(target.info()))
     signals.wait(target.fileno(), None)
     statistics = msgspec.to_builtins(target.statistics())
@@ -263,7 +285,8 @@ def _run_on_terminal(target: Target, signals: StopSignals) -> None:
     from rich.text import Text
 
     console = Console(stderr=True)
-    logs.log_as_text(lambda text: console.print(Text(text)))
+    logs.log_as_text(lambda text: console.print(Text(text))).start()
+    privileges.announce(target.sandbox.mode, target.sandbox.missing)
     before = target.statistics()
     with Live(Text("waiting for a guest  (Ctrl-C stops)"), console=console, auto_refresh=False) as display:
         while not signals.wait(target.fileno(), 1.0):

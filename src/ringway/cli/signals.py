@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import signal
-import socket
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,9 +15,9 @@ _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopSignals:
-    """A socket that becomes readable when this process is asked to stop."""
+    """A pipe that becomes readable when this process is asked to stop."""
 
-    def __init__(self, receiver: socket.socket) -> None:
+    def __init__(self, receiver: int) -> None:
         self._receiver = receiver
         self.received: signal.Signals | None = None
         self._ending = False
@@ -29,11 +29,11 @@ class StopSignals:
         :returns: whether it is time to go.
         """
         poller = select.poll()  # select() knows no descriptor above 1023
-        for fd in (target, self._receiver.fileno()):
+        for fd in (target, self._receiver):
             poller.register(fd, select.POLLIN)
         ready = [fd for fd, _ in poller.poll(None if timeout_s is None else timeout_s * 1000)]
-        if self._receiver.fileno() in ready:
-            self.received = signal.Signals(self._receiver.recv(1)[0])
+        if self._receiver in ready:
+            self.received = signal.Signals(os.read(self._receiver, 1)[0])
         self._ending = bool(ready)
         return self._ending
 
@@ -52,16 +52,16 @@ def stop_signals() -> Iterator[StopSignals]:
     What is ignored stays so: ``nohup`` means it. Close what is served within the block: further signals do
     not cut that short.
     """
-    receiver, sender = socket.socketpair()
-    sender.setblocking(False)
-    with receiver, sender:
-        old_fd = signal.set_wakeup_fd(sender.fileno())
-        wanted = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-        signals = StopSignals(receiver)
-        old = {number: signal.signal(number, signals.ignore) for number in wanted}
-        try:
-            yield signals
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(old_fd)
+    receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    old_fd = signal.set_wakeup_fd(sender)
+    wanted = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    signals = StopSignals(receiver)
+    old = {number: signal.signal(number, signals.ignore) for number in wanted}
+    try:
+        yield signals
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(old_fd)
+        os.close(receiver)
+        os.close(sender)

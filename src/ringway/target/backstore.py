@@ -22,17 +22,21 @@ from ringway.errors import (
     UsageError,
 )
 from ringway.model import BackstoreSpec, Mapped, SpecKind, StoreKind
-from ringway.target import holders, kernel
+from ringway.target import holders, host, kernel
 from ringway.target.medium import Geometry, Medium, examine, memory_medium
 from ringway.target.ownership import Claim, DeviceClaim, FileClaim, NoClaim, Ownership
 from ringway.units import format_size
 
 
-def serial_of(spec: BackstoreSpec, target: int, lun: int) -> str:
-    """:returns: the given serial number, else one of the image's real path, or of a memory disk's address."""
+def serial_of(spec: BackstoreSpec, target: int, lun: int, real_path: str | None = None) -> str:
+    """:returns: the given serial number, else one of the image's real path, or of a memory disk's address.
+
+    :param real_path: of the image, for who cannot look any more.
+    """
     if spec.serial is not None:
         return spec.serial
-    where = f"{spec}:{target}:{lun}" if spec.path is None else os.path.realpath(spec.path)
+    image = None if spec.path is None else real_path or os.path.realpath(spec.path)
+    where = f"{spec}:{target}:{lun}" if image is None else image
     return hashlib.sha256(os.fsencode(where)).hexdigest()[:16]
 
 
@@ -49,6 +53,7 @@ class Backstore:
         self.store = _make_store(spec, fd, medium)
         self._fd = fd
         self._medium = medium
+        self._real_path = None if spec.path is None else os.path.realpath(spec.path)
 
     @property
     def geometry(self) -> Geometry:
@@ -80,7 +85,7 @@ class Backstore:
 
         The same image under the same path keeps its serial number, whatever endpoint or host serves it.
         """
-        return serial_of(self.spec, target, lun)
+        return serial_of(self.spec, target, lun, self._real_path)
 
     def reload(self, *, size_bytes: int | None = None, fd: int | None = None) -> bool:
         """Look at the size again, and make a new ``store`` when it changed.
@@ -201,11 +206,11 @@ def _open_path(spec: BackstoreSpec, given: int | None, claim: bool) -> Backstore
     if spec.mapped is Mapped.ON and spec.direct:
         raise UsageError("direct and mapped=on contradict each other", hint="take one of them")
     with contextlib.ExitStack() as undo:
-        fd = _open_file(spec) if given is None else os.dup(given)
+        fd = open_file(spec) if given is None else os.dup(given)
         undo.callback(os.close, fd)
-        # again what `_open_file` asked of the path: another file may lie there by now
+        # again what `open_file` asked of the path: another file may lie there by now
         _check_type(spec.path, os.fstat(fd).st_mode)
-        _check_unused(spec, os.fstat(fd))
+        _check_unused(spec, fd)
         _check_access(spec, fd)
         _check_format(spec, fd)
         ownership = Ownership(_claim_for(spec, fd), spec.path)
@@ -217,13 +222,23 @@ def _open_path(spec: BackstoreSpec, given: int | None, claim: bool) -> Backstore
     return backstore
 
 
-def _open_file(spec: BackstoreSpec) -> int:
-    """Open by path, after a look at what is there: opening a FIFO would wait, a tape would rewind."""
+def open_file(spec: BackstoreSpec) -> int:
+    """Open a path's file, after a look at what is there: opening a FIFO would wait, a tape would rewind.
+
+    :returns: a file descriptor, of which :func:`open_backstore` asks the rest.
+    :raises RingwayError: as :func:`open_backstore`.
+    """
     assert spec.path is not None
+    if host.is_delegated():
+        raise PermissionDeniedError(
+            f"this target opens no files any more, and so not '{spec}'",
+            hint="send the open file along with the request, as ringway target add does",
+        )
     try:
         status = os.stat(spec.path)
         _check_type(spec.path, status.st_mode)
-        _check_unused(spec, status)
+        if stat.S_ISBLK(status.st_mode):  # one that is mounted may refuse to be opened
+            _refuse_used(spec, holders.device_user(status.st_rdev))
         flags = os.O_RDONLY if spec.readonly else os.O_RDWR
         return os.open(spec.path, flags | os.O_CLOEXEC | os.O_NONBLOCK)  # `examine` clears the last one
     except OSError as error:
@@ -260,13 +275,16 @@ def _check_format(spec: BackstoreSpec, fd: int) -> None:
             )
 
 
-def _check_unused(spec: BackstoreSpec, status: os.stat_result) -> None:
+def _check_unused(spec: BackstoreSpec, fd: int) -> None:
     """:raises BusyError: a mounted or held device, or an image that a loop device serves."""
-    is_device = stat.S_ISBLK(status.st_mode)
-    if spec.force or (spec.readonly and not is_device):
-        return
-    user = holders.device_user(status.st_rdev) if is_device else holders.file_user(status)
-    if user is not None:
+    if host.is_device(fd):
+        _refuse_used(spec, host.device_user(fd))
+    elif not spec.readonly:
+        _refuse_used(spec, host.file_user(fd))
+
+
+def _refuse_used(spec: BackstoreSpec, user: str | None) -> None:
+    if user is not None and not spec.force:
         raise BusyError(
             f"'{spec}' is {user}",
             holder=user,

@@ -17,9 +17,22 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 _PROC: Final = Path("/proc")
 
 
+_principal: int | None = None  # who this process looks for
+
+
+def stand_in_for(pid: int) -> None:
+    """Look as another process would, for which this one does so: it is the one that errors call itself."""
+    global _principal
+    _principal = pid
+
+
+def _self() -> int:
+    return os.getpid() if _principal is None else _principal
+
+
 def process_name(pid: int) -> str:
     """``"pid 4711 (qemu-system-x86)"``, or what to call this process itself."""
-    if pid == os.getpid():
+    if pid == _self():
         return "another disk of this target"
     comm = _read(_PROC / str(pid) / "comm").strip()
     return f"pid {pid} ({comm})" if comm else f"pid {pid}"
@@ -40,7 +53,7 @@ def lock_holder(fd: int) -> str | None:
 def opener(path_stat: os.stat_result) -> str | None:
     """Name a process other than this one that has a file or device open."""
     for entry, _ in _open_files():
-        if int(entry.parts[2]) != os.getpid() and _same_file(entry, path_stat):
+        if int(entry.parts[2]) != _self() and _same_file(entry, path_stat):
             return process_name(int(entry.parts[2]))
     return None
 
@@ -76,8 +89,8 @@ def _read(path: Path) -> str:
 
 def _open_files() -> Iterator[tuple[Path, Path]]:
     """All (fd link, fdinfo) of all processes, this one last: somebody else is the better answer."""
-    own = str(os.getpid())
-    pids = [name for name in _names(_PROC) if name.isdigit() and name != own]
+    own, looking = str(_self()), str(os.getpid())  # who only looks has what it was handed for that
+    pids = [name for name in _names(_PROC) if name.isdigit() and name not in (own, looking)]
     for pid in [*pids, own]:
         for number in _names(_PROC / pid / "fd"):
             yield _PROC / pid / "fd" / number, _PROC / pid / "fdinfo" / number

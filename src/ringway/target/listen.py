@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, PermissionDeniedError, UsageError
+from ringway.target import host
 from ringway.target.holders import process_name
 
 MAX_PATH_BYTES: Final = 107  #: sun_path without its terminating zero
@@ -29,19 +30,18 @@ class _PathSocket(socket.socket):
     """
 
     _path: str | None = None
-    _its: tuple[int, int] | None = None
+    _its: host.Identity | None = None
 
     def bind_path(self, path: str) -> None:
         """:raises OSError: as bind."""
         self.bind(path)
-        self._path, self._its = path, _identity(path)
+        self._path, self._its = path, host.made(path)
 
     def remove_path(self) -> None:
         """Remove the path unless another socket has taken its place. Idempotent."""
         path, self._path = self._path, None
-        if path is not None and self._its is not None and _identity(path) == self._its:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        if path is not None and self._its is not None:
+            host.remove(path, self._its)
 
     def close(self) -> None:
         """Remove the path, and close. Idempotent."""
@@ -189,11 +189,3 @@ def _not_writable(path: str) -> PermissionDeniedError:
         f"'{directory}' is not writable",
         hint="take a --socket in a directory of your own, or change its mode",
     )
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

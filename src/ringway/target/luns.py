@@ -96,22 +96,26 @@ class LunTable:
         :param claim: own it at once; without, :meth:`acquire_later` does.
         :raises ConflictError: the address is taken. :raises RingwayError: as ``open_backstore``.
         """
-        address = (spec.target, spec.lun)
         self.reap()
         with self._lock:
-            if address in self._luns:
-                raise ConflictError(
-                    f"LUN {_words(*address)} exists", hint="remove it first, or take another number"
-                )
-            self._listener.check_new_lun(*address)
-            self._serial_bytes(spec.backstore.serial or "")
+            self._check_new(spec)
             backstore = open_backstore(spec.backstore, claim=claim, fd=fd)
-            lun = Lun(*address, backstore, backstore.serial(*address))
             try:
-                self._serve(lun)
+                return self.add_open(spec, backstore)
             except BaseException:
                 backstore.close()
                 raise
+
+    def add_open(self, spec: LunSpec, backstore: Backstore) -> LunInfo:
+        """Serve an open backstore, which is the table's from then on; on failure it stays the caller's.
+
+        :raises ConflictError: the address is taken. :raises UsageError: the device cannot have such a LUN.
+        """
+        address = (spec.target, spec.lun)
+        with self._lock:
+            self._check_new(spec)
+            lun = Lun(*address, backstore, backstore.serial(*address))
+            self._serve(lun)
             self._luns[address] = lun
             return lun.info()
 
@@ -214,6 +218,15 @@ class LunTable:
                 lun.backstore.close()
             self._luns.clear()
             self._lingering.clear()
+
+    def _check_new(self, spec: LunSpec) -> None:
+        address = (spec.target, spec.lun)
+        if address in self._luns:
+            raise ConflictError(
+                f"LUN {_words(*address)} exists", hint="remove it first, or take another number"
+            )
+        self._listener.check_new_lun(*address)
+        self._serial_bytes(spec.backstore.serial or "")
 
     def _find(self, target: int, lun: int) -> Lun:
         try:

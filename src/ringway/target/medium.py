@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from ringway.errors import BackstoreError, UsageError
 from ringway.model import BLOCK_SIZES, BackstoreSpec, Mapped, StoreKind
-from ringway.target import kernel
+from ringway.target import host, kernel
 
 _MEMORY_FILE_SYSTEMS: Final = (kernel.TMPFS_MAGIC, kernel.RAMFS_MAGIC, kernel.HUGETLBFS_MAGIC)
 _PAGE: Final = 4096
@@ -83,7 +82,7 @@ def _examine_device(spec: BackstoreSpec, fd: int) -> Medium:
         sector=max(align.offset, kernel.logical_sector(fd)),
         physical=kernel.physical_sector(fd),
     )
-    granularity, most = discard_limits(os.fstat(fd).st_rdev)
+    granularity, most = host.discard_limits(fd)
     if granularity and not spec.readonly:
         geometry = with_discard(geometry, granularity, most)
     return Medium(StoreKind.BLOCK, geometry, align, direct=spec.direct)
@@ -119,24 +118,6 @@ def _access(spec: BackstoreSpec, fd: int, *, direct: bool) -> kernel.DirectAlign
     if align.offset == 0:
         raise BackstoreError(f"'{spec}' lies on a file system without direct I/O", hint=hint)
     return align
-
-
-def discard_limits(device: int) -> tuple[int, int]:
-    """Discard granularity and largest discard of a block device in bytes, (0, 0) when it takes none.
-
-    A partition's limits are its disk's. A device that can discard but not write zeroes counts as taking none:
-    a discarded block must read as zeroes, or one disk would read differently twice.
-    """
-    node = Path(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
-    queue = (node.parent if (node / "partition").exists() else node) / "queue"
-    try:
-        granularity, most, zeroes = (
-            int((queue / name).read_text())
-            for name in ("discard_granularity", "discard_max_bytes", "write_zeroes_max_bytes")
-        )
-    except (OSError, ValueError):
-        return 0, 0
-    return (granularity, most) if granularity and most and zeroes else (0, 0)
 
 
 def _geometry(spec: BackstoreSpec, size_bytes: int, *, sector: int, physical: int) -> Geometry:

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from ringway.errors import BackstoreError, BusyError
 from ringway.model import OwnershipState
-from ringway.target import holders, kernel
+from ringway.target import host, kernel
 
 _log: Final = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class FileClaim:
 
     def holder(self) -> str | None:
         """A process that has locks on it; asked while this claim has none."""
-        return holders.lock_holder(self._fd)
+        return host.lock_holder(self._fd)
 
     def drop(self) -> None:
         """Unlock all permission bytes."""
@@ -151,7 +151,7 @@ class DeviceClaim:
             return
         self._locks.take(name_holder=name_holder)
         try:
-            self._claim = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+            self._claim = host.open_exclusive(self._fd)
         except OSError as error:
             self._locks.drop()
             if error.errno != errno.EBUSY:
@@ -160,8 +160,7 @@ class DeviceClaim:
 
     def holder(self) -> str | None:
         """What is on it, or a process that has it open."""
-        status = os.fstat(self._fd)
-        return holders.device_user(status.st_rdev) or self._locks.holder() or holders.opener(status)
+        return host.device_user(self._fd) or self._locks.holder() or host.opener(self._fd)
 
     def drop(self) -> None:
         """Close the exclusive open; reads and writes through other opens are not this claim's business."""

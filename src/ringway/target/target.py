@@ -31,6 +31,7 @@ from ringway.model import (
     LunResizeRequest,
     LunSpec,
     QuitRequest,
+    SandboxMode,
     StatisticsRequest,
     TargetConfig,
     TargetCounters,
@@ -41,13 +42,14 @@ from ringway.model import (
     TraceStopRequest,
 )
 from ringway.scsi.identity import parse_wwpn
-from ringway.target import statistics
-from ringway.target.backstore import serial_of
-from ringway.target.blk_device import BlkDevice
+from ringway.target import host, statistics
+from ringway.target.backstore import Backstore, open_backstore, serial_of
+from ringway.target.blk_device import BlkDevice, serial_bytes
 from ringway.target.control import ControlServer
 from ringway.target.device import Face, TargetDevice
 from ringway.target.listen import Listener
 from ringway.target.luns import LunTable
+from ringway.target.sandbox import Sandbox
 from ringway.target.scsi_device import ScsiDevice
 from ringway.target.tracing import Tracing
 from ringway.vhost_user import Server
@@ -67,13 +69,20 @@ class Target:
     :param endpoint: where front ends come: a listener, or a socket that was handed in (listening or
         connected).
     :param control: where the control socket listens; ``None``: there is none.
+    :param sandbox: what this process gives up once all is open; ``None``: nothing, it is more than a target.
     :raises RingwayError: bad input; then nothing stays open (the two listeners are closed as well).
     """
 
     def __init__(
-        self, config: TargetConfig, endpoint: Listener | socket.socket, control: Listener | None = None
+        self,
+        config: TargetConfig,
+        endpoint: Listener | socket.socket,
+        control: Listener | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         self.config = config
+        self.sandbox = sandbox or Sandbox(SandboxMode.OFF)
+        self._unserved: list[Backstore] = []
         self._started_s = time.monotonic()
         self._slow_stopped = threading.Event()
         self._slow = threading.Thread(target=self._run_slow_path, name="slow-path", daemon=True)
@@ -93,6 +102,10 @@ class Target:
         for listener in (endpoint, control):
             if listener is not None:
                 undo.callback(listener.close)
+        undo.callback(self._close_unserved)
+        self._wwpn = wwpn_of(config) if config.device is DeviceKind.SCSI else None
+        self._open_disks()
+        self.sandbox.confine()
         self._core = make_core(config)
         if (reason := self._core.engine_reason) is not None:
             _log.warning("io_uring cannot be used, epoll does its work with less speed: %s", reason)
@@ -101,7 +114,8 @@ class Target:
         undo.callback(self._close_luns)
         undo.callback(self._core.close)
         for spec in config.luns:
-            self._take_over(spec)
+            self._luns.add_open(spec, self._unserved[0])
+            del self._unserved[0]
         self._device = TargetDevice(
             self._core,
             config.device,
@@ -111,7 +125,9 @@ class Target:
             ring_failed=self._ring_failed,
         )
         self._socket_path = endpoint.path if isinstance(endpoint, Listener) else None
-        self._server = Server(endpoint.socket if isinstance(endpoint, Listener) else endpoint, self._device)
+        listening = endpoint.socket if isinstance(endpoint, Listener) else endpoint
+        self._server = Server(listening, self._device, host.command_name)
+        self.sandbox.seal()
         self._slow.start()
         undo.callback(self._stop_slow_path)
         self._server.start()
@@ -174,7 +190,7 @@ class Target:
             poll=self.config.poll,
             queues=self.config.queues,
             workers=self.config.workers,
-            wwpn=wwpn_of(self.config) if self.config.device is DeviceKind.SCSI else None,
+            wwpn=self._wwpn,
             connected=self._server.peer is not None,
             luns=tuple(lun.info() for lun in self._luns),
         )
@@ -215,21 +231,20 @@ class Target:
 
     # Inside
 
-    def _take_over(self, spec: LunSpec) -> None:
-        """Serve a disk that a predecessor may have died with.
+    def _take_over(self, spec: LunSpec) -> Backstore:
+        """Open a disk that a predecessor may have died with.
 
         What it had in flight in the kernel goes on without it, and keeps the disk's locks until it has ended.
         Only then may anything be run again: a late write would undo a newer one, and a late read would change
         memory that the guest uses for something else.
 
         :raises BusyError: somebody has it, or such a request does not end. :raises RingwayError: as
-            ``LunTable.add``.
+            ``open_backstore``.
         """
         deadline, told = time.monotonic() + LATE_IO_S, False
         while True:
             try:
-                self._luns.add(spec, claim=not self.config.incoming)
-                return
+                return open_backstore(spec.backstore, claim=not self.config.incoming)
             except BusyError as error:
                 if error.holder is not None or time.monotonic() > deadline:
                     raise
@@ -239,11 +254,11 @@ class Target:
             time.sleep(_RETRY_S)
 
     def _make_face(self) -> Face:
-        if self.config.device is DeviceKind.BLK:
+        if self._wwpn is None:
             return BlkDevice(self._core, self.config.queues, broken=self._ring_failed)
         return ScsiDevice(
             self._core,
-            wwpn_of(self.config),
+            self._wwpn,
             incoming=self.config.incoming,
             broken=self._ring_failed,
             failed=self._slow_path_failed,
@@ -318,6 +333,18 @@ class Target:
             wait(timeout_s=max(deadline - time.monotonic(), 0.0))
             for wait in (self._face.settled, self._core.drain)
         )
+
+    def _open_disks(self) -> None:
+        """With all rights of who started this: what is wrong with the input is found out here."""
+        for spec in self.config.luns:
+            if self.config.device is DeviceKind.BLK:
+                serial_bytes(spec.backstore.serial or "")
+            self._unserved.append(self._take_over(spec))
+
+    def _close_unserved(self) -> None:
+        """Those that were opened before the target failed to be made."""
+        for backstore in self._unserved:
+            backstore.close()
 
     def _close_luns(self) -> None:
         """Claims are kept for this process's life if a request may still write."""

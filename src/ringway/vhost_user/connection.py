@@ -10,7 +10,7 @@ import array
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -90,15 +90,19 @@ class Peer:
         return f"pid {self.pid} ({self.name})"
 
 
-def peer_of(endpoint: socket.socket) -> Peer:
-    """Ask the kernel (SO_PEERCRED) who connected. The name is ``?`` when /proc does not tell."""
+def command_name(pid: int) -> str:
+    """A process's name; ``?`` when /proc does not tell."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return "?"
+
+
+def peer_of(endpoint: socket.socket, name_of: Callable[[int], str] = command_name) -> Peer:
+    """Ask the kernel (SO_PEERCRED) who connected, and ``name_of`` what it is called."""
     raw = endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
-    try:
-        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-    except OSError:
-        name = "?"
-    return Peer(pid, uid, name)
+    return Peer(pid, uid, name_of(pid))
 
 
 class Connection:
@@ -117,9 +121,9 @@ class Connection:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    @property
-    def peer(self) -> Peer:
-        return peer_of(self._socket)
+    def peer(self, name_of: Callable[[int], str] = command_name) -> Peer:
+        """Who is at the other end, as :func:`peer_of`."""
+        return peer_of(self._socket, name_of)
 
     @property
     def pending(self) -> bool:

@@ -8,11 +8,12 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from ringway.errors import ProtocolError
-from ringway.vhost_user.connection import Connection, Peer, peer_of
+from ringway.vhost_user.connection import Connection, Peer, command_name, peer_of
 from ringway.vhost_user.device import Device
 from ringway.vhost_user.session import Session
 from ringway.vhost_user.throttle import Throttle
@@ -46,13 +47,17 @@ class Server:
     :param endpoint: a listening unix socket, or a connected one (``--fd``): then the server ends with its
         front end. It belongs to the server from now on.
     :param device: what front ends come for; it outlives them, so one that comes back finds all as it was.
+    :param name_of: what a process is called, for the log.
 
     A front end that comes while another is served is turned away, unless that never said a word. Whatever one
     does, the next is served; how often it does it, the log stays short.
     """
 
-    def __init__(self, endpoint: socket.socket, device: Device) -> None:
+    def __init__(
+        self, endpoint: socket.socket, device: Device, name_of: Callable[[int], str] = command_name
+    ) -> None:
         self._endpoint = endpoint
+        self._name_of = name_of
         self._device = device
         self._listening = bool(endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -153,14 +158,14 @@ class Server:
         if self._served is None:
             self._begin(endpoint)
             return
-        served, turned_away = self._served.peer, peer_of(endpoint)
+        served, turned_away = self._served.peer, peer_of(endpoint, self._name_of)
         self._throttle.log(logging.WARNING, "turned away %s: %s is being served", turned_away, served)
         endpoint.close()
 
     def _begin(self, endpoint: socket.socket) -> None:
         connection = Connection(endpoint)
         session = Session(connection, self._device, self._complaints)
-        self._served = _Served(connection.peer, connection, session, time.monotonic())
+        self._served = _Served(connection.peer(self._name_of), connection, session, time.monotonic())
         self._selector.register(connection, selectors.EVENT_READ)
         self._throttle.log(logging.INFO, "%s came", self._served.peer)
 

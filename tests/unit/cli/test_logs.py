@@ -35,6 +35,7 @@ def test_a_stuck_reader_holds_up_nobody_and_learns_what_it_missed(monkeypatch: p
     """Who logged waited for a full pipe, and all that it held with it: the session, the slow path."""
     reader = Reader()
     handler = QueuedHandler(reader.take)
+    handler.start()
     say(handler, "0")
     reader.busy.wait()
     for number in range(1, MAX_WAITING + 3):
@@ -60,6 +61,7 @@ def test_a_line_that_cannot_be_written_is_not_the_last(monkeypatch: pytest.Monke
         written.append(line)
 
     handler = QueuedHandler(write)
+    handler.start()
     for line in ("bad", "good"):
         say(handler, line)
     handler.flush()

@@ -172,7 +172,7 @@ def test_a_message_without_the_fd_that_it_needs(pair: Pair) -> None:
 def test_the_peer_is_named(pair: Pair) -> None:
     peer = peer_of(pair[0])
     assert peer.pid == os.getpid()
-    assert str(peer.pid) in str(pair[1].peer)
+    assert str(peer.pid) in str(pair[1].peer())
 
 
 def test_an_fd_has_one_owner() -> None:

@@ -1,0 +1,153 @@
+"""The steps of giving up privileges, in their order, and what of them this host cannot have."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ringway.errors import ConflictError, PermissionDeniedError, UsageError
+from ringway.model import SandboxMode
+from ringway.target import host
+from ringway.target.sandbox import landlock, privileges, syscalls
+from ringway.target.sandbox.privileges import User
+from ringway.target.sandbox.steward import Steward
+
+#: What Python and its libraries import when they first need it.
+_LATE_MODULES: Final = ("encodings.idna", "encodings.latin_1", "linecache", "tokenize", "traceback")
+
+
+class Sandbox:
+    """What a process may no longer do. Of one process there is one.
+
+    A context manager: its end lets the steward go, and gives nothing back.
+
+    :param mode: ``ON`` fails where ``AUTO`` goes on without what the host does not offer.
+    :param user: name or number of the user to be; ``None``: one of its own when started as root.
+    :raises NotFoundError: no such user. :raises PermissionDeniedError: this process may not be that user.
+    :raises UsageError: a user, and no sandbox.
+    """
+
+    def __init__(self, mode: SandboxMode, user: str | None = None) -> None:
+        if mode is SandboxMode.OFF and user is not None:
+            raise UsageError("--user is a part of the sandbox, which is off", hint="leave out one of them")
+        self.mode = mode
+        self._user = _wanted_user(user)
+        self._is_named = user is not None
+        self._missing: list[str] = []
+        self._steward: Steward | None = None
+        self._filter: syscalls.Filter | None = None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What is not given up because the host does not offer it, in words."""
+        return tuple(self._missing)
+
+    def confine(self) -> None:
+        """Give up the user, capabilities and files. What is open stays open; nothing else can be opened.
+
+        The process has one thread. On failure some is given up already: end the process.
+
+        :raises ConflictError: a part cannot be had (mode ``ON``).
+        :raises PermissionDeniedError: the user that was named cannot be had.
+        """
+        if self.mode is SandboxMode.OFF:
+            return
+        if len(os.listdir("/proc/self/task")) != 1:
+            raise RuntimeError("a process is confined before it has threads")
+        warm_up()
+        self._try("seccomp", self._make_filter)
+        self._steward = Steward.start()
+        host.delegate_to(self._steward)
+        if os.geteuid() == 0:
+            self._try("an empty bounding set of capabilities", privileges.empty_bounding_set)
+        if (user := self._user) is not None:
+            self._try("a user of its own", lambda: self._become(user))
+        self._try("no capabilities", privileges.drop_capabilities)
+        self._try("no_new_privs", privileges.forbid_new_privileges)
+        self._try("Landlock", self._restrict_files)
+        self._check()
+
+    def seal(self) -> None:
+        """Give up system calls, for all threads. Nothing is set up after this.
+
+        :raises ConflictError: the kernel has no seccomp (mode ``ON``).
+        """
+        if self._filter is not None:
+            self._try("seccomp", self._filter.load)
+            self._check()
+
+    def close(self) -> None:
+        """Let the steward go. Idempotent."""
+        steward, self._steward = self._steward, None
+        if steward is not None:
+            host.delegate_to(None)
+            steward.close()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _make_filter(self) -> None:
+        self._filter = syscalls.Filter()
+
+    def _become(self, user: User) -> None:
+        try:
+            privileges.become(user)
+        except OSError as error:
+            if not self._is_named:
+                raise
+            raise PermissionDeniedError(
+                f"this process cannot become user {user.uid}: {error.strerror}",
+                hint="name a user of this namespace, or leave out --user",
+            ) from error
+
+    def _restrict_files(self) -> None:
+        version = landlock.abi()
+        lacking = landlock.missing(version)
+        if version > 0:
+            landlock.restrict_self(version)
+        if lacking is not None:
+            self._missing.append(lacking)
+
+    def _try(self, what: str, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except OSError as error:
+            self._missing.append(f"{what} ({error.strerror or error})")
+
+    def _check(self) -> None:
+        if self.mode is SandboxMode.ON and self._missing:
+            raise ConflictError(
+                f"the sandbox cannot be had whole: {', '.join(self._missing)}",
+                hint="ringway doctor says what this host offers; --sandbox auto goes on without the rest",
+            )
+
+
+def _wanted_user(name: str | None) -> User | None:
+    """Who to become; ``None``: nobody else."""
+    if name is None:
+        return privileges.own_user() if os.geteuid() == 0 else None
+    user = privileges.find_user(name)
+    if user.uid == os.geteuid():
+        return None
+    if os.geteuid() != 0:
+        raise PermissionDeniedError(f"only root can serve as user '{name}'", hint="leave out --user")
+    return user
+
+
+def warm_up() -> None:
+    """Read now what would be read later: modules, the time zone, the configuration of libcrypto."""
+    for name in _LATE_MODULES:
+        importlib.import_module(name)
+    if Path("/etc/localtime").exists():
+        os.environ.setdefault("TZ", ":/etc/localtime")  # unset, its file would be looked at again and again
+    time.tzset()
+    time.localtime()
+    hashlib.sha256(b"").hexdigest()

@@ -1,0 +1,92 @@
+"""Users, capabilities, ``no_new_privs``: what a process may by who it is.
+
+All of it is a thread's own, so it is given up while there is one thread only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from ringway.errors import NotFoundError
+
+#: Where a target's own user id comes from when none is named: no distribution gives out ids from here.
+FIRST_OWN_ID: Final = 0x7000_0000
+
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_SET_NAME = 24, 38, 47, 15
+_PR_CAPBSET_READ: Final = 23
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+_CAPABILITY_VERSION_3: Final = 0x20080522
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who a process is to be."""
+
+    uid: int
+    gid: int
+
+
+def find_user(name: str) -> User:
+    """:param name: of a user, or a number, which is a group's number as well if no user has it.
+
+    :raises NotFoundError: there is no such user.
+    """
+    try:
+        found = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        if name.isdecimal() and 0 < int(name) < 2**31:
+            return User(int(name), int(name))
+        raise NotFoundError(
+            f"there is no user '{name}'", hint="name one, or give a number that nobody has"
+        ) from None
+    return User(found.pw_uid, found.pw_gid)
+
+
+def own_user() -> User:
+    """A user that no other process is: its number follows from the process's."""
+    return User(FIRST_OWN_ID + os.getpid(), FIRST_OWN_ID + os.getpid())
+
+
+def become(user: User) -> None:
+    """Be another user, in no further group. :raises OSError: not permitted, or unknown to this namespace."""
+    os.setgroups([])
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
+
+
+def empty_bounding_set() -> None:
+    """No program that is started may ever have a capability. :raises OSError: not permitted (CAP_SETPCAP)."""
+    number = 0
+    while _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
+        _check(_libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0))
+        number += 1
+
+
+def drop_capabilities() -> None:
+    """Have none: effective, permitted, inheritable or ambient. :raises OSError: the kernel refuses."""
+    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, bytes(24)))
+
+
+def forbid_new_privileges() -> None:
+    """No program that is started gains anything by its file's mode. :raises OSError: the kernel refuses."""
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def name_process(name: str) -> None:
+    """What ``ps`` shows; the first fifteen characters count."""
+    _check(_libc.prctl(_PR_SET_NAME, os.fsencode(name)[:15], 0, 0, 0))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))

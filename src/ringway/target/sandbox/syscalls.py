@@ -1,0 +1,149 @@
+"""seccomp: the system calls that a target makes while it serves, and no others.
+
+A call that is not in the tables fails with EPERM: an honest path that nobody thought of is then an error of
+one request, and no guest loses its disk over it. What no honest path ever does, and a stolen one begins with,
+kills the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import termios
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Final, NamedTuple
+
+_PROT_EXEC: Final = 4
+_AT_EMPTY_PATH: Final = 0x1000
+_CLONE_THREAD: Final = 0x10000
+_CLONE_NEW: Final = 0x7E020080  # all namespaces
+_PR_SET_NAME: Final = 15
+_FIONBIO, _FIOCLEX, _FIONCLEX = 0x5421, 0x5451, 0x5450
+_BLOCK_DEVICE: Final = (0x125E, 0x1268, 0x127B, 0x80081272)  # BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64
+
+#: Whatever their arguments are.
+ALLOWED: Final = (
+    # I/O on what is open
+    *("read", "readv", "pread64", "preadv", "preadv2", "write", "writev", "pwrite64", "pwritev", "pwritev2"),
+    *("fsync", "fdatasync", "fallocate", "ftruncate", "fadvise64", "lseek", "fstat", "fstatfs", "close"),
+    *("io_uring_enter", "io_uring_register"),  # rings are there, and restricted; none can be added
+    # front ends and control clients
+    *("accept4", "recvmsg", "recvfrom", "sendmsg", "sendto", "shutdown", "getsockopt", "setsockopt"),
+    *("getsockname", "getpeername", "memfd_create", "pipe2"),
+    *("readlink", "readlinkat"),  # of /proc/self/fd: what a front end calls an eventfd has to be one
+    # waiting
+    *("poll", "ppoll", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2", "futex"),
+    *("nanosleep", "clock_nanosleep", "sched_yield", "restart_syscall", "wait4"),
+    # memory, threads, signals to oneself
+    *("munmap", "mremap", "madvise", "brk", "set_robust_list", "rseq", "exit", "exit_group", "membarrier"),
+    *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack"),
+    # clocks, numbers
+    *("clock_gettime", "clock_getres", "gettimeofday", "getrandom", "getrusage", "getcpu"),
+    *(
+        "getpid",
+        "getppid",
+        "gettid",
+        "getuid",
+        "geteuid",
+        "getgid",
+        "getegid",
+        "getcwd",
+        "sched_getaffinity",
+        "sched_setaffinity",
+    ),
+)
+
+#: What a stolen process does first, and an honest target never.
+DEADLY: Final = (
+    *("execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev", "fork", "vfork"),
+    *(
+        "mount",
+        "umount2",
+        "pivot_root",
+        "chroot",
+        "move_mount",
+        "open_tree",
+        "fsopen",
+        "fsmount",
+        "mount_setattr",
+    ),
+    *("setns", "unshare", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "open_by_handle_at"),
+    *("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "swapon"),
+    *("keyctl", "add_key", "request_key", "iopl", "ioperm"),
+)
+
+
+class Test(NamedTuple):
+    """A call is allowed if argument ``argument``, masked, is ``value``."""
+
+    argument: int
+    value: int
+    mask: int = 0xFFFF_FFFF
+
+
+def _tested() -> Iterator[tuple[str, Test]]:
+    """Calls that are allowed with some arguments only."""
+    pid = os.getpid()
+    yield from (("kill", Test(0, pid)), ("tgkill", Test(0, pid)))
+    yield from ((name, Test(2, 0, _PROT_EXEC)) for name in ("mmap", "mprotect"))
+    yield "clone", Test(0, _CLONE_THREAD, _CLONE_THREAD | _CLONE_NEW)
+    yield "newfstatat", Test(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
+    yield "statx", Test(2, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
+    yield "prctl", Test(0, _PR_SET_NAME)
+    yield "prlimit64", Test(2, 0, 0xFFFF_FFFF_FFFF_FFFF)  # asking, not setting
+    terminal = (termios.TCGETS, termios.TIOCGWINSZ)
+    yield from (("ioctl", Test(1, request)) for request in (_FIONBIO, _FIOCLEX, _FIONCLEX, *terminal))
+    yield from (("ioctl", Test(1, request)) for request in _BLOCK_DEVICE)
+    commands = [fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL]
+    commands += [fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS, fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK]
+    yield from (("fcntl", Test(1, command)) for command in commands)
+
+
+def library() -> ModuleType:
+    """libseccomp's binding. Finding the library starts programs: not for a confined process.
+
+    :raises OSError: the library is not installed.
+    """
+    try:
+        import pyseccomp
+    except (ImportError, RuntimeError) as error:
+        raise OSError(errno.ENOENT, "libseccomp is not installed") from error
+    module: ModuleType = pyseccomp
+    return module
+
+
+class Filter:
+    """The filter of this process. Loading it needs ``no_new_privs``.
+
+    :raises OSError: libseccomp is not there, or knows no filters for this machine.
+    """
+
+    def __init__(self) -> None:
+        self._lib = library()
+        filter_ = self._filter = self._lib.SyscallFilter(self._lib.ERRNO(errno.EPERM))
+        attributes = self._lib.Attr
+        filter_.set_attr(attributes.ACT_BADARCH, self._lib.KILL_PROCESS)
+        filter_.set_attr(attributes.CTL_TSYNC, 1)
+        filter_.set_attr(attributes.CTL_SSB, 1)  # no others' code runs here: older kernels keep their speed
+        for name in ALLOWED:
+            self._add(self._lib.ALLOW, name)
+        for name, test in _tested():
+            self._add(self._lib.ALLOW, name, self._comparison(test))
+        for name in DEADLY:
+            self._add(self._lib.KILL_PROCESS, name)
+        # its flags lie in memory, where no filter sees them: the C library takes clone then
+        self._add(self._lib.ERRNO(errno.ENOSYS), "clone3")
+
+    def load(self) -> None:
+        """Filter all threads of this process, for good. :raises OSError: the kernel refuses."""
+        self._filter.load()
+
+    def _add(self, action: int, name: str, *comparisons: object) -> None:
+        number = self._lib.resolve_syscall(self._lib.Arch.NATIVE, name)
+        if number >= 0:  # else the library is older than this call, or it is another machine's
+            self._filter.add_rule(action, number, *comparisons)
+
+    def _comparison(self, test: Test) -> object:
+        return self._lib.Arg(test.argument, self._lib.MASKED_EQ, test.mask, test.value)
