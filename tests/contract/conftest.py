@@ -15,6 +15,7 @@ from ringway import _core
 from ringway.model import DeviceKind, Engine, LunSpec, TargetConfig
 from ringway.target.listen import listen
 from ringway.target.target import Target
+from ringway.testing.forked import ForkedTarget, TargetForker
 
 from .bare import BareTarget
 from .disks import Disk, MakeDisk, make_disk
@@ -67,7 +68,39 @@ def _checked_disk(store: str, *, folders: list[Path], **more: object) -> Disk:
 
 
 class Serve:
-    """Starts targets in this process: ``serve("blk", disk, queues=2)``; closed at the test's end."""
+    """Starts confined targets: ``serve("blk", disk, queues=2)``; closed at the test's end."""
+
+    def __init__(
+        self, folder: Path, engine: Engine, stack: contextlib.ExitStack, forker: TargetForker
+    ) -> None:
+        self._folder = folder
+        self._engine = engine
+        self._stack = stack
+        self._forker = forker
+        self.targets: list[ForkedTarget] = []
+
+    def __call__(self, device: str, *disks: Disk, **config: object) -> str:
+        """Serve disks as LUNs 0, 1, … :returns: the socket's path."""
+        path = str(self._folder / f"{device}-{len(self.targets)}.sock")
+        target = self._forker.serve(config_of(device, disks, self._engine, config), path)
+        self._stack.callback(target.close)
+        self.targets.append(target)
+        return path
+
+    def bare(self, device: str, *disks: Disk, **config: object) -> BareTarget:
+        """As a call, but without a slow path: the test is that."""
+        whole = config_of(device, disks, self._engine, config)
+        bare = BareTarget(str(self._folder / f"{device}.sock"), whole)
+        return self._stack.enter_context(bare)
+
+    @property
+    def target(self) -> ForkedTarget:
+        """The last one that was started."""
+        return self.targets[-1]
+
+
+class ServeHere:
+    """As :class:`Serve`, in this process: for tests that look inside. Nothing is confined."""
 
     def __init__(self, folder: Path, engine: Engine, stack: contextlib.ExitStack) -> None:
         self._folder = folder
@@ -78,20 +111,11 @@ class Serve:
     def __call__(self, device: str, *disks: Disk, **config: object) -> str:
         """Serve disks as LUNs 0, 1, … :returns: the socket's path."""
         path = str(self._folder / f"{device}-{len(self.targets)}.sock")
-        whole = self._config(device, disks, config)
+        whole = config_of(device, disks, self._engine, config)
         target = Target(whole, listen(path), listen(f"{path}.ctl", mode=0o600))
         self._stack.callback(target.close)
         self.targets.append(target)
         return path
-
-    def bare(self, device: str, *disks: Disk, **config: object) -> BareTarget:
-        """As a call, but without a slow path: the test is that."""
-        bare = BareTarget(str(self._folder / f"{device}.sock"), self._config(device, disks, config))
-        return self._stack.enter_context(bare)
-
-    def _config(self, device: str, disks: tuple[Disk, ...], more: dict[str, object]) -> TargetConfig:
-        luns = tuple(LunSpec(0, number, disk.spec) for number, disk in enumerate(disks))
-        return TargetConfig(DeviceKind(device), luns, engine=self._engine, **more)  # type: ignore[arg-type]
 
     @property
     def target(self) -> Target:
@@ -99,11 +123,31 @@ class Serve:
         return self.targets[-1]
 
 
+def config_of(device: str, disks: tuple[Disk, ...], engine: Engine, more: dict[str, object]) -> TargetConfig:
+    """The disks as LUNs 0, 1, …"""
+    luns = tuple(LunSpec(0, number, disk.spec) for number, disk in enumerate(disks))
+    return TargetConfig(DeviceKind(device), luns, engine=engine, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def forker() -> Iterator[TargetForker]:
+    """Where targets come from."""
+    with TargetForker() as forker:
+        yield forker
+
+
 @pytest.fixture
-def serve(run_dir: Path, engine: Engine) -> Iterator[Serve]:
+def serve(run_dir: Path, engine: Engine, forker: TargetForker) -> Iterator[Serve]:
+    """Serve disks as ``ringway serve`` does, by each engine."""
+    with contextlib.ExitStack() as stack:
+        yield Serve(run_dir, engine, stack, forker)
+
+
+@pytest.fixture
+def serve_here(run_dir: Path, engine: Engine) -> Iterator[ServeHere]:
     """Serve disks in this process, by each engine."""
     with contextlib.ExitStack() as stack:
-        yield Serve(run_dir, engine, stack)
+        yield ServeHere(run_dir, engine, stack)
 
 
 @pytest.fixture(scope="session")

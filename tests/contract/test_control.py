@@ -12,7 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from ringway.errors import BackstoreError, BusyError, ConflictError, ControlError, NotFoundError, UsageError
+from ringway.errors import (
+    BackstoreError,
+    BusyError,
+    ConflictError,
+    ControlError,
+    NotFoundError,
+    PermissionDeniedError,
+    UsageError,
+)
 from ringway.model import (
     BackstoreSpec,
     Done,
@@ -222,9 +230,10 @@ def test_a_lun_that_is_removed_under_its_own_load_ends_that_load_alone(
     with (
         served(run_dir, engine, "--lun", "0=ram:1M", "--queues", "2") as target,
         opened(target.socket, request_queues=2) as front,
+        disk.path.open("r+b") as file,
     ):
         for _ in range(3):
-            ask(target, LunAddRequest(spec), LunInfo)
+            ask(target, LunAddRequest(spec), LunInfo, fd=file.fileno())
             ready(front, 0, 1)
             sent = [
                 front.send_command(cdb.write(128 * n, 128), lun=1, data_out=b"w" * 65536, queue=n % 2)
@@ -311,19 +320,22 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_touched(
     with (
         served(run_dir, engine, "--lun", f"0={disk.argument}") as target,
         opened(target.socket) as front,
+        disk.path.open("r+b") as file,
+        open(os.devnull, "r+b", buffering=0) as null,
     ):
         before = target.info()
-        for request, error in (
-            (LunAddRequest(ram(0, 0)), ConflictError),
-            (LunAddRequest(LunSpec(0, 1, disk.spec)), BusyError),
-            (LunAddRequest(LunSpec(0, 1, BackstoreSpec(SpecKind.PATH, path="/nowhere"))), NotFoundError),
-            (LunAddRequest(LunSpec(0, 1, BackstoreSpec(SpecKind.PATH, path="/tmp"))), BackstoreError),
-            (LunRemoveRequest(0, 9), NotFoundError),
-            (LunResizeRequest(0, 9), NotFoundError),
-            (LunResizeRequest(0, 0, MIB), UsageError),
+        for request, fd, error in (
+            (LunAddRequest(ram(0, 0)), None, ConflictError),
+            (LunAddRequest(LunSpec(0, 1, disk.spec)), file.fileno(), BusyError),
+            (LunAddRequest(LunSpec(0, 1, disk.spec)), None, PermissionDeniedError),
+            (LunAddRequest(LunSpec(0, 1, disk.spec)), null.fileno(), BackstoreError),
+            (LunRemoveRequest(0, 9), None, NotFoundError),
+            (LunResizeRequest(0, 9), None, NotFoundError),
+            (LunResizeRequest(0, 0, MIB), None, UsageError),
+            (LunResizeRequest(0, 0), null.fileno(), ConflictError),
         ):
             with pytest.raises(error):
-                ask(target, request)
+                ask(target, request, fd=fd)
         after = target.info()
         assert after == before
         assert front.command(cdb.read(0, 1), data_in=512).status == cdb.GOOD

@@ -24,7 +24,7 @@ from ringway.target.target import Target
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
 
 from . import cdb
-from .conftest import Serve
+from .conftest import ServeHere as Serve
 from .disks import MIB, SIZE, Disk, MakeDisk
 from .loads import wait_until
 
@@ -83,6 +83,12 @@ def slow_down(served: Target) -> SlowMedium:
     medium = SlowMedium(unit.medium)
     unit.replace_medium(medium)
     return medium
+
+
+@pytest.fixture
+def serve(serve_here: Serve) -> Serve:
+    """These tests look inside."""
+    return serve_here
 
 
 def ready(path: str) -> ScsiFrontEnd:

@@ -71,7 +71,7 @@ def test_a_log_that_nobody_reads_does_not_stop_the_target(run_dir: Path, full_pi
 
 def test_a_control_socket_outlives_a_lack_of_descriptors(run_dir: Path) -> None:
     """One accept that failed ended the thread: the socket answered nobody any more."""
-    with ServedTarget(run_dir, "null:1G") as target:
+    with ServedTarget(run_dir, "null:1G", "--user", str(os.geteuid())) as target:  # its limits are set here
         limits = resource.prlimit(target.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(target.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
         with target.control() as client:
