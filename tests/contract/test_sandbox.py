@@ -24,6 +24,7 @@ from . import cdb
 
 MIB = 1 << 20
 NOTHING = "0" * 16
+LOOKING = 1 << 1 | 1 << 2 | 1 << 19  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
 WITHOUT_LIBRARY = "import sys; sys.modules['pyseccomp'] = None; from ringway.cli.main import main; main()"
 
 pytestmark = pytest.mark.skipif(landlock.abi() < 6, reason="this kernel's Landlock is older than ABI 6")
@@ -174,10 +175,13 @@ def test_its_sockets_go_with_it_and_nothing_else(target: ServedTarget, run_dir: 
     assert os.listdir(run_dir) == ["disk.img"]
 
 
-def test_its_steward_ends_with_it_however_it_ends(target: ServedTarget) -> None:
+def test_its_steward_keeps_little_and_ends_with_it_however_it_ends(target: ServedTarget) -> None:
     (steward,) = Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().split()
     assert Path(f"/proc/{steward}/comm").read_text() == "ringway-steward\n"
     assert [os.readlink(link) for link in Path(f"/proc/{steward}/fd").iterdir()].count("/dev/null") == 3
+    status = dict(re.findall(r"^(\w+):\t(.*)$", Path(f"/proc/{steward}/status").read_text(), re.MULTILINE))
+    assert int(status["CapEff"], 16) & ~LOOKING == int(status["CapPrm"], 16) & ~LOOKING == 0
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     pipe = os.pidfd_open(int(steward))
     target.kill()
     os.set_blocking(pipe, False)

@@ -95,7 +95,7 @@ class Sandbox:
         self.close()
 
     def _make_filter(self) -> None:
-        self._filter = syscalls.Filter()
+        self._filter = syscalls.for_target()
 
     def _become(self, user: User) -> None:
         try:

@@ -22,6 +22,10 @@ _PR_CAPBSET_READ: Final = 23
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION_3: Final = 0x20080522
 
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE = 1, 2, 19
+#: Effective, permitted and inheritable: the first 32, then the rest.
+_CAPABILITY_SETS: Final = struct.Struct("=6I")
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -72,8 +76,20 @@ def empty_bounding_set() -> None:
 def drop_capabilities() -> None:
     """Have none: effective, permitted, inheritable or ambient. :raises OSError: the kernel refuses."""
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
-    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    _check(_libc.capset(header, bytes(24)))
+    _check(_libc.capset(_capability_header(), bytes(_CAPABILITY_SETS.size)))
+
+
+def keep_capabilities(*numbers: int) -> None:
+    """Have no others than these, and of these no more than now. :raises OSError: the kernel refuses."""
+    sets = ctypes.create_string_buffer(_CAPABILITY_SETS.size)
+    _check(_libc.capget(_capability_header(), sets))
+    _, permitted, _, _, _, _ = _CAPABILITY_SETS.unpack(sets.raw)
+    kept = permitted & sum(1 << number for number in numbers)
+    _check(_libc.capset(_capability_header(), _CAPABILITY_SETS.pack(kept, kept, 0, 0, 0, 0)))
+
+
+def _capability_header() -> bytes:
+    return struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
 
 
 def forbid_new_privileges() -> None:

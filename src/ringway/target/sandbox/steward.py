@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 from ringway.target import holders, host
 from ringway.target.host import Question
-from ringway.target.sandbox import privileges
+from ringway.target.sandbox import privileges, syscalls
 
 NAME: Final = "ringway-steward"
 _MAX_MESSAGE: Final = 8192
@@ -110,13 +110,26 @@ def _be_steward(channel: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         _keep_only(channel)
         privileges.name_process(NAME)
-        privileges.forbid_new_privileges()
         holders.stand_in_for(os.getppid())
+        _confine()
         with socket.socket(fileno=_STANDARD_FDS) as own:
             own.send(_READY)
             _serve(own)
     finally:
         os._exit(0)
+
+
+def _confine() -> None:
+    """Keep what it takes to look at other processes' files, to open a device and to remove a socket."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):
+            privileges.empty_bounding_set()
+        privileges.keep_capabilities(
+            privileges.CAP_DAC_OVERRIDE, privileges.CAP_DAC_READ_SEARCH, privileges.CAP_SYS_PTRACE
+        )
+    privileges.forbid_new_privileges()
+    with contextlib.suppress(OSError):  # its target says that there is no seccomp
+        syscalls.for_steward().load()
 
 
 def _keep_only(channel: int) -> None:

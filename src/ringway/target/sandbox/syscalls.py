@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Final, NamedTuple
 
@@ -83,6 +83,22 @@ class Test(NamedTuple):
     mask: int = 0xFFFF_FFFF
 
 
+#: What a steward does besides: looking around in /proc and /sys, removing a socket.
+_LOOKING: Final = ("newfstatat", "stat", "lstat", "statx", "getdents64", "unlink", "unlinkat")
+
+
+def for_target() -> Filter:
+    """What a target may do. :raises OSError: as :class:`Filter`."""
+    return Filter(ALLOWED, list(_tested()))
+
+
+def for_steward() -> Filter:
+    """What a steward may do: as a target, and read files. :raises OSError: as :class:`Filter`."""
+    reading = Test(2, os.O_RDONLY, os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
+    tested = [(name, test) for name, test in _tested() if name not in _LOOKING]
+    return Filter((*ALLOWED, *_LOOKING), [*tested, ("openat", reading)])
+
+
 def _tested() -> Iterator[tuple[str, Test]]:
     """Calls that are allowed with some arguments only."""
     pid = os.getpid()
@@ -115,21 +131,22 @@ def library() -> ModuleType:
 
 
 class Filter:
-    """The filter of this process. Loading it needs ``no_new_privs``.
+    """A filter of this process. Loading it needs ``no_new_privs``.
 
+    :param allowed: calls that may be made. :param tested: calls that may be made if an argument is right.
     :raises OSError: libseccomp is not there, or knows no filters for this machine.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: Sequence[str], tested: Sequence[tuple[str, Test]]) -> None:
         self._lib = library()
         filter_ = self._filter = self._lib.SyscallFilter(self._lib.ERRNO(errno.EPERM))
         attributes = self._lib.Attr
         filter_.set_attr(attributes.ACT_BADARCH, self._lib.KILL_PROCESS)
         filter_.set_attr(attributes.CTL_TSYNC, 1)
         filter_.set_attr(attributes.CTL_SSB, 1)  # no others' code runs here: older kernels keep their speed
-        for name in ALLOWED:
+        for name in allowed:
             self._add(self._lib.ALLOW, name)
-        for name, test in _tested():
+        for name, test in tested:
             self._add(self._lib.ALLOW, name, self._comparison(test))
         for name in DEADLY:
             self._add(self._lib.KILL_PROCESS, name)
