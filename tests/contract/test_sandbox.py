@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -186,6 +187,21 @@ def test_its_steward_keeps_little_and_ends_with_it_however_it_ends(target: Serve
     target.kill()
     os.set_blocking(pipe, False)
     assert wait_for_end(pipe)
+
+
+def test_a_target_outlives_its_steward(target: ServedTarget, run_dir: Path) -> None:
+    """Names are missing in the log, and its sockets stay; the next start replaces them."""
+    (steward,) = Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().split()
+    os.kill(int(steward), signal.SIGKILL)
+    with ScsiFrontEnd(target.socket).open() as front:
+        ready(front, 0)
+        target.wait_message(r"pid \d+ \(\?\) came")
+        run("target", "add", target.socket, "1=ram:1M")
+        ready(front, 1)
+    assert target.stop() == 0
+    target.wait_message("could not be removed")
+    target.start()
+    assert len(target.info().luns) == 1
 
 
 def ready(front: ScsiFrontEnd, lun: int) -> None:

@@ -134,7 +134,7 @@ def remove(path: str, its: Identity) -> None:
     try:
         _delegate.ask(Question.REMOVE, path)
     except OSError as error:
-        _log.warning("'%s' could not be removed: %s", path, error.strerror)
+        _log.warning("'%s' could not be removed: %s", path, error.strerror or error)
 
 
 def forget(path: str) -> None:

@@ -41,41 +41,20 @@ ALLOWED: Final = (
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack"),
     # clocks, numbers
     *("clock_gettime", "clock_getres", "gettimeofday", "getrandom", "getrusage", "getcpu"),
-    *(
-        "getpid",
-        "getppid",
-        "gettid",
-        "getuid",
-        "geteuid",
-        "getgid",
-        "getegid",
-        "getcwd",
-        "sched_getaffinity",
-        "sched_setaffinity",
-    ),
+    *("getpid", "getppid", "gettid", "getuid", "geteuid", "getgid", "getegid", "getcwd", "sched_getaffinity"),
 )
 
 #: What a stolen process does first, and an honest target never.
 DEADLY: Final = (
     *("execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev", "fork", "vfork"),
-    *(
-        "mount",
-        "umount2",
-        "pivot_root",
-        "chroot",
-        "move_mount",
-        "open_tree",
-        "fsopen",
-        "fsmount",
-        "mount_setattr",
-    ),
+    *("mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount"),
     *("setns", "unshare", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "open_by_handle_at"),
     *("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "swapon"),
     *("keyctl", "add_key", "request_key", "iopl", "ioperm"),
 )
 
 
-class Test(NamedTuple):
+class Rule(NamedTuple):
     """A call is allowed if argument ``argument``, masked, is ``value``."""
 
     argument: int
@@ -94,27 +73,27 @@ def for_target() -> Filter:
 
 def for_steward() -> Filter:
     """What a steward may do: as a target, and read files. :raises OSError: as :class:`Filter`."""
-    reading = Test(2, os.O_RDONLY, os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
-    tested = [(name, test) for name, test in _tested() if name not in _LOOKING]
+    reading = Rule(2, os.O_RDONLY, os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
+    tested = [(name, rule) for name, rule in _tested() if name not in _LOOKING]
     return Filter((*ALLOWED, *_LOOKING), [*tested, ("openat", reading)])
 
 
-def _tested() -> Iterator[tuple[str, Test]]:
+def _tested() -> Iterator[tuple[str, Rule]]:
     """Calls that are allowed with some arguments only."""
     pid = os.getpid()
-    yield from (("kill", Test(0, pid)), ("tgkill", Test(0, pid)))
-    yield from ((name, Test(2, 0, _PROT_EXEC)) for name in ("mmap", "mprotect"))
-    yield "clone", Test(0, _CLONE_THREAD, _CLONE_THREAD | _CLONE_NEW)
-    yield "newfstatat", Test(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
-    yield "statx", Test(2, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
-    yield "prctl", Test(0, _PR_SET_NAME)
-    yield "prlimit64", Test(2, 0, 0xFFFF_FFFF_FFFF_FFFF)  # asking, not setting
+    yield from (("kill", Rule(0, pid)), ("tgkill", Rule(0, pid)))
+    yield from ((name, Rule(2, 0, _PROT_EXEC)) for name in ("mmap", "mprotect"))
+    yield "clone", Rule(0, _CLONE_THREAD, _CLONE_THREAD | _CLONE_NEW)
+    yield "newfstatat", Rule(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
+    yield "statx", Rule(2, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
+    yield "prctl", Rule(0, _PR_SET_NAME)
+    yield "prlimit64", Rule(2, 0, 0xFFFF_FFFF_FFFF_FFFF)  # asking, not setting
     terminal = (termios.TCGETS, termios.TIOCGWINSZ)
-    yield from (("ioctl", Test(1, request)) for request in (_FIONBIO, _FIOCLEX, _FIONCLEX, *terminal))
-    yield from (("ioctl", Test(1, request)) for request in _BLOCK_DEVICE)
+    yield from (("ioctl", Rule(1, request)) for request in (_FIONBIO, _FIOCLEX, _FIONCLEX, *terminal))
+    yield from (("ioctl", Rule(1, request)) for request in _BLOCK_DEVICE)
     commands = [fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL]
     commands += [fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS, fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK]
-    yield from (("fcntl", Test(1, command)) for command in commands)
+    yield from (("fcntl", Rule(1, command)) for command in commands)
 
 
 def library() -> ModuleType:
@@ -137,7 +116,7 @@ class Filter:
     :raises OSError: libseccomp is not there, or knows no filters for this machine.
     """
 
-    def __init__(self, allowed: Sequence[str], tested: Sequence[tuple[str, Test]]) -> None:
+    def __init__(self, allowed: Sequence[str], tested: Sequence[tuple[str, Rule]]) -> None:
         self._lib = library()
         filter_ = self._filter = self._lib.SyscallFilter(self._lib.ERRNO(errno.EPERM))
         attributes = self._lib.Attr
@@ -146,8 +125,8 @@ class Filter:
         filter_.set_attr(attributes.CTL_SSB, 1)  # no others' code runs here: older kernels keep their speed
         for name in allowed:
             self._add(self._lib.ALLOW, name)
-        for name, test in tested:
-            self._add(self._lib.ALLOW, name, self._comparison(test))
+        for name, rule in tested:
+            self._add(self._lib.ALLOW, name, self._comparison(rule))
         for name in DEADLY:
             self._add(self._lib.KILL_PROCESS, name)
         # its flags lie in memory, where no filter sees them: the C library takes clone then
@@ -162,5 +141,5 @@ class Filter:
         if number >= 0:  # else the library is older than this call, or it is another machine's
             self._filter.add_rule(action, number, *comparisons)
 
-    def _comparison(self, test: Test) -> object:
-        return self._lib.Arg(test.argument, self._lib.MASKED_EQ, test.mask, test.value)
+    def _comparison(self, rule: Rule) -> object:
+        return self._lib.Arg(rule.argument, self._lib.MASKED_EQ, rule.mask, rule.value)
