@@ -13,7 +13,6 @@ from ringway.errors import GuestError
 from ringway.model import (
     BackstoreSpec,
     Done,
-    LunAddRequest,
     LunInfo,
     LunRemoveRequest,
     LunResizeRequest,
@@ -64,7 +63,7 @@ class Target(ServedTarget):
         """Show a further image to the guest."""
         spec = LunSpec(0, lun, BackstoreSpec(SpecKind.PATH, path=str(path)))
         with self.control() as client:
-            client.call(LunAddRequest(spec), LunInfo)
+            client.add_lun(spec)
 
     def remove_lun(self, lun: int) -> None:
         """Take a LUN away from the guest."""

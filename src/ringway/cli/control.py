@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-from collections.abc import Iterator
 from typing import Final
 
 import click
@@ -14,21 +12,17 @@ import msgspec
 from ringway.cli import live
 from ringway.errors import TimedOutError, UnreachableError, UsageError
 from ringway.model import (
-    BackstoreSpec,
     Done,
     DrainRequest,
     InfoRequest,
-    LunAddRequest,
     LunInfo,
     LunRemoveRequest,
     LunResizeRequest,
-    LunSpec,
     QuitRequest,
     StatisticsRequest,
     TargetInfo,
     TargetStatistics,
 )
-from ringway.target.backstore import open_file, serial_of
 from ringway.target.control import ControlClient
 from ringway.target.spec import parse_address, parse_lun
 from ringway.units import format_duration, format_size, parse_size
@@ -97,8 +91,8 @@ def statistics(socket: str, output: str) -> None:
 def add(socket: str, lun: str) -> None:
     """Show the guest a new disk."""
     spec = parse_lun(lun)
-    with connect(socket) as client, _opened(spec.backstore) as fd:
-        click.echo(_lun_line(client.call(LunAddRequest(_as_seen_here(spec)), LunInfo, fd=fd)))
+    with connect(socket) as client:
+        click.echo(_lun_line(client.add_lun(spec)))
 
 
 @target.command()
@@ -139,32 +133,6 @@ def quit_(socket: str) -> None:
     """Stop a target, as SIGTERM does."""
     with connect(socket) as client:
         client.call(QuitRequest(), Done)
-
-
-@contextlib.contextmanager
-def _opened(spec: BackstoreSpec) -> Iterator[int | None]:
-    """An image or device, opened with this user's rights to be sent along: a target opens nothing itself.
-
-    ``None`` for memory.
-    """
-    if spec.path is None:
-        yield None
-        return
-    fd = open_file(spec)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _as_seen_here(spec: LunSpec) -> LunSpec:
-    """The target may run in another directory, and cannot follow links."""
-    disk = spec.backstore
-    if disk.path is None:
-        return spec
-    serial = serial_of(disk, spec.target, spec.lun)
-    here = msgspec.structs.replace(disk, path=os.path.abspath(disk.path), serial=serial)
-    return msgspec.structs.replace(spec, backstore=here)
 
 
 def connect(path: str) -> ControlClient:

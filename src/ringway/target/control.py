@@ -32,11 +32,14 @@ from ringway.model import (
     ErrorRecord,
     InfoRequest,
     LunAddRequest,
+    LunInfo,
     LunRemoveRequest,
     LunResizeRequest,
+    LunSpec,
     StatisticsRequest,
     TraceFetchRequest,
 )
+from ringway.target.backstore import open_file, serial_of
 from ringway.target.listen import Listener, peer_process
 from ringway.vhost_user.throttle import Throttle
 
@@ -223,6 +226,20 @@ class ControlClient:
         except OSError as error:
             raise UnreachableError(f"the target on '{self._path}' hung up: {error.strerror}") from error
 
+    def add_lun(self, spec: LunSpec) -> LunInfo:
+        """Open a disk with the rights of this process, and let the target serve it: it opens no files itself.
+
+        :raises RingwayError: as ``open_backstore``, or as :meth:`call`.
+        """
+        disk = spec.backstore
+        if disk.path is None:
+            return self.call(LunAddRequest(spec), LunInfo)
+        fd = open_file(disk)
+        try:
+            return self.call(LunAddRequest(_as_seen_here(spec)), LunInfo, fd=fd)
+        finally:
+            os.close(fd)
+
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
@@ -240,6 +257,15 @@ class ControlClient:
             self._buffer += more
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
+
+
+def _as_seen_here(spec: LunSpec) -> LunSpec:
+    """The target may run in another directory, and cannot follow links."""
+    disk = spec.backstore
+    assert disk.path is not None
+    serial = serial_of(disk, spec.target, spec.lun)
+    here = msgspec.structs.replace(disk, path=os.path.abspath(disk.path), serial=serial)
+    return msgspec.structs.replace(spec, backstore=here)
 
 
 class _LineReader:

@@ -27,7 +27,6 @@ from ringway.model import (
     Done,
     ErrorRecord,
     InfoRequest,
-    LunAddRequest,
     LunInfo,
     LunRemoveRequest,
     LunResizeRequest,
@@ -39,7 +38,6 @@ from ringway.model import (
     TargetInfo,
     TargetStatistics,
 )
-from ringway.target.backstore import open_file
 from ringway.target.control import ControlClient
 from ringway.target.listen import listen
 from ringway.target.sandbox import Sandbox
@@ -83,11 +81,8 @@ class ForkedTarget:
 
     def add_lun(self, spec: LunSpec) -> LunInfo:
         """Open a disk, and let the target serve it."""
-        fd = None if spec.backstore.path is None else open_file(spec.backstore)
-        with contextlib.ExitStack() as stack:
-            if fd is not None:
-                stack.callback(os.close, fd)
-            return stack.enter_context(self._control()).call(LunAddRequest(spec), LunInfo, fd=fd)
+        with self._control() as client:
+            return client.add_lun(spec)
 
     def remove_lun(self, target: int, lun: int) -> None:
         """Take a LUN away."""
