@@ -35,7 +35,7 @@ from ringway.testing.frontend import ScsiFrontEnd
 from ringway.testing.target import ServedTarget
 
 from . import cdb
-from .conftest import Serve
+from .conftest import Serve, ServeHere
 from .disks import MakeDisk
 from .loads import wait_until
 from .requests import Front, front_end, make_ready, read, send_read, wait, write
@@ -232,10 +232,10 @@ def test_what_waits_for_a_lock_is_told_so(serve: Serve, disk_of: MakeDisk) -> No
 
 
 @pytest.mark.parametrize("store", ["ram", "cached"])
-def test_traces_come_and_go_under_load(serve: Serve, disk_of: MakeDisk, store: str) -> None:
+def test_traces_come_and_go_under_load(serve_here: ServeHere, disk_of: MakeDisk, store: str) -> None:
     """Requests that were under way when a trace began or ended are none of the next one's."""
-    path = serve("scsi", disk_of(store))
-    core: _core.Device = serve.target._core
+    path = serve_here("scsi", disk_of(store))
+    core: _core.Device = serve_here.target._core
     with connected(path, "scsi") as front:
         driver = front.load_driver()
         for interval in (1, 3, 1000):

@@ -22,6 +22,9 @@ from ringway.testing.recorder import RecorderDevice
 from ringway.vhost_user.connection import Connection
 from ringway.vhost_user.messages import HEADER, REPLIES, REQUESTS, Request
 from ringway.vhost_user.session import Session
+from ringway.vhost_user.throttle import Throttle
+
+_log: Final = logging.getLogger(__name__)
 
 PAGE: Final = 4096
 _MEMORY: Final = 1 << 20
@@ -123,7 +126,7 @@ def _serve(connection: Connection, session: Session) -> bool:
 def _session(device: RecorderDevice) -> Iterator[tuple[socket.socket, Connection, Session]]:
     front, back = socket.socketpair()
     connection = Connection(back)
-    session = Session(connection, device)
+    session = Session(connection, device, Throttle(_log))
     try:
         with front:
             front.setblocking(False)
