@@ -40,7 +40,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedTarget]:
     folder = Path("/tmp") / f"rw-front-{os.getpid()}"
     folder.mkdir()
     try:
-        with ServedTarget(folder, "--device", "blk", "--queues", "2", "ram:4M") as served:
+        user = f"--user={os.geteuid()}"  # its limits are set here
+        with ServedTarget(folder, "--device", "blk", "--queues", "2", user, "ram:4M") as served:
             first = served.pid
             yield served
             assert served.pid == first

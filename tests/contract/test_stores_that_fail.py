@@ -44,9 +44,11 @@ def disk(run_dir: Path) -> Iterator[FuseDisk]:
 
 
 @contextmanager
-def served(run_dir: Path, engine: str, path: object) -> Iterator[tuple[ServedTarget, ScsiFrontEnd]]:
+def served(
+    run_dir: Path, engine: str, path: object, *more: str
+) -> Iterator[tuple[ServedTarget, ScsiFrontEnd]]:
     """The disk as LUN 0, and a healthy one as LUN 1."""
-    words = ["--engine", engine, f"--lun=0={path}", "--lun=1=ram:4M"]
+    words = ["--engine", engine, f"--lun=0={path}", "--lun=1=ram:4M", *more]
     with ServedTarget(run_dir, *words) as target, ScsiFrontEnd(target.socket).open() as front:
         for lun in (0, 1):
             while front.command(cdb.TEST_UNIT_READY, lun=lun).status:
@@ -228,7 +230,10 @@ def test_a_limit_of_file_size_is_an_error_and_no_signal(run_dir: Path, engine: s
     image = run_dir / "disk"
     with image.open("wb") as file:
         file.truncate(8 * MIB)
-    with served(run_dir, engine, image) as (target, front):
+    with served(run_dir, engine, image, f"--user={os.geteuid()}") as (
+        target,
+        front,
+    ):  # its limits are set here
         subprocess.run(["prlimit", f"--pid={target.pid}", f"--fsize={MIB}"], check=True, timeout=20)
         assert front.command(cdb.write(4096, 8), data_out=bytes(PAGE)).sense_key == WRITE_ERROR
         assert front.command(cdb.write(0, 8), data_out=bytes(PAGE)).status == cdb.GOOD
