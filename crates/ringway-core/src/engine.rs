@@ -4,6 +4,7 @@
 //! write to one is an edge, for io_uring and (EPOLLET) for epoll alike.
 
 mod job;
+mod threads;
 
 use std::collections::HashMap;
 use std::io;
@@ -19,6 +20,7 @@ use crate::store::Store;
 use crate::view::View;
 use job::File;
 pub use job::{Job, Progress};
+use threads::{Call, Threads};
 
 const ENTRIES: u32 = 256;
 const FILES: u32 = 1024;
@@ -83,13 +85,17 @@ impl Engine {
     ) {
         let Engine::Uring(ring) = self else { unreachable!("epoll does its I/O on the spot") };
         let fd = store.file_descriptor().expect("only files are submitted").as_raw_fd();
+        ring.running += 1;
+        if let Some(call) = job.call(store, fd, spans) {
+            // SAFETY: the caller's promise covers what the call points to.
+            return unsafe { ring.call(key, call) };
+        }
         let slot = file_slot.filter(|slot| !store.is_remote() && ring.has_file(*slot, store));
         let file = slot.map_or(File::Plain(fd), File::Fixed);
         let mut entry = job.entry(store, fd, file, spans).user_data(REQUEST | u64::from(key));
         if store.is_remote() {
             entry = entry.flags(squeue::Flags::ASYNC);
         }
-        ring.running += 1;
         // SAFETY: the caller's promise covers what the entry points to.
         unsafe { ring.push(&entry) };
     }
@@ -97,6 +103,9 @@ impl Engine {
     /// Ask the kernel to cancel a submitted job.
     pub fn cancel(&mut self, key: u32) {
         if let Engine::Uring(ring) = self {
+            if let Some(threads) = &ring.threads {
+                threads.cancel(key);
+            }
             let entry = opcode::AsyncCancel::new(REQUEST | u64::from(key)).build().user_data(IGNORE);
             // SAFETY: the entry points to nothing.
             unsafe { ring.push(&entry) };
@@ -147,6 +156,8 @@ impl Engine {
 const WATCH: u64 = 1 << 56;
 const REQUEST: u64 = 2 << 56;
 const IGNORE: u64 = 3 << 56;
+/// Names the event of [`Threads`] among what is watched; no queue has this token.
+const THREADS: u32 = u32::MAX - 1;
 
 /// An io_uring of one worker.
 pub struct Uring {
@@ -158,6 +169,8 @@ pub struct Uring {
     running: usize,
     /// What was collected to make room while the submission queue was full.
     early: Vec<Event>,
+    /// Once there was a store that needs them.
+    threads: Option<Threads>,
 }
 
 impl Uring {
@@ -193,6 +206,7 @@ impl Uring {
             has_table,
             running: 0,
             early: Vec::new(),
+            threads: None,
         })
     }
 
@@ -215,6 +229,30 @@ impl Uring {
                 self.reap(&mut early);
                 self.early = early;
             }
+        }
+    }
+
+    /// Have a thread of ours do it.
+    ///
+    /// # Safety
+    /// What the call points to stays valid until its completion.
+    unsafe fn call(&mut self, key: u32, call: Call) {
+        if self.threads.is_none() {
+            match Threads::new() {
+                Ok(threads) => {
+                    self.watched.insert(THREADS, threads.event());
+                    self.threads = Some(threads);
+                    self.arm(THREADS);
+                }
+                Err(_) => {
+                    self.running -= 1;
+                    return self.early.push(Event::Done(key, -libc::ENOMEM));
+                }
+            }
+        }
+        if let Some(threads) = &self.threads {
+            // SAFETY: the caller's promise.
+            unsafe { threads.submit(key, call) };
         }
     }
 
@@ -281,7 +319,14 @@ impl Uring {
                     events.push(Event::Done(low, entry.result()));
                 }
                 WATCH => {
-                    events.push(Event::Ready(low));
+                    match &self.threads {
+                        Some(threads) if low == THREADS => {
+                            let ended = threads.take();
+                            self.running -= ended.len();
+                            events.extend(ended.into_iter().map(|(key, result)| Event::Done(key, result)));
+                        }
+                        _ => events.push(Event::Ready(low)),
+                    }
                     if !cqueue::more(entry.flags()) && entry.result() >= 0 {
                         rearm.push(low);
                     }
@@ -399,6 +444,7 @@ mod tests {
         for (key, entry) in entries.into_iter().enumerate() {
             // SAFETY: the path lives until the end of the test.
             unsafe { ring.push(&entry.user_data(REQUEST | key as u64)) };
+            ring.running += 1;
         }
         let mut events = Vec::new();
         while events.len() < 4 {

@@ -67,16 +67,19 @@ pub struct Store {
     options: FileOptions,
     id: u64,
     remote: bool,
+    threads: bool,
 }
 
+/// FUSE and virtiofs. From linux/magic.h.
+const FUSE: i64 = 0x6573_5546;
 /// File systems whose reads and writes wait for somebody else where they are called, whatever is asked of them: FUSE,
 /// NFS, SMB (two), 9P, Ceph, AFS (two). From linux/magic.h; CIFS and Ceph have theirs in fs/.
 const REMOTE: [i64; 8] =
-    [0x6573_5546, 0x6969, 0xfe53_4d42, 0xff53_4d42, 0x0102_1997, 0x00c3_6400, 0x5346_414f, 0x6b41_4653];
+    [FUSE, 0x6969, 0xfe53_4d42, 0xff53_4d42, 0x0102_1997, 0x00c3_6400, 0x5346_414f, 0x6b41_4653];
 
 impl Store {
     fn with(media: Media, options: FileOptions) -> Self {
-        Store { media, options, id: NEXT_ID.fetch_add(1, Relaxed), remote: false }
+        Store { media, options, id: NEXT_ID.fetch_add(1, Relaxed), remote: false, threads: false }
     }
 
     fn volatile(size: u64) -> FileOptions {
@@ -109,8 +112,9 @@ impl Store {
         let aligned = options.memory_align.is_power_of_two() && options.offset_align.is_power_of_two();
         ensure(aligned && (1..=MAX_SIZE).contains(&options.size), || format!("a store of {options:?}"))?;
         if !options.mapped {
-            let remote = file_system(fd.as_fd()).is_ok_and(|(magic, _)| REMOTE.contains(&magic));
-            return Ok(Store { remote, ..Self::with(Media::File(fd), options) });
+            let magic = file_system(fd.as_fd()).map_or(0, |(magic, _)| magic);
+            let (remote, threads) = (REMOTE.contains(&magic), magic == FUSE);
+            return Ok(Store { remote, threads, ..Self::with(Media::File(fd), options) });
         }
         let mapping = Mapping::shared(fd.as_fd(), 0, options.size, options.writable)?;
         let (magic, _) = file_system(fd.as_fd())?;
@@ -134,6 +138,12 @@ impl Store {
     #[inline(always)]
     pub fn is_remote(&self) -> bool {
         self.remote
+    }
+
+    /// Whether io_uring is not to read and write it: FUSE.
+    #[inline(always)]
+    pub fn needs_threads(&self) -> bool {
+        self.threads
     }
 
     /// Unique in this process.

@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 
 use io_uring::{opcode, squeue, types};
 
+use super::threads::Call;
 use crate::action::{Action, Step};
 use crate::bounce::{Bounce, CHUNK};
 use crate::memory::{for_each_span, gather, scatter, IoVec};
@@ -139,6 +140,29 @@ impl Job {
         self.parts.push(bounce.span(part));
     }
 
+    /// The current step, if it is one that io_uring gets wrong with this store.
+    pub(super) fn call(&mut self, store: &Store, fd: RawFd, spans: &[IoVec]) -> Option<Call> {
+        if !store.needs_threads() {
+            return None;
+        }
+        let (write, offset, fua) = match *self.steps.last().expect("a job has a step") {
+            Step::Transfer { write, offset, len, skip, fua } => {
+                self.prepare(store, spans, write, skip, len);
+                (write, offset, fua)
+            }
+            Step::Fill { offset, len } => {
+                self.prepare_fill(len);
+                (true, offset, false)
+            }
+            Step::Flush | Step::Zero { .. } => return None,
+        };
+        let (parts, count) = (
+            self.parts.as_ptr().cast::<libc::iovec>(),
+            i32::try_from(self.parts.len()).expect("MAX_SPANS at most"),
+        );
+        Some(Call { write, fd, offset, parts, count, flags: sync_flags(write, fua) })
+    }
+
     pub(super) fn entry(&mut self, store: &Store, fd: RawFd, file: File, spans: &[IoVec]) -> squeue::Entry {
         match *self.steps.last().expect("a job has a step") {
             Step::Transfer { write, offset, len, skip, fua } => {
@@ -159,7 +183,7 @@ impl Job {
     }
 
     fn vectored(&self, file: File, write: bool, offset: u64, fua: bool) -> squeue::Entry {
-        let flags = if fua && write { libc::RWF_DSYNC } else { 0 };
+        let flags = sync_flags(write, fua);
         if let [IoVec { base, len }] = self.parts[..] {
             if let Ok(len) = u32::try_from(len) {
                 return if write {
@@ -174,6 +198,14 @@ impl Job {
             true => file.writev(list, count, offset, flags),
             false => file.readv(list, count, offset),
         }
+    }
+}
+
+fn sync_flags(write: bool, fua: bool) -> i32 {
+    if fua && write {
+        libc::RWF_DSYNC
+    } else {
+        0
     }
 }
 
