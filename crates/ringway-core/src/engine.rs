@@ -112,6 +112,15 @@ impl Engine {
         }
     }
 
+    /// Whether [`Engine::turn`] will hand something over: the kernel may do it there and then, which takes its time.
+    #[inline(always)]
+    pub fn has_pushed(&mut self) -> bool {
+        match self {
+            Engine::Uring(ring) => !ring.ring.submission().is_empty(),
+            Engine::Epoll(_) => false,
+        }
+    }
+
     /// Hand over what was pushed and collect what ended, without waiting.
     #[inline(always)]
     pub fn turn(&mut self, events: &mut Vec<Event>) {

@@ -249,7 +249,7 @@ impl Worker {
         while running(&self.context) && Instant::now() < deadline {
             self.context.engine.wait(Some(PARKED_RETRY), &mut self.events);
             self.take_events();
-            self.queues.iter_mut().for_each(|queue| queue.publish::<true>(&mut self.context));
+            self.publish::<true>();
         }
         if running(&self.context) {
             std::mem::forget(std::mem::take(&mut self.context.slab));
@@ -279,16 +279,31 @@ impl Worker {
             worked |= queue.serve::<TRACED>(&mut self.context);
         }
         self.context.retry = false;
+        if self.context.engine.has_pushed() {
+            // what is done does not wait while the kernel copies out of its cache for others
+            self.publish_early::<TRACED>();
+        }
         self.context.engine.turn(&mut self.events);
         fault::entered();
         worked |= self.take_events();
-        for queue in &mut self.queues {
-            queue.publish::<TRACED>(&mut self.context);
-        }
+        self.publish::<TRACED>();
         if !self.fences.is_empty() || self.queues.iter().any(Queue::is_stopping) {
             self.keep_deadlines();
         }
         worked
+    }
+
+    /// Show guests what is finished.
+    #[inline(always)]
+    fn publish<const TRACED: bool>(&mut self) {
+        for queue in &mut self.queues {
+            queue.publish::<TRACED>(&mut self.context);
+        }
+    }
+
+    #[inline(never)]
+    fn publish_early<const TRACED: bool>(&mut self) {
+        self.publish::<TRACED>();
     }
 
     fn take_events(&mut self) -> bool {
