@@ -24,9 +24,9 @@ UNKNOWN: Final = b"\xc0"  # no hot command: Python is always asked
 QUEUE: Final = 2
 
 
-def header(cdb: bytes, id: int = 1) -> bytes:
-    lun = struct.pack(">BBHI", 1, 0, 0x4000, 0)
-    return struct.pack("<8sQBBB32s", lun, id, 0, 0, 0, cdb)
+def header(cdb: bytes, id: int = 1, lun: int = 0) -> bytes:
+    address = struct.pack(">BBHI", 1, 0, 0x4000 | lun, 0)
+    return struct.pack("<8sQBBB32s", address, id, 0, 0, 0, cdb)
 
 
 def read10(lba: int, blocks: int) -> bytes:
@@ -83,14 +83,15 @@ class Bench:
         self.core.enable_queue(QUEUE, True)
         return ring
 
-    def submit(self, cdb: bytes, *, id: int = 1, data_out: int = 0, data_in: int = 0) -> None:
-        """The header at ``data``, the response a page on, the payload a MiB on."""
-        self.memory.write(self.data, header(cdb, id))
+    def submit(self, cdb: bytes, *, id: int = 1, lun: int = 0, data_out: int = 0, data_in: int = 0) -> None:
+        """The header at ``data``, the response a page on, the payload a MiB on: two pages a LUN."""
+        at = self.data + 8192 * lun
+        self.memory.write(at, header(cdb, id, lun))
         payload = self.data + MIB
-        readable = [Buffer(self.data, HEADER, False)]
+        readable = [Buffer(at, HEADER, False)]
         if data_out:
             readable.append(Buffer(payload, data_out, False))
-        writable = [Buffer(self.data + 4096, RESPONSE, True)]
+        writable = [Buffer(at + 4096, RESPONSE, True)]
         if data_in:
             writable.append(Buffer(payload, data_in, True))
         self.ring.add_buffers([*readable, *writable])
@@ -142,20 +143,44 @@ def test_what_runs_is_what_was_judged(bench: Bench) -> None:
 
 
 def test_a_guest_cannot_make_us_hold_its_data_without_end(bench: Bench) -> None:
-    """Once 200 commands over one buffer of 4 MiB took 800 MiB. 64 MiB is what all of them get."""
-    commands = 40
-    for _ in range(commands):
-        bench.submit(UNKNOWN, data_out=4 * MIB)
+    """Once 200 commands over one buffer of 4 MiB took 800 MiB. 64 MiB is what all of them get, those of one
+    LUN a quarter of it.
+    """
+    luns, commands = range(5), 8
+    for lun in luns[1:]:
+        bench.core.set_lun(0, lun, bench.store, block_size=512)
+    for lun in luns:
+        for _ in range(commands):
+            bench.submit(UNKNOWN, lun=lun, data_out=4 * MIB)
     held = [bench.next_command() for _ in range(16)]
     assert bench.core.next_command(0.2) is None, "the budget is spent"
-    for done in range(commands):
+    answer_all(bench, held, len(luns) * commands)
+    assert bench.ring.used_index == len(luns) * commands
+
+
+def answer_all(bench: Bench, held: list[_core.Command], commands: int) -> None:
+    """Answer what is held, and what comes when there is room again."""
+    for _ in range(commands):
+        if not held:
+            held.append(bench.next_command())
         command = held.pop(0)
         bench.core.complete(command.tag, response=0)
         del command
-        if done < commands - 16:
-            held.append(bench.next_command())
     bench.drained()
-    assert bench.ring.used_index == commands
+
+
+def test_a_lun_whose_commands_hang_leaves_room_for_those_of_another(bench: Bench) -> None:
+    """Once 16 commands of 4 MiB that hung on one disk held up each MODE SELECT to any other."""
+    bench.core.set_lun(0, 1, bench.store, block_size=512)
+    for _ in range(20):
+        bench.submit(UNKNOWN, data_out=4 * MIB)
+    held = [bench.next_command() for _ in range(4)]
+    assert bench.core.next_command(0.2) is None, "the share is spent"
+    bench.submit(UNKNOWN, lun=1, data_out=24)
+    other = bench.next_command()
+    assert (other.lun, other.data_out_size) == (header(b"", lun=1)[:8], 24)
+    bench.core.complete(other.tag, response=0)
+    answer_all(bench, held, 20)
 
 
 def test_cancelling_reaches_a_request_that_waits_for_a_range_lock(bench: Bench) -> None:

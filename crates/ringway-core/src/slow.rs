@@ -14,13 +14,48 @@ pub const MAX_SLOW_DATA: usize = 4 << 20;
 pub const MAX_CONTROL_DATA: usize = 64;
 /// Data-out of all slow commands together: what a guest can make us hold.
 const BUDGET: usize = 64 << 20;
+/// Of that, of one LUN's commands: what hangs on one disk leaves room for the others'.
+const SHARE: usize = BUDGET / 4;
 const CAPACITY: usize = 1024;
 
-/// Bytes that count against the ring's budget until they are dropped, wherever they went.
+/// Bytes that are charged, of a ring or of a LUN.
+#[derive(Clone, Debug)]
+struct Account(Arc<AtomicUsize>);
+
+impl Account {
+    fn new() -> Self {
+        Account(Arc::new(AtomicUsize::new(0)))
+    }
+
+    /// Whether there was room.
+    fn charge(&self, len: usize, most: usize) -> bool {
+        let fits = self.0.fetch_add(len, Relaxed) + len <= most;
+        if !fits {
+            self.give_back(len);
+        }
+        fits
+    }
+
+    fn give_back(&self, len: usize) {
+        self.0.fetch_sub(len, Relaxed);
+    }
+}
+
+/// What one LUN's commands have charged.
+#[derive(Clone, Debug)]
+pub struct Share(Account);
+
+impl Default for Share {
+    fn default() -> Self {
+        Share(Account::new())
+    }
+}
+
+/// Bytes that count against the ring's budget, and their LUN's share of it, until they are dropped, wherever they went.
 #[derive(Debug, Default)]
 pub struct Charged {
     bytes: Vec<u8>,
-    budget: Option<Arc<AtomicUsize>>,
+    accounts: [Option<Account>; 2],
 }
 
 impl Charged {
@@ -37,9 +72,7 @@ impl Charged {
 
 impl Drop for Charged {
     fn drop(&mut self) {
-        if let Some(budget) = &self.budget {
-            budget.fetch_sub(self.bytes.len(), Relaxed);
-        }
+        self.accounts.iter().flatten().for_each(|account| account.give_back(self.bytes.len()));
     }
 }
 
@@ -115,7 +148,7 @@ pub struct SlowRing {
     queue: ArrayQueue<Box<SlowCommand>>,
     /// At most one a queue and life of it: they pass the bounded ring by.
     notices: Mutex<VecDeque<Box<SlowCommand>>>,
-    charged: Arc<AtomicUsize>,
+    charged: Account,
     event: Event,
     sleepers: AtomicUsize,
     woken: AtomicBool,
@@ -127,20 +160,24 @@ impl SlowRing {
         Ok(SlowRing {
             queue: ArrayQueue::new(CAPACITY),
             notices: Mutex::new(VecDeque::new()),
-            charged: Arc::new(AtomicUsize::new(0)),
+            charged: Account::new(),
             event: Event::new()?,
             sleepers: AtomicUsize::new(0),
             woken: AtomicBool::new(false),
         })
     }
 
-    /// Room for so many bytes of data-out; none while the budget is spent.
-    pub fn reserve(&self, len: usize) -> Option<Charged> {
-        if len > 0 && self.charged.fetch_add(len, Relaxed) + len > BUDGET {
-            self.charged.fetch_sub(len, Relaxed);
+    /// Room for so many bytes of data-out; none while the budget is spent, or the LUN's share of it.
+    pub fn reserve(&self, len: usize, share: Option<&Share>) -> Option<Charged> {
+        let account = share.map(|share| share.0.clone());
+        if len > 0 && account.as_ref().is_some_and(|account| !account.charge(len, SHARE)) {
             return None;
         }
-        Some(Charged { bytes: vec![0; len], budget: Some(self.charged.clone()) })
+        if len > 0 && !self.charged.charge(len, BUDGET) {
+            account.iter().for_each(|account| account.give_back(len));
+            return None;
+        }
+        Some(Charged { bytes: vec![0; len], accounts: [Some(self.charged.clone()), account] })
     }
 
     /// Whether a push would fail.
@@ -303,11 +340,26 @@ mod tests {
     #[test]
     fn a_guest_cannot_make_us_hold_more_than_the_budget() {
         let ring = SlowRing::new().unwrap();
-        let held: Vec<Charged> = std::iter::from_fn(|| ring.reserve(MAX_SLOW_DATA)).collect();
+        let held: Vec<Charged> = std::iter::from_fn(|| ring.reserve(MAX_SLOW_DATA, None)).collect();
         assert_eq!(held.len(), BUDGET / MAX_SLOW_DATA);
-        assert!(ring.reserve(0).is_some());
+        let share = Share::default();
+        assert!(ring.reserve(0, Some(&share)).is_some());
+        assert!(ring.reserve(1, Some(&share)).is_none());
         drop(held);
-        assert!(ring.reserve(MAX_SLOW_DATA).is_some());
+        assert!(ring.reserve(MAX_SLOW_DATA, None).is_some());
+        assert!(ring.reserve(SHARE, Some(&share)).is_some(), "what was refused was not charged");
+    }
+
+    #[test]
+    fn one_lun_cannot_spend_the_budget_of_all() {
+        let (ring, hung, other) = (SlowRing::new().unwrap(), Share::default(), Share::default());
+        let held: Vec<Charged> = std::iter::from_fn(|| ring.reserve(MAX_SLOW_DATA, Some(&hung))).collect();
+        assert_eq!(held.len(), SHARE / MAX_SLOW_DATA);
+        assert!(ring.reserve(0, Some(&hung)).is_some(), "commands without data pass");
+        assert!(ring.reserve(MAX_SLOW_DATA, Some(&other)).is_some());
+        drop(held);
+        assert!(ring.reserve(SHARE, Some(&hung)).is_some());
+        assert!(ring.reserve(SHARE + 1, Some(&hung)).is_none());
     }
 
     #[test]

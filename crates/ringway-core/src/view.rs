@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use crate::dirty::DirtyLog;
 use crate::memory::MemoryMap;
 use crate::range::RangeLocks;
+use crate::slow::Share;
 use crate::stats::LunCounters;
 use crate::store::Store;
 
@@ -34,6 +35,8 @@ pub struct LunState {
     doubtful: AtomicBool,
     /// Range locks.
     pub ranges: RangeLocks,
+    /// What its commands in Python's hands have charged.
+    pub slow: Share,
     counters: Box<[OnceLock<Box<LunCounters>>]>,
 }
 
@@ -47,6 +50,7 @@ impl LunState {
             gate: AtomicU64::new(0),
             doubtful: AtomicBool::new(false),
             ranges: RangeLocks::default(),
+            slow: Share::default(),
             counters,
         }
     }

@@ -11,7 +11,7 @@ use loom::thread;
 use ringway_core::scsi::Failure;
 use ringway_core::view::View;
 use ringway_loom::range::RangeLocks;
-use ringway_loom::slow::{Charged, Life, SlowCommand, SlowKind, SlowRing};
+use ringway_loom::slow::{Charged, Life, Share, SlowCommand, SlowKind, SlowRing};
 use ringway_loom::worker::{close, read_mail, sleep, Mailbox, Message};
 
 fn model(run: impl Fn() + Send + Sync + 'static) {
@@ -105,7 +105,7 @@ fn the_budget_is_never_exceeded_and_comes_back() {
         let ring = Arc::new(SlowRing::new().unwrap());
         let held = Arc::new(AtomicUsize::new(0));
         let charge = |ring: Arc<SlowRing>, held: Arc<AtomicUsize>| {
-            if let Some(charged) = ring.reserve(MOST) {
+            if let Some(charged) = ring.reserve(MOST, None) {
                 assert_eq!(held.fetch_add(1, SeqCst), 0, "two halves of the budget and a bit");
                 held.fetch_sub(1, SeqCst);
                 drop(charged);
@@ -115,7 +115,21 @@ fn the_budget_is_never_exceeded_and_comes_back() {
         let thread = thread::spawn(move || charge(other, other_held));
         charge(ring.clone(), held);
         thread.join().unwrap();
-        assert!(ring.reserve(MOST).is_some());
+        assert!(ring.reserve(MOST, None).is_some());
+    });
+}
+
+#[test]
+fn a_share_is_never_exceeded_and_comes_back() {
+    const MOST: usize = 9 << 20;
+    model(|| {
+        let (ring, share) = (Arc::new(SlowRing::new().unwrap()), Share::default());
+        let (other, other_share) = (ring.clone(), share.clone());
+        let thread = thread::spawn(move || other.reserve(MOST, Some(&other_share)));
+        let held = [ring.reserve(MOST, Some(&share)), thread.join().unwrap()];
+        assert!(held.iter().flatten().count() < 2, "two halves of the share and a bit");
+        drop(held);
+        assert!(ring.reserve(MOST, Some(&share)).is_some());
     });
 }
 

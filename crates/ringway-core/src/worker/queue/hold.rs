@@ -179,7 +179,8 @@ impl Queue {
             _ => (SlowKind::Control, 0, 0, MAX_CONTROL_DATA),
         };
         let out = pending.chain.readable_bytes - header_bytes;
-        let mut data_out = context.slow.reserve(out.min(most))?;
+        let share = pending.lun().map(|lun| &lun.state.slow);
+        let mut data_out = context.slow.reserve(out.min(most), share)?;
         gather(pending.chain.readable(), header_bytes, data_out.bytes_mut());
         Some(Box::new(SlowCommand {
             kind,
