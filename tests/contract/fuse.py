@@ -66,12 +66,14 @@ _KINDS: Final = {Op.READ: "read", Op.WRITE: "write", Op.FSYNC: "flush", Op.FALLO
 class FuseDisk:
     """The file and who answers for it. :attr:`rule` may be changed at any time.
 
+    :ivar unknown: requests that a server of this kind does not know.
     :ivar waiting: requests that hang now.
     """
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
         self.content = bytearray(size_bytes)
         self.rule: Rule = lambda _what, _offset, _size: None
+        self.unknown: frozenset[Op] = frozenset()
         self.path = folder / "disk"
         self._folder = folder
         self._hung: list[Callable[[], None]] = []
@@ -121,7 +123,10 @@ class FuseDisk:
                     continue
                 return
             _, opcode, unique, node, *_ = _IN.unpack_from(message)
-            self._handle(opcode, unique, node, message[_IN.size :])
+            if opcode in self.unknown:
+                self._fail(unique, errno.ENOSYS)
+            else:
+                self._handle(opcode, unique, node, message[_IN.size :])
 
     def _handle(self, opcode: int, unique: int, node: int, body: bytes) -> None:
         match opcode:

@@ -15,12 +15,14 @@ from typing import Final
 
 import pytest
 
-from ringway.model import DeviceKind
+from ringway.errors import BackstoreError
+from ringway.model import BackstoreSpec, DeviceKind, SpecKind
+from ringway.target.backstore import open_backstore
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
 from ringway.testing.target import ServedTarget
 
 from . import cdb
-from .fuse import FuseDisk, fuse_disk
+from .fuse import FuseDisk, Op, fuse_disk
 from .requests import front_end, make_ready, read, write
 
 ENGINES: Final = ("uring", "epoll")
@@ -118,6 +120,15 @@ def test_short_answers_are_carried_on(run_dir: Path, disk: FuseDisk, engine: str
             disk.rule = lambda kind, _offset, _size: 700 if kind in ("read", "write") else None
             assert front.command(cdb.write(9, 127), data_out=data[:-BLOCK]).status == cdb.GOOD
             assert front.command(cdb.read(8, 128), data_in=len(data)).data == data[:BLOCK] + data[:-BLOCK]
+
+
+def test_a_file_system_that_does_not_say_what_it_is(disk: FuseDisk) -> None:
+    """It was refused with "Function not implemented", and nothing else."""
+    disk.unknown = frozenset((Op.STATFS,))
+    with pytest.raises(BackstoreError, match=r"statfs.*Function not implemented") as refused:
+        open_backstore(BackstoreSpec(SpecKind.PATH, str(disk.path)))
+    assert str(disk.path) in refused.value.message
+    assert "STATFS" in (refused.value.hint or "")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

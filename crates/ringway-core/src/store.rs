@@ -112,7 +112,7 @@ impl Store {
         let aligned = options.memory_align.is_power_of_two() && options.offset_align.is_power_of_two();
         ensure(aligned && (1..=MAX_SIZE).contains(&options.size), || format!("a store of {options:?}"))?;
         if !options.mapped {
-            let magic = file_system(fd.as_fd()).map_or(0, |(magic, _)| magic);
+            let (magic, _) = file_system(fd.as_fd())?;
             let (remote, threads) = (REMOTE.contains(&magic), magic == FUSE);
             return Ok(Store { remote, threads, ..Self::with(Media::File(fd), options) });
         }

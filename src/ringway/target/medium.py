@@ -88,9 +88,22 @@ def _examine_device(spec: BackstoreSpec, fd: int) -> Medium:
     return Medium(StoreKind.BLOCK, geometry, align, direct=spec.direct)
 
 
+def _file_system(spec: BackstoreSpec, fd: int) -> int:
+    """Its magic number: how it is read and written depends on it. :raises BackstoreError: it gives none."""
+    try:
+        return kernel.file_system_magic(fd)
+    except OSError as error:
+        raise BackstoreError(
+            f"the file system of '{spec}' does not say which one it is (statfs): {error.strerror}",
+            hint="move the disk to another file system, or have the FUSE server that it is on answer STATFS",
+        ) from error
+
+
 def _is_to_be_mapped(spec: BackstoreSpec, fd: int) -> bool:
-    """:raises UsageError: hugetlbfs, which cannot be written otherwise, and ``mapped=off``."""
-    magic = kernel.file_system_magic(fd)
+    """:raises UsageError: hugetlbfs, which cannot be written otherwise, and ``mapped=off``.
+    :raises BackstoreError: as :func:`_file_system`.
+    """
+    magic = _file_system(spec, fd)
     if spec.mapped is Mapped.OFF and magic == kernel.HUGETLBFS_MAGIC:
         raise UsageError(f"'{spec}' lies on hugetlbfs and must be mapped", hint="leave out mapped=off")
     if spec.mapped is not Mapped.AUTO:
