@@ -219,6 +219,34 @@ def test_ctrl_c_shows_what_was_measured_so_far() -> None:
     assert json.loads(output)["samples"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_run_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    terminal, theirs = pty.openpty()
+    command = [*BENCH, *SHORT[:2], "--repeats", "1000", "--no-pin", "--folder", str(tmp_path)]
+    command = ["env", "--default-signal=HUP", *command, "--peer", "none", "--case", "disk-4k-read-1x1"]
+    with (
+        os.fdopen(terminal, "rb", buffering=0) as progress,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as process,
+    ):
+        os.close(theirs)
+        while b"IOPS" not in progress.read(4096):
+            pass
+        (target,) = [pid for pid in children(process.pid) if b"serve" in command_line(pid)]
+        process.send_signal(number)
+        process.communicate(timeout=50)
+    assert process.returncode == 130
+    assert not Path(f"/proc/{target}").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def test_huge_pages_are_used_or_missed_aloud() -> None:
     free = int(Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").read_text())
     run = bench(*SHORT, "--no-pin", "--huge-pages", "--peer", "none", "--device", "blk", *NULL)

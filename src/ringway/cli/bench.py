@@ -20,6 +20,7 @@ from ringway.bench.plan import DEVICES, STORES, SUITES, Case, DeviceKind, select
 from ringway.bench.run import Plan, measure
 from ringway.bench.samples import Failure, Run, Sample, load_run, save_run
 from ringway.bench.sides import QSD, OurTarget, Side, check_folder, qemu_storage_daemon, running_peer
+from ringway.cli.signals import as_ctrl_c
 from ringway.errors import DegradedError, UsageError
 
 _POLLS: Final = ("interrupt", "adaptive", "poll")
@@ -163,7 +164,7 @@ def _measured(cases: Sequence[Case], options: dict[str, Any]) -> tuple[Run, bool
     )
     run = Run(this_machine(), repeating(sys.argv[1:]), datetime.date.today().isoformat(), [], [], [])
     wanted = plan.repeats * sum(side.serves(case) for side in sides for case in cases)
-    with _ctrl_c() as interrupted:
+    with as_ctrl_c(), _ctrl_c() as interrupted:
         measure(plan, run, Tally(wanted).show)
     return run, bool(interrupted)
 

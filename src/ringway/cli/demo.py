@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Final
 import click
 
 from ringway.cli import live
+from ringway.cli.signals import as_ctrl_c
 from ringway.cli.story import Story
 from ringway.errors import ConflictError, GuestError, RingwayError
 from ringway.model import TargetStatistics
@@ -55,10 +55,8 @@ def demo(*, device: str, size: str, data: str, keep: str | None) -> None:
         raise click.BadParameter(
             "the disk needs 256M or more, and the data at least 1M and at most half of it"
         )
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # the target and the guest end with us
     story = Story(sys.stdout)
-    with _directory(keep) as directory:
+    with as_ctrl_c(), _directory(keep) as directory:
         statistics = _play(story, device, directory / _IMAGE, size_bytes, data_bytes)
         story.close(
             live.summary_table(statistics, "What the target did"), f"in {format_duration(story.elapsed_s)}"

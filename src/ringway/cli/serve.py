@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from ringway.cli import howto, live, logs, privileges
-from ringway.cli.signals import StopSignals, stop_signals
+from ringway.cli.signals import StopSignals, as_ctrl_c, stop_signals
 from ringway.errors import RingwayError, UsageError
 from ringway.model import (
     BackstoreSpec,
@@ -176,6 +176,7 @@ def serve(
     if sys.stderr.isatty():
         live.warm_up()
     with (
+        as_ctrl_c(),
         Sandbox(SandboxMode(sandbox), user) as confinement,
         new_image(specs, create, path) as keep,
         endpoint(path) as (main, control),

@@ -46,6 +46,21 @@ class StopSignals:
 
 
 @contextlib.contextmanager
+def as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does: what it made is taken away. For the main thread.
+
+    What is ignored stays so: ``nohup`` means it.
+    """
+    wanted = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    old = {number: signal.signal(number, signal.default_int_handler) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def stop_signals() -> Iterator[StopSignals]:
     """Turn SIGTERM, SIGINT and SIGHUP into readiness until the block is left. For the main thread.
 

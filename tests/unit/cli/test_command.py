@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib
 import json
 import os
@@ -11,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -144,6 +147,32 @@ def test_signals_stop_serve_cleanly(start: Start, number: signal.Signals, tmp_pa
     serving.event("ready")
     assert serving.stop(number) == 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_serve_sets_up_takes_the_new_image_away(
+    start: Start, number: signal.Signals, tmp_path: Path
+) -> None:
+    """A lock on the socket's directory holds the start up, when the image is made already."""
+    image, sockets = tmp_path / "new.img", tmp_path / "sockets"
+    sockets.mkdir()
+    with locked(sockets):
+        serving = start(*MAIN, "serve", image.name, "--create", "1M", "--socket", "sockets/s")
+        while not image.exists():
+            assert serving.process.poll() is None
+        assert serving.stop(number) == 130
+    assert not image.exists()
+    assert not list(sockets.iterdir())
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
