@@ -127,6 +127,7 @@ def test_a_saved_run_makes_table_page_and_chart_again(tmp_path: Path) -> None:
         (["--cpus", "0,9999"], 2, "cannot run on CPU 9999"),
         (["--peer-socket", "/nonexistent/x.sock", *NULL], 4, "cannot reach a target on /nonexistent/x.sock"),
         (["--folder", "/nonexistent", *NULL], 2, "/nonexistent is no folder"),
+        (["--save", "/nonexistent/run.json", *NULL], 2, "'/nonexistent' is not a directory"),
         (["--from", "/nonexistent"], 2, "cannot read /nonexistent"),
         (["--only-peer", "--peer", "none"], 2, "there is nothing to measure"),
     ],

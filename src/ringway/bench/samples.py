@@ -225,7 +225,9 @@ def _load(path: Path) -> Run:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Run)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="name what ringway bench --save wrote"
+        ) from error
     except msgspec.MsgspecError as error:
         raise UsageError(f"{path} is no saved run: {error}", hint="ringway bench --save makes one") from error
 

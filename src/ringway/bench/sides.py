@@ -184,7 +184,10 @@ def _listener(socket: Path) -> int:
             probe.connect(str(socket))
         except OSError as error:
             reason = error.strerror or str(error)
-            raise UnreachableError(f"cannot reach a target on {socket}: {reason}") from error
+            raise UnreachableError(
+                f"cannot reach a target on {socket}: {reason}",
+                hint="start the peer first, and name its socket",
+            ) from error
         found = probe.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _CREDENTIALS.size)
     pid: int = _CREDENTIALS.unpack(found)[0]
     return pid

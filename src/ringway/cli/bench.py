@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -133,6 +134,8 @@ def bench(**options: Any) -> None:
     if options["list_only"]:
         click.echo("\n".join(case.name for case in cases))
         return
+    for file in (options["save"], options["page_file"], options["svg"]):
+        _check_writable(file)
     if options["saved"]:
         run, interrupted = load_run(options["saved"]), False
     else:
@@ -143,6 +146,13 @@ def bench(**options: Any) -> None:
     if run.failures and not options["saved"]:
         sides = ", ".join(dict.fromkeys(failure.side for failure in run.failures))
         raise DegradedError(f"not everything could be measured: {sides}", hint="the reasons are above")
+
+
+def _check_writable(file: Path | None) -> None:
+    """Look whether a run can be kept, before it takes minutes. :raises UsageError: it cannot."""
+    if file is not None and not os.access(file if file.exists() else file.parent, os.W_OK):
+        reason = "may not be written" if file.parent.is_dir() else f"'{file.parent}' is not a directory"
+        raise UsageError(f"cannot write {file}: {reason}", hint="name a file in a directory of your own")
 
 
 def _measured(cases: Sequence[Case], options: dict[str, Any]) -> tuple[Run, bool]:
