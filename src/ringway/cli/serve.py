@@ -172,7 +172,7 @@ def serve(
         wwpn=wwpn,
         incoming=incoming,
     )
-    path = socket_path or default_socket(specs)
+    path = default_socket(specs) if socket_path is None else socket_path
     if sys.stderr.isatty():
         live.warm_up()
     with (

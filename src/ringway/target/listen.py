@@ -70,31 +70,45 @@ def listen(path: str, *, mode: int = 0o660) -> Listener:
     """Listen on a path. A socket that a dead process left there is replaced; nothing else is touched.
 
     :param mode: permissions; set before anybody can connect.
-    :raises UsageError: the path is too long.
+    :raises UsageError: the path is empty or too long.
     :raises NotFoundError: its directory does not exist.
     :raises PermissionDeniedError: its directory is not writable.
     :raises BusyError: a live process listens there; ``.holder`` names it.
     :raises ConflictError: something that is no socket is there.
     """
     check_path(path)
-    with _one_at_a_time(path):
-        _clear(path)
-        sock = _PathSocket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            os.fchmod(sock.fileno(), mode)  # bind makes the path so, less what the umask takes away
-            sock.bind_path(path)
-            _set_mode(path, mode)
-            sock.listen(_BACKLOG)
-        except OSError as error:
-            sock.close()
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise _not_writable(path) from error
-            raise
-        return Listener(path, sock)
+    try:
+        with _one_at_a_time(path):
+            _clear(path)
+            return _bound(path, mode)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise _not_writable(path) from error
+        raise
+
+
+def _bound(path: str, mode: int) -> Listener:
+    """Bind where nothing is. :raises OSError: as bind; then nothing is there."""
+    sock = _PathSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(sock.fileno(), mode)  # bind makes the path so, less what the umask takes away
+        sock.bind_path(path)
+        _set_mode(path, mode)
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return Listener(path, sock)
 
 
 def check_path(path: str) -> None:
-    """:raises UsageError: too long for a socket. :raises NotFoundError: no such directory."""
+    """Check what can be checked before anything is made.
+
+    :raises UsageError: empty, or too long for a socket. :raises NotFoundError: no such directory.
+    :raises PermissionDeniedError: the way to its directory is closed.
+    """
+    if not path:
+        raise UsageError("the socket path is empty", hint="name one, as in --socket /run/disk.sock")
     length = len(os.fsencode(path))
     if length > MAX_PATH_BYTES:
         raise UsageError(
@@ -102,7 +116,13 @@ def check_path(path: str) -> None:
             hint="take a shorter one with --socket, as in /run/disk.sock",
         )
     directory = os.path.dirname(path) or "."
-    if not os.path.isdir(directory):
+    try:
+        exists = stat.S_ISDIR(os.stat(directory).st_mode)
+    except PermissionError as error:
+        raise _not_writable(path) from error
+    except OSError:
+        exists = False
+    if not exists:
         raise NotFoundError(f"'{directory}' is not a directory", hint=f"make it with: mkdir -p '{directory}'")
 
 
@@ -142,7 +162,10 @@ def _try_lock(fd: int) -> bool:
 
 
 def _clear(path: str) -> None:
-    """Remove a dead socket. :raises BusyError: it lives. :raises ConflictError: it is no socket."""
+    """Remove a dead socket.
+
+    :raises BusyError: it lives. :raises ConflictError: it is no socket. :raises OSError: as unlink.
+    """
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -157,10 +180,7 @@ def _clear(path: str) -> None:
             holder=holder,
             hint="stop it, or take another --socket",
         )
-    try:
-        os.unlink(path)
-    except PermissionError as error:
-        raise _not_writable(path) from error
+    os.unlink(path)
 
 
 def _listener(path: str) -> str | None:

@@ -24,6 +24,19 @@ sys.stdin.read()
 """
 
 
+_LISTEN_AS_NOBODY = """
+import os, sys
+from ringway.errors import PermissionDeniedError
+from ringway.target.listen import listen
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try:
+    listen(sys.argv[1])
+except PermissionDeniedError as error:
+    print(error.message, error.hint, sep="; ")
+"""
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "x.sock")
@@ -51,6 +64,19 @@ def test_the_longest_path_works_and_one_more_byte_does_not(tmp_path: Path) -> No
         listen(str(tmp_path / ("x" * (room + 1))))
     assert caught.value.hint
     assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_path_is_none() -> None:
+    with pytest.raises(UsageError, match="is empty") as caught:
+        listen("")
+    assert caught.value.hint
+
+
+def test_a_directory_that_may_not_be_entered_is_named(tmp_path: Path, spawn: Spawn) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    output, _ = spawn(python(_LISTEN_AS_NOBODY, closed / "x.sock")).communicate()
+    assert output.decode().startswith(f"'{closed}' is not writable; take a --socket in")
 
 
 def test_bytes_are_counted_and_not_letters(tmp_path: Path) -> None:
