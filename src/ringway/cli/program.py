@@ -79,8 +79,11 @@ def _scsi(
 ) -> None:
     """Serve disks over vhost-user-scsi, as a back-end program that a management layer starts."""
     from ringway.cli.serve import disks
+    from ringway.errors import UsageError
     from ringway.model import BackstoreSpec, DeviceKind, SpecKind, TargetConfig
 
+    if not luns:
+        raise UsageError("there is nothing to serve", hint="name a disk, as in: --lun 0=disk.img")
     specs = disks(None, luns, BackstoreSpec(SpecKind.PATH))
     config = TargetConfig(device=DeviceKind.SCSI, luns=specs, queues=queues)
     _serve(config, socket_path, fd, sandbox, user)

@@ -232,7 +232,9 @@ class LunTable:
         try:
             return self._luns[target, lun]
         except KeyError:
-            raise NotFoundError(f"there is no LUN {_words(target, lun)}") from None
+            raise NotFoundError(
+                f"there is no LUN {_words(target, lun)}", hint="ringway target info shows them"
+            ) from None
 
     def _reaped(self, gone: Lun) -> bool:
         """Close a removed LUN's backstore if no request is left. (A busy successor makes it wait.)"""

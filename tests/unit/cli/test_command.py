@@ -378,6 +378,7 @@ def test_a_program_fails_early(start: Start, image: Path, tmp_path: Path, argume
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert b"error: " in errors
+    assert b"ringway serve" not in errors  # its hints are of this program
     assert [path.name for path in tmp_path.iterdir()] == ["disk.img"]
 
 
