@@ -1,6 +1,6 @@
 """``python -m ringway``: the command."""
 
-from ringway.cli.main import main
+from ringway.cli.entry import ringway
 
 if __name__ == "__main__":
-    main()
+    ringway()

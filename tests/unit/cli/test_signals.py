@@ -72,3 +72,24 @@ def test_a_second_signal_is_ignored_with_one_line() -> None:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate("\n", timeout=30)
     assert (process.returncode, errors) == (0, "")
+
+
+_INTERRUPTED_IMPORT = """
+import os, signal, sys
+from ringway.cli import entry
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupter())
+entry.PROGRAM()
+"""
+
+
+@pytest.mark.parametrize("program", ["ringway", "scsi", "blk"])
+def test_ctrl_c_while_modules_are_read_shows_no_traceback(program: str) -> None:
+    script = _INTERRUPTED_IMPORT.replace("PROGRAM", program)
+    command = ["env", "--default-signal=INT", sys.executable, "-c", script]
+    run = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    assert run.returncode == -signal.SIGINT
+    assert run.stderr == b""
