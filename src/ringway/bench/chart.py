@@ -1,10 +1,12 @@
 """Figures as an SVG: requests a second of all sides, a panel for each kind of store.
 
-Points and not bars: the axis is logarithmic, where the length of a bar would mean nothing.
+Points and not bars: the axis is logarithmic, where the length of a bar would mean nothing. A hollow point
+had no fair sample.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,17 +25,22 @@ _COLOURS: Final = ("#1b6ca8", "#57a0d3", "#c0392b", "#8e8e8e", "#d9a441", "#6c9a
 _WIDTH: Final = 0.5
 
 
+def check() -> None:
+    """:raises NotFoundError: matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise NotFoundError("matplotlib is not installed", hint="pip install 'ringway[bench]'")
+
+
 def write(run: Run, path: Path) -> None:
     """Write the chart of a run.
 
     :raises NotFoundError: matplotlib is not installed.
     :raises UsageError: there is nothing to draw, or the file cannot be written.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure as Drawing
-    except ImportError as error:
-        raise NotFoundError("matplotlib is not installed", hint="pip install 'ringway[bench]'") from error
+    check()
+    import matplotlib
+    from matplotlib.figure import Figure as Drawing
+
     rows = [row for row in figures(run.samples) if not row.case.rate_iops]
     stores = [store for store in STORES if any(row.case.store == store for row in rows)]
     if not stores:
@@ -47,7 +54,9 @@ def write(run: Run, path: Path) -> None:
         marks = [
             panels[0, 0].plot([], [], "o", color=_colour(n), label=side)[0] for n, side in enumerate(sides)
         ]
-        drawing.legend(handles=marks, fontsize=7, ncols=len(sides), loc="outside upper left", frameon=False)
+        if not all(row.fair for row in rows):
+            marks += panels[0, 0].plot([], [], "o", color="black", fillstyle="none", label="no fair sample")
+        drawing.legend(handles=marks, fontsize=7, ncols=len(marks), loc="outside upper left", frameon=False)
         try:
             drawing.savefig(path, format="svg", metadata={"Date": None, "Creator": "ringway bench"})
         except OSError as error:
@@ -66,7 +75,8 @@ def _draw(panel: Axes, store: str, rows: Sequence[Figure], sides: Sequence[str])
             + (number + 0.5) * width
             for row in mine
         ]
-        panel.plot(at, [row.iops for row in mine], "o", color=_colour(number), markersize=4)
+        faces = [_colour(number) if row.fair else "none" for row in mine]
+        panel.scatter(at, [row.iops for row in mine], s=16, edgecolors=_colour(number), facecolors=faces)
     panel.set_yscale("log")
     panel.set_title(store, loc="right", fontsize=8)
     panel.set_ylabel("IOPS")

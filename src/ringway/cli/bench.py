@@ -136,6 +136,8 @@ def bench(**options: Any) -> None:
         return
     for file in (options["save"], options["page_file"], options["svg"]):
         _check_writable(file)
+    if options["page_file"] or options["svg"]:
+        chart.check()
     if options["saved"]:
         run, interrupted = load_run(options["saved"]), False
     else:

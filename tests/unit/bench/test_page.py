@@ -69,6 +69,12 @@ def test_a_chart_names_sides_and_loads_and_is_the_same_twice(tmp_path: Path) -> 
     assert text == (tmp_path / "two.svg").read_text()
 
 
+@pytest.mark.parametrize("share", [1.0, 0.2])
+def test_a_chart_marks_what_had_no_fair_sample(tmp_path: Path, share: float) -> None:
+    chart.write(run(sample(), sample("ringway scsi", client_share=share)), tmp_path / "x.svg")
+    assert ("no fair sample" in (tmp_path / "x.svg").read_text()) == (share < 1.0)
+
+
 def test_a_page_is_written_with_its_chart_beside_it(tmp_path: Path) -> None:
     page.write(whole_run(), tmp_path / "performance.md")
     assert "](performance.svg)" in (tmp_path / "performance.md").read_text()
