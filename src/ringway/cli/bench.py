@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from ringway.bench.plan import DEVICES, STORES, SUITES, Case, DeviceKind, select
 from ringway.bench.run import Plan, measure
 from ringway.bench.samples import Failure, Run, Sample, load_run, save_run
 from ringway.bench.sides import QSD, OurTarget, Side, check_folder, qemu_storage_daemon, running_peer
+from ringway.cli.outputs import check_writable
 from ringway.cli.signals import as_ctrl_c
 from ringway.errors import DegradedError, UsageError
 
@@ -135,7 +135,8 @@ def bench(**options: Any) -> None:
         click.echo("\n".join(case.name for case in cases))
         return
     for file in (options["save"], options["page_file"], options["svg"]):
-        _check_writable(file)
+        if file is not None:
+            check_writable(file)
     if options["page_file"] or options["svg"]:
         chart.check()
     if options["saved"]:
@@ -148,13 +149,6 @@ def bench(**options: Any) -> None:
     if run.failures and not options["saved"]:
         sides = ", ".join(dict.fromkeys(failure.side for failure in run.failures))
         raise DegradedError(f"not everything could be measured: {sides}", hint="the reasons are above")
-
-
-def _check_writable(file: Path | None) -> None:
-    """Look whether a run can be kept, before it takes minutes. :raises UsageError: it cannot."""
-    if file is not None and not os.access(file if file.exists() else file.parent, os.W_OK):
-        reason = "may not be written" if file.parent.is_dir() else f"'{file.parent}' is not a directory"
-        raise UsageError(f"cannot write {file}: {reason}", hint="name a file in a directory of your own")
 
 
 def _measured(cases: Sequence[Case], options: dict[str, Any]) -> tuple[Run, bool]:

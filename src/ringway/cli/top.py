@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from ringway.cli.control import connect
+from ringway.cli.signals import as_ctrl_c
 from ringway.errors import ControlError
 from ringway.model import (
     CountersRequest,
@@ -113,7 +114,11 @@ def top(socket: str, interval_s: float, once: bool, as_json: bool) -> None:
     the interval, from a request's dequeueing to its completion.
     """
     live = sys.stdout.isatty() and not once and not as_json
-    with connect(socket) as client, contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+    with (
+        connect(socket) as client,
+        contextlib.suppress(KeyboardInterrupt, BrokenPipeError),
+        as_ctrl_c(),
+    ):
         if live:
             _show(client, interval_s)
             return

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
 from ringway.cli.control import connect
+from ringway.cli.outputs import check_writable
+from ringway.cli.signals import as_ctrl_c
 from ringway.errors import ControlError, NotFoundError
 from ringway.model import (
     Carrier,
@@ -115,6 +118,9 @@ def trace(
     trace early and shows what there is.
     """
     target, number = (None, None) if lun is None else parse_address(lun)
+    for file in (json_file, svg_file, perfetto_file):
+        if file is not None and file is not sys.stdout:
+            check_writable(Path(file.name))
     with connect(socket) as client:
         info = client.call(InfoRequest(), TargetInfo)
         interval = sample or _fitting_interval(client)
@@ -160,7 +166,7 @@ def _record(client: ControlClient, info: TargetInfo, interval: int, seconds: flo
     samples: list[TraceSample] = []
     dropped = 0
     start = time.monotonic()
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), as_ctrl_c():
         while len(samples) < most and (left := start + seconds - time.monotonic()) > 0:
             time.sleep(min(_PACE_S, left))
             batch = client.call(TraceFetchRequest(), TraceBatch)

@@ -6,8 +6,10 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +45,8 @@ from ringway.target.target import Target
 from ringway.testing.frontend import ScsiFrontEnd
 
 from .conftest import Run
+
+_MAIN_SCREEN = b"\x1b[?1049l"
 
 READ = bytes([0x28, 0, 0, 0, 0, 0, 0, 0, 8, 0])
 WRITE = bytes([0x2A, 0, 0, 0, 0, 0, 0, 0, 8, 0])
@@ -186,6 +190,13 @@ def test_top_is_a_stream_of_json_for_programs(run: Run, load: None) -> None:
     assert rates.queues[2].requests_per_s > 0
 
 
+@pytest.mark.parametrize("option", ["--json", "--svg", "--perfetto"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_trace(run: Run, option: str) -> None:
+    result = run("trace", "disk.img.sock", option, "missing/way")
+    assert result.status == 2, "nobody was asked for a trace: there is no target"
+    assert "'missing' is not a directory" in result.err
+
+
 def test_top_of_an_idle_target_says_so(run: Run, target: Target) -> None:
     result = run("top", "disk.img.sock", "--once", "--interval", "0.05")
     assert "no guest is connected, and nothing was asked for" in result.out
@@ -202,6 +213,22 @@ def test_q_ends_top_and_gives_the_terminal_back(target: Target) -> None:
         assert process.wait(30) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
+    os.close(master)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_gives_the_terminal_back_as_it_was(target: Target, number: signal.Signals) -> None:
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    command = [sys.executable, "-m", "ringway", "top", "disk.img.sock", "--interval", "0.05"]
+    command = ["env", "--default-signal=INT,HUP", *command]
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.PIPE) as process:
+        _read_until(master, b"worker")
+        process.send_signal(number)
+        _read_until(master, _MAIN_SCREEN)
+        assert process.wait(30) == 0
+    assert termios.tcgetattr(slave) == before
+    os.close(slave)
     os.close(master)
 
 
