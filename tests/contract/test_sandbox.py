@@ -240,6 +240,14 @@ def test_off_is_loud(run_dir: Path) -> None:
         assert fields(target.pid, "Uid") == {"\t".join([str(os.geteuid())] * 4)}
 
 
+@as_root
+def test_serving_as_root_is_said(run_dir: Path) -> None:
+    with ServedTarget(run_dir, "null:1G", "--user", "root") as target:
+        entry = target.wait_message("serving as root, as --user says")
+        assert entry["level"] == "warning"
+        assert fields(target.pid, "CapEff") == {NOTHING}
+
+
 def test_on_fails_without_a_part_and_auto_says_so(run_dir: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_LIBRARY, "serve", "null:1G", "--socket", "x.sock", "--sandbox"]
     strict = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -42,5 +43,7 @@ def announce(mode: str, missing: Sequence[str]) -> None:
             "THE SANDBOX IS OFF: a guest that breaks this target has all rights of who started it. "
             "Leave out --sandbox off"
         )
+    elif os.geteuid() == 0:
+        _log.warning("serving as root, as --user says: leave it out for a user that nothing else is")
     for each in missing:
         _log.warning("the sandbox is not whole: this host does not offer %s (see ringway doctor)", each)
