@@ -1,7 +1,7 @@
 //! Shared mappings that survive their file's shrinking.
 //!
 //! A load or store behind the end of a truncated file raises SIGBUS. The handler here puts a zero page under the
-//! faulting address of a known mapping, marks the mapping broken and goes on; whoever copies asks
+//! faulting address of a known mapping (zeroes up to its end, once that was often), marks the mapping broken and goes on; whoever copies asks
 //! [`faults`] afterwards and fails the request. Faults elsewhere keep their old meaning.
 //!
 //! A file system that is full raises it, too, and has room again later: [`Mapping::repair`] puts the file back under
@@ -16,6 +16,9 @@ use std::sync::Once;
 use crate::error::{ensure, Error, Result};
 
 const GUARDS: usize = 2048;
+/// Pages of a mapping that are put under it one by one; the next one brings all behind it along. Each may be a mapping
+/// of the kernel's, of which a process has 65,530: more than 509 regions of a front end's can use up like this.
+const SINGLE_PAGES: u32 = 64;
 
 struct Guard {
     start: AtomicUsize,
@@ -26,6 +29,8 @@ struct Guard {
     epoch: AtomicU32,
     /// Handlers at work.
     handling: AtomicU32,
+    /// Pages that were put under it one by one.
+    pages: AtomicU32,
 }
 
 impl Guard {
@@ -43,6 +48,7 @@ static TABLE: [Guard; GUARDS] = [const {
         taken: AtomicBool::new(false),
         epoch: AtomicU32::new(0),
         handling: AtomicU32::new(0),
+        pages: AtomicU32::new(0),
     }
 }; GUARDS];
 static FAULTS: AtomicU32 = AtomicU32::new(0);
@@ -70,24 +76,20 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c
     // SAFETY: the kernel passes a valid siginfo with SA_SIGINFO.
     let address = unsafe { (*info).si_addr() } as usize;
     for guard in &TABLE {
-        if !(guard.start.load(Acquire)..guard.end.load(Acquire)).contains(&address) {
+        let (start, end) = (guard.start.load(Acquire), guard.end.load(Acquire));
+        if !(start..end).contains(&address) {
             continue;
         }
         guard.handling.fetch_add(1, SeqCst);
         guard.spoil(); // before there is a page that is not the file's, and after: see `repair`
         let page = guard.page.load(Acquire);
         let base = address & !(page - 1);
-        // SAFETY: mmap is a bare system call; the page lies inside a mapping that we own, and MAP_FIXED replaces
-        // just that page.
+        let len = if guard.pages.fetch_add(1, SeqCst) < SINGLE_PAGES { page } else { end - base };
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        // SAFETY: mmap is a bare system call; the page and what follows up to `end` lie inside a mapping that we own,
+        // and MAP_FIXED replaces just these.
         let mapped = unsafe {
-            libc::mmap(
-                base as *mut libc::c_void,
-                page,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
-                -1,
-                0,
-            )
+            libc::mmap(base as *mut libc::c_void, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
         };
         guard.spoil();
         guard.handling.fetch_sub(1, SeqCst);
@@ -235,6 +237,9 @@ impl Mapping {
             };
             // a handler that began after the look at `handling` has changed the epoch: its page may lie over ours
             let mended = base != libc::MAP_FAILED;
+            if mended {
+                guard.pages.store(0, SeqCst);
+            }
             if !mended || guard.epoch.compare_exchange(epoch, epoch + 1, SeqCst, SeqCst).is_ok() {
                 // SAFETY: advice on our own mapping, as in `map`.
                 unsafe {
@@ -266,6 +271,7 @@ fn claim_guard(start: usize, len: usize, page: usize) -> Result<usize> {
     let index = free.ok_or_else(|| Error::errno("mappings", libc::ENOMEM))?;
     let guard = &TABLE[index];
     guard.epoch.store(0, SeqCst);
+    guard.pages.store(0, SeqCst);
     guard.page.store(page, Release);
     guard.start.store(start, Release);
     guard.end.store(start + len, Release);
