@@ -2,7 +2,7 @@
 //!
 //! Workers ask one atomic; it is zero while nobody holds a lock.
 
-use std::sync::atomic::Ordering::*;
+use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::time::Instant;
 
 use crate::sync::{AtomicUsize, Condvar, Mutex};
@@ -24,8 +24,11 @@ impl Lock {
 #[derive(Debug, Default)]
 struct Held {
     locks: Vec<Lock>,
-    next: u64,
 }
+
+/// Handles are unique in the process: that of a LUN which was removed must not name a lock of the next one at its
+/// address.
+static NEXT_HANDLE: AtomicU64 = AtomicU64::new(1);
 
 /// The locks of one LUN.
 #[derive(Debug, Default)]
@@ -45,8 +48,7 @@ impl RangeLocks {
             let left = deadline.checked_duration_since(Instant::now())?;
             held = self.released.wait_timeout(held, left).unwrap().0;
         }
-        held.next += 1;
-        let handle = held.next;
+        let handle = NEXT_HANDLE.fetch_add(1, Relaxed);
         held.locks.push(Lock { handle, start, end, reads });
         self.active.store(held.locks.len(), SeqCst);
         Some(handle)
@@ -89,6 +91,17 @@ mod tests {
         assert_eq!(locks.lock(150, 160, true, Instant::now() + Duration::from_millis(5)), None);
         locks.unlock(handle);
         assert!(!locks.blocks(150, 160, true));
+    }
+
+    #[test]
+    fn a_handle_names_a_lock_of_one_lun_only() {
+        let (removed, next) = (RangeLocks::default(), RangeLocks::default());
+        let old = removed.lock(0, 8, true, Instant::now()).unwrap();
+        let new = next.lock(0, 8, true, Instant::now()).unwrap();
+        next.unlock(old);
+        assert!(next.blocks(0, 8, true), "a command to a LUN that is gone gave back another's lock");
+        next.unlock(new);
+        assert!(!next.blocks(0, 8, true));
     }
 
     #[test]
