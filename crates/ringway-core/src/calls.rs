@@ -69,6 +69,11 @@ impl Calls {
         self.shared.lock().calls.retain(|held| held.queue != queue || held.number >= number);
     }
 
+    /// The queue's worker did not take this one.
+    pub fn forget(&self, number: u64) {
+        self.shared.lock().calls.retain(|held| held.number != number);
+    }
+
     /// The queue's worker uses none any more.
     pub fn drop_all(&self, queue: u16) {
         self.keep_from(queue, u64::MAX);

@@ -381,7 +381,10 @@ impl Device {
         }
         let call = self.calls.add(queue, start.call.as_ref())?;
         let started = answer(&self.ask(queue, |reply| Message::Start(queue, Box::new(start), reply))?)?;
-        self.calls.keep_from(queue, if started.is_ok() { call } else { u64::MAX });
+        match started {
+            Ok(()) => self.calls.keep_from(queue, call),
+            Err(_) => self.calls.forget(call), // it may run already, with another
+        }
         started
     }
 
