@@ -85,6 +85,17 @@ def access_mode(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
 
 
+def is_readable(fd: int) -> bool:
+    """Whether what is open can be read: not if it was opened for writing, or as a mere place (O_PATH)."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    return not flags & os.O_PATH and flags & os.O_ACCMODE != os.O_WRONLY
+
+
+def appends(fd: int) -> bool:
+    """Whether each write goes to the end of the file, wherever it was meant to go."""
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
+
+
 def set_status_flags(fd: int, *, direct: bool) -> None:
     """Switch O_DIRECT, and O_NONBLOCK off: with it, io_uring would fail reads that have to wait for the
     medium.

@@ -14,7 +14,8 @@ import pytest
 
 from ringway.errors import NotFoundError, PermissionDeniedError, UsageError
 from ringway.model import SandboxMode
-from ringway.target.sandbox import Sandbox, landlock, privileges, syscalls
+from ringway.target import host
+from ringway.target.sandbox import Sandbox, landlock, privileges, steward, syscalls
 
 CONFINED = Path(__file__).with_name("confined.py")
 REFUSED = {"EPERM", "EACCES"}
@@ -109,6 +110,20 @@ def test_only_root_serves_as_another() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert f"{PermissionDeniedError.__name__}: only root can serve as user 'root'" in result.stderr
+
+
+@pytest.mark.parametrize("flags", [os.O_PATH, os.O_WRONLY])
+def test_a_steward_opens_no_device_for_who_could_not_read_it(flags: int) -> None:
+    """Anybody gets a place in /dev (O_PATH), and may send it to a target: it was opened with root's rights."""
+    devices = [path for path in Path("/dev").iterdir() if path.is_block_device()]
+    if not devices or (flags == os.O_WRONLY and not os.access(devices[0], os.W_OK)):
+        pytest.skip("there is no block device here that could be opened like this")
+    fd = os.open(devices[0], flags | os.O_CLOEXEC)
+    try:
+        with pytest.raises(PermissionError, match="was opened for reading"):
+            steward._answer(host.Question.OPEN_EXCLUSIVE, "", fd)
+    finally:
+        os.close(fd)
 
 
 def test_a_user_without_a_sandbox_is_a_contradiction() -> None:

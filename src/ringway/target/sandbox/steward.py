@@ -1,8 +1,8 @@
 """The steward: a process that keeps its starter's rights for a target that gave them up.
 
 It answers the questions of ``ringway.target.host``, one at a time, and ends with its target. It never sees a
-guest's bytes. A target that was taken over can learn from it who uses a file that it has open, open such a
-device once more for reading, and have its own sockets removed; nothing else.
+guest's bytes. A target that was taken over can learn from it who uses a file that it has open, open a device
+that it can read once more for reading, and have its own sockets removed; nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import threading
 from typing import Any, Final, NoReturn
 
-from ringway.target import holders, host
+from ringway.target import holders, host, kernel
 from ringway.target.host import Question
 from ringway.target.sandbox import privileges, syscalls
 
@@ -172,7 +172,8 @@ def _answer(question: Question, text: str, fd: int | None) -> tuple[Any, int | N
     if fd is None:
         raise OSError(22, "no file came along")
     if question is Question.OPEN_EXCLUSIVE:
-        if not host.is_device(fd):
-            raise PermissionError(1, "not a block device")
+        # opening again asks for the steward's rights: who has but a place (O_PATH) never had to show any
+        if not (host.is_device(fd) and kernel.is_readable(fd)):
+            raise PermissionError(1, "not a block device that was opened for reading")
         return None, host.open_exclusive(fd)
     return host.LOOKS[question](fd), None
