@@ -97,6 +97,7 @@ class Backstore:
         :returns: whether ``store`` is a new one.
         :raises UsageError: a size that this kind cannot take.
         :raises ConflictError: ``fd`` is of another file.
+        :raises PermissionDeniedError: ``fd`` is not open as guests use it.
         :raises BackstoreError: the new size cannot be served.
         """
         if self._fd is None:
@@ -110,6 +111,8 @@ class Backstore:
             raise ConflictError(f"the file that came with the request is not '{self.name}'")
         new = os.dup(self._fd if fd is None else fd)
         try:
+            if fd is not None:
+                _check_access(self.spec, new)
             changed = self._renew(new, examine(self.spec, new))
         except BaseException:
             os.close(new)
@@ -309,13 +312,22 @@ def _refuse_open(path: str, error: OSError, *, writing: bool) -> NoReturn:
 
 
 def _check_access(spec: BackstoreSpec, fd: int) -> None:
-    """:raises PermissionDeniedError: guests may write, and the file or device may not be written."""
+    """:raises PermissionDeniedError: it may not be read or, where guests may write, not be written.
+
+    :raises BackstoreError: what guests write would not go where it belongs.
+    """
+    if not kernel.is_readable(fd):
+        raise PermissionDeniedError(f"'{spec}' is not open for reading", hint="open it for both")
     if spec.readonly:
         return
     if kernel.access_mode(fd) != os.O_RDWR:
         raise PermissionDeniedError(f"'{spec}' is not open for writing", hint="open it so, or add readonly")
     if stat.S_ISBLK(os.fstat(fd).st_mode) and kernel.is_read_only_device(fd):
         raise PermissionDeniedError(f"'{spec}' is a read-only device", hint="serve it with readonly")
+    if kernel.appends(fd):
+        raise BackstoreError(
+            f"'{spec}' is open for appending: each write would go to its end", hint="open it without O_APPEND"
+        )
 
 
 def _claim_for(spec: BackstoreSpec, fd: int) -> Claim:
