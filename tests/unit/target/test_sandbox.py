@@ -114,7 +114,7 @@ def test_only_root_serves_as_another() -> None:
 
 @pytest.mark.parametrize("flags", [os.O_PATH, os.O_WRONLY])
 def test_a_steward_opens_no_device_for_who_could_not_read_it(flags: int) -> None:
-    """Anybody gets a place in /dev (O_PATH), and may send it to a target: it was opened with root's rights."""
+    """Anybody gets a place in /dev (O_PATH) and may send it to a target: root's rights opened it."""
     devices = [path for path in Path("/dev").iterdir() if path.is_block_device()]
     if not devices or (flags == os.O_WRONLY and not os.access(devices[0], os.W_OK)):
         pytest.skip("there is no block device here that could be opened like this")
