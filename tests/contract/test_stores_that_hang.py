@@ -10,7 +10,8 @@ from typing import Final
 
 import pytest
 
-from ringway.model import Done, LunRemoveRequest
+from ringway.errors import TimedOutError
+from ringway.model import BackstoreSpec, Done, LunRemoveRequest, LunSpec, SpecKind
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd, lun_address
 from ringway.testing.target import ServedTarget
 
@@ -159,6 +160,31 @@ def test_a_disk_that_hangs_is_removed_alone(run_dir: Path, hung: FuseDisk) -> No
             client.call(LunRemoveRequest(target=0, lun=1), Done)
         assert [lun.lun for lun in target.info().luns] == [0]
         hung.go_on()
+
+
+def test_what_waits_for_a_disk_that_is_removed_is_not_done_on_its_successor(
+    run_dir: Path, hung: FuseDisk
+) -> None:
+    """A COMPARE AND WRITE to the old disk wrote to the new one; the new one's commands waited behind it."""
+    image = run_dir / "new.img"
+    image.write_bytes(bytes(1 << 20))
+    successor = LunSpec(0, 0, BackstoreSpec(SpecKind.PATH, str(image)))
+    with served(run_dir, hung) as (target, front):
+        hung.hang("read")
+        first = front.send_command(VERIFY)
+        second = front.send_command(COMPARE_AND_WRITE, data_out=bytes(BLOCK) + b"n" * BLOCK)
+        wait_until(lambda: hung.waiting == 1, "the VERIFY to hang")
+        with target.control() as client:
+            with pytest.raises(TimedOutError, match="do not end"):
+                client.call(LunRemoveRequest(target=0, lun=0), Done)
+            client.add_lun(successor)
+        while front.command(cdb.TEST_UNIT_READY).status:
+            pass
+        check_served(front, 0)
+        hung.go_on()
+        assert front.wait_command(second).sense_key == (5, 0x25, 0), "there is no such unit any more"
+        assert front.wait_command(first).status == cdb.GOOD
+        assert image.read_bytes()[:BLOCK] == bytes(BLOCK)
 
 
 def test_a_blk_disk_that_hangs_stops_in_time_and_is_served_again(run_dir: Path, hung: FuseDisk) -> None:

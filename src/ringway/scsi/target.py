@@ -76,16 +76,17 @@ class Target:
         except Refusal:
             return Kind.PLAIN
 
-    def execute(self, number: int | None, task: Task) -> Outcome:
+    def execute(self, number: int | None, task: Task, only: LogicalUnit | None = None) -> Outcome:
         """Run a command.
 
         :param number: the LUN; ``None``: an address that cannot have a unit.
+        :param only: the unit that it is for; another at its number is as none.
         :returns: its end, or ``RESUME``: the data path is to run it.
         """
         if number == lun.REPORT_LUNS:
             return _ended(lambda: WELL_KNOWN.find(task.cdb).run(self, task))
         unit = self.get(number)
-        if unit is None:
+        if unit is None or only not in (None, unit):
             return _ended(lambda: ABSENT.find(task.cdb).run(self, task))
         return _ended(lambda: _run(unit, task), unit)
 

@@ -281,10 +281,10 @@ class ScsiDevice:
         target = None if address is None else self._targets.get(address.target)
         if address is None or target is None or command.failure:
             return False
-        kind = target.kind_of(address.lun, command.cdb)
-        if not kind & Kind.WAITS:
+        unit, kind = target.get(address.lun), target.kind_of(address.lun, command.cdb)
+        if unit is None or not kind & Kind.WAITS:
             return False
-        if not self._tasks.put(address, Job(command, writes=bool(kind & Kind.WRITES))):
+        if not self._tasks.put(Job(command, unit, writes=bool(kind & Kind.WRITES))):
             self._core.complete(command.tag, response=Response.OK, status=Status.BUSY)
         return True
 
@@ -294,10 +294,10 @@ class ScsiDevice:
             if not command.dead:
                 self._core.complete_control(command.tag, self._control.answer(command.data_out))
 
-    def _run(self, command: Command) -> None:
+    def _run(self, job: Job) -> None:
         """Do a command that may wait. On its unit's thread."""
-        with self._guarded(command):
-            self._execute(command)
+        with self._guarded(job.command):
+            self._execute(job.command, job.unit)
 
     @contextmanager
     def _guarded(self, command: Command) -> Iterator[None]:
@@ -317,14 +317,15 @@ class ScsiDevice:
             status = Status.CHECK_CONDITION
             self._core.complete(command.tag, response=Response.OK, status=status, sense=sense)
 
-    def _execute(self, command: Command) -> None:
+    def _execute(self, command: Command, only: LogicalUnit | None = None) -> None:
+        """Run a command and answer it, on no other unit than ``only`` if there is one."""
         address = Address.decode(command.lun)
         target = None if address is None else self._targets.get(address.target)
         if address is None or target is None:
             self._core.complete(command.tag, response=Response.BAD_TARGET)
             return
         task = Task(command.cdb, self._nexus, command.data_out, command.data_out_size, command.failure)
-        end = target.execute(address.lun, task)
+        end = target.execute(address.lun, task, only)
         if end is RESUME:
             self._core.resume(command.tag)
             return

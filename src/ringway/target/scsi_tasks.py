@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ringway.scsi import LogicalUnit
 from ringway.target.lanes import Lanes
 from ringway.target.virtio_scsi import Address, Response
 
@@ -90,11 +91,13 @@ class Scope:
 class Job:
     """A command for its unit's thread.
 
+    :param unit: whose it is. Another may come to its address before it is done, which it is not for.
     :param writes: whether it may change the medium: then an initiator must not hear of its end before that.
     :ivar given_up: it was ended while it ran; what comes of it is nobody's.
     """
 
     command: Command
+    unit: LogicalUnit
     writes: bool
     given_up: bool = False
 
@@ -103,7 +106,7 @@ class TaskSet:
     """The commands that are in Python. All methods may be called from any thread.
 
     :param dispatch: decides on a command that was taken, or hands it to :meth:`put`. It does not wait.
-    :param run: does a command that may wait.
+    :param run: does a job.
     :param failed: told of an exception out of ``run``.
     """
 
@@ -111,14 +114,14 @@ class TaskSet:
         self,
         core: TaskCore,
         dispatch: Callable[[Command], None],
-        run: Callable[[Command], None],
+        run: Callable[[Job], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._core = core
         self._dispatch = dispatch
         self._run = run
         self._taking = threading.Lock()  # whoever has it finds nothing between the ring and the lanes
-        self._lanes: Lanes[Address, Job] = Lanes("medium", self._do, failed)
+        self._lanes: Lanes[LogicalUnit, Job] = Lanes("medium", self._do, failed)
 
     def take(self, first: Command | None = None) -> None:
         """Dispatch a command, and all that wait in the ring, in their order."""
@@ -128,9 +131,9 @@ class TaskSet:
                 self._dispatch(command)
                 command = self._core.next_command(0)
 
-    def put(self, address: Address, job: Job) -> bool:
+    def put(self, job: Job) -> bool:
         """Have a command done on its unit's thread. :returns: false: no thread can be had."""
-        return self._lanes.put(address, job)
+        return self._lanes.put(job.unit, job)
 
     def holds(self, scope: Scope) -> bool:
         """Whether one of these commands is here."""
@@ -170,4 +173,4 @@ class TaskSet:
 
     def _do(self, job: Job) -> None:
         if not job.command.dead:
-            self._run(job.command)
+            self._run(job)
