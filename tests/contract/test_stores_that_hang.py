@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,7 +169,7 @@ def test_what_waits_for_a_disk_that_is_removed_is_not_done_on_its_successor(
     """A COMPARE AND WRITE to the old disk wrote to the new one; the new one's commands waited behind it."""
     image = run_dir / "new.img"
     image.write_bytes(bytes(1 << 20))
-    successor = LunSpec(0, 0, BackstoreSpec(SpecKind.PATH, str(image)))
+    successor = LunSpec(0, 0, disk(image))
     with served(run_dir, hung) as (target, front):
         hung.hang("read")
         first = front.send_command(VERIFY)
@@ -185,6 +186,33 @@ def test_what_waits_for_a_disk_that_is_removed_is_not_done_on_its_successor(
         assert front.wait_command(second).sense_key == (5, 0x25, 0), "there is no such unit any more"
         assert front.wait_command(first).status == cdb.GOOD
         assert image.read_bytes()[:BLOCK] == bytes(BLOCK)
+
+
+def test_a_disk_that_hangs_while_it_is_added_holds_up_no_other(run_dir: Path, hung: FuseDisk) -> None:
+    """Whoever asked for the state of the target waited for it, and so did its end."""
+    with served(run_dir, hung) as (target, front), fuse_disk(run_dir / "late") as late:
+        late.hang("read")
+        adding = threading.Thread(target=add, args=(target, LunSpec(0, 2, disk(late.path))), daemon=True)
+        adding.start()
+        wait_until(lambda: late.waiting == 1, "the new disk to hang")
+        with target.control() as client:
+            client.add_lun(LunSpec(0, 1, BackstoreSpec(SpecKind.RAM, size_bytes=1 << 20)))
+        while front.command(cdb.TEST_UNIT_READY, lun=1).status:
+            pass
+        check_served(front, 1)
+        assert len(target.info().luns) == 2
+        late.go_on()
+        adding.join()
+        assert len(target.info().luns) == 3
+
+
+def add(target: ServedTarget, spec: LunSpec) -> None:
+    with target.control() as client:
+        client.add_lun(spec)
+
+
+def disk(path: Path) -> BackstoreSpec:
+    return BackstoreSpec(SpecKind.PATH, str(path))
 
 
 def test_a_blk_disk_that_hangs_stops_in_time_and_is_served_again(run_dir: Path, hung: FuseDisk) -> None:

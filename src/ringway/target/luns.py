@@ -99,12 +99,12 @@ class LunTable:
         self.reap()
         with self._lock:
             self._check_new(spec)
-            backstore = open_backstore(spec.backstore, claim=claim, fd=fd)
-            try:
-                return self.add_open(spec, backstore)
-            except BaseException:
-                backstore.close()
-                raise
+        backstore = open_backstore(spec.backstore, claim=claim, fd=fd)  # for as long as its medium likes
+        try:
+            return self.add_open(spec, backstore)
+        except BaseException:
+            backstore.close()
+            raise
 
     def add_open(self, spec: LunSpec, backstore: Backstore) -> LunInfo:
         """Serve an open backstore, which is the table's from then on; on failure it stays the caller's.
