@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
 from ringway.testing.target import ServedTarget
 
 from . import cdb
+from .loads import wait_until
 
 MIB = 1 << 20
 NOTHING = "0" * 16
@@ -202,6 +205,24 @@ def test_a_target_outlives_its_steward(target: ServedTarget, run_dir: Path) -> N
     target.wait_message("could not be removed")
     target.start()
     assert len(target.info().luns) == 1
+
+
+def test_a_steward_that_hangs_is_waited_for_once(target: ServedTarget, image: Path) -> None:
+    """It may hang with a file of some process that it looks at. Every connection waited for it in turn."""
+    (steward,) = Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().split()
+    with ScsiFrontEnd(target.socket).open() as front, contextlib.ExitStack() as closing:
+        os.kill(int(steward), signal.SIGSTOP)
+        others = [closing.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(10)]
+        for other in others:
+            other.settimeout(20.0)
+            other.connect(target.socket)
+        assert others[-1].recv(1) == b"", "the last one is turned away in time"
+        ready(front, 0)
+    os.kill(int(steward), signal.SIGCONT)
+    again = ("target", "add", target.socket, f"1={image}")
+    wait_until(lambda: "another disk of" in run(*again, status=6).stderr, "the steward to answer again")
+    assert target.stop() == 0
+    assert not os.path.exists(target.socket)
 
 
 def ready(front: ScsiFrontEnd, lun: int) -> None:

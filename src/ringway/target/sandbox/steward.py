@@ -8,6 +8,7 @@ that it can read once more for reading, and have its own sockets removed; nothin
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -35,7 +36,7 @@ class Steward:
     def __init__(self, channel: socket.socket, pid: int) -> None:
         self._channel = channel
         self._pid = pid
-        self._asked = 0
+        self._asked = self._answered = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -55,18 +56,38 @@ class Steward:
         return cls(ours, pid)
 
     def ask(self, question: Question, text: str = "", fd: int | None = None) -> tuple[Any, int | None]:
-        """As ``host.Delegate.ask``."""
-        with self._lock:
+        """As ``host.Delegate.ask``.
+
+        A steward can hang: it looks at other processes' files. Who asks again before it has answered, or for
+        a name while another thread waits for it, is told so at once: a session waits for names.
+        """
+        if not self._lock.acquire(blocking=question is not Question.COMMAND_NAME):
+            raise BlockingIOError(errno.EAGAIN, "the steward is busy")
+        try:
+            self._catch_up()
             self._asked += 1
             _send(self._channel, [self._asked, question, text], fd)
-            while True:
-                (number, value, error), opened = _receive(self._channel)
-                if number == self._asked:
-                    break
-                _close(opened)  # the answer to a question that was given up
+            value, error, opened = self._take()
+        finally:
+            self._lock.release()
         if error:
             raise OSError(error, os.strerror(error))
         return value, opened
+
+    def _take(self) -> tuple[Any, int, int | None]:
+        """Wait for the next answer. :raises OSError: it does not come in time."""
+        (self._answered, value, error), opened = _receive(self._channel)
+        return value, error, opened
+
+    def _catch_up(self) -> None:
+        """Take the answer that somebody gave up. :raises BlockingIOError: it has not come yet."""
+        if self._answered == self._asked:
+            return
+        self._channel.setblocking(False)
+        try:
+            _close(self._take()[2])
+        finally:
+            self._channel.settimeout(_PATIENCE_S)
 
     def close(self) -> None:
         """Let it end, and wait for that."""
