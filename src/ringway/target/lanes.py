@@ -6,7 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+#: Jobs of a key that may wait: a guest that goes on asking a medium that hangs must not fill our memory.
+MOST_WAITING: Final = 1024
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 JobT = TypeVar("JobT")
@@ -40,11 +43,12 @@ class Lanes(Generic[KeyT, JobT]):
         self._lanes: dict[KeyT, _Lane[JobT]] = {}
 
     def put(self, key: KeyT, job: JobT) -> bool:
-        """Have a job done. :returns: false: no thread can be had; it will not be done."""
+        """Have a job done. :returns: false: it will not be done: no thread can be had, or too many wait."""
         with self._changed:
             if (lane := self._lanes.get(key)) is not None:
-                lane.waiting.append(job)
-                return True
+                if fits := len(lane.waiting) < MOST_WAITING:
+                    lane.waiting.append(job)
+                return fits
             lane = self._lanes[key] = _Lane(deque((job,)))
             thread = threading.Thread(target=self._serve, args=(key, lane), name=self._name, daemon=True)
             try:

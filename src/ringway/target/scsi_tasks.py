@@ -132,7 +132,7 @@ class TaskSet:
                 command = self._core.next_command(0)
 
     def put(self, job: Job) -> bool:
-        """Have a command done on its unit's thread. :returns: false: no thread can be had."""
+        """Have a command done on its unit's thread. :returns: false: not now, see ``Lanes.put``."""
         return self._lanes.put(job.unit, job)
 
     def holds(self, scope: Scope) -> bool:
