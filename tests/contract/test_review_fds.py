@@ -69,3 +69,11 @@ def test_a_file_that_replaces_the_open_one_is_open_as_that_was(
         assert front.command(cdb.write(8, 1), data_out=b"w" * 512, lun=1).status == cdb.GOOD
     assert image.read_bytes()[4096:4608] == b"w" * 512
     assert image.stat().st_size == 2 * MIB
+
+
+def test_what_cannot_be_read_is_refused_in_words(target: ServedTarget) -> None:
+    fd = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)  # nothing is at its begin
+    disk = LunSpec(0, 1, BackstoreSpec(SpecKind.PATH, "/nowhere"))
+    with target.control() as client, pytest.raises(BackstoreError, match="cannot be read: Input/output"):
+        client.call(LunAddRequest(disk), LunInfo, fd=fd)
+    os.close(fd)

@@ -266,10 +266,18 @@ _FORMATS: Final = {
 
 
 def _check_format(spec: BackstoreSpec, fd: int) -> None:
-    """:raises BackstoreError: it is an image of another format; what a guest writes would destroy it."""
+    """:raises BackstoreError: it is an image of another format; what a guest writes would destroy it. Or it
+    cannot be read.
+    """
     if spec.force or not stat.S_ISREG(os.fstat(fd).st_mode):
         return
-    head = os.pread(fd, 8, 0)
+    try:
+        kernel.set_status_flags(
+            fd, direct=False
+        )  # who sent it may have opened it so; eight bytes are too few
+        head = os.pread(fd, 8, 0)
+    except OSError as error:
+        raise BackstoreError(f"'{spec}' cannot be read: {error.strerror}") from error
     for magic, name in _FORMATS.items():
         if head.startswith(magic):
             raise BackstoreError(
