@@ -451,6 +451,7 @@ mod tests {
             opcode::AsyncCancel::new(REQUEST | 99).build(),
         ];
         for (key, entry) in entries.into_iter().enumerate() {
+            ring.running += 1;
             // SAFETY: the path lives until the end of the test.
             unsafe { ring.push(&entry.user_data(REQUEST | key as u64)) };
             ring.running += 1;
