@@ -21,6 +21,8 @@ from ringway.bench.samples import Failure, Machine, Run, Sample
 from ringway.bench.sides import OurTarget, RunningPeer, Side
 from ringway.testing.target import ServedTarget
 
+pytestmark = pytest.mark.timeout(300)  # many starts, and samples that are taken again on a busy machine
+
 BENCH = [sys.executable, "-m", "ringway", "bench"]
 SHORT = ["--seconds", "0.05", "--repeats", "1"]
 NULL = ["--case", "null-4k-read-1x32"]
@@ -29,7 +31,7 @@ NULL = ["--case", "null-4k-read-1x32"]
 def bench(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run the command."""
     return subprocess.run(
-        [*BENCH, *arguments], capture_output=True, text=True, timeout=50, check=False, **more
+        [*BENCH, *arguments], capture_output=True, text=True, timeout=250, check=False, **more
     )
 
 
@@ -215,7 +217,7 @@ def test_ctrl_c_shows_what_was_measured_so_far() -> None:
         while b"IOPS" not in progress.read(4096):
             pass
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=50)
+        output, _ = process.communicate(timeout=250)
     assert process.returncode == 130
     assert json.loads(output)["samples"]
 
@@ -234,7 +236,7 @@ def test_a_signal_that_ends_a_run_leaves_nothing_behind(number: signal.Signals, 
             pass
         (target,) = [pid for pid in children(process.pid) if b"serve" in command_line(pid)]
         process.send_signal(number)
-        process.communicate(timeout=50)
+        process.communicate(timeout=250)
     assert process.returncode == 130
     assert not Path(f"/proc/{target}").exists()
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from ringway.testing.memory import Piece
 from ringway.vhost_user.messages import MAX_MEM_SLOTS
 
 from . import cdb
-from .conftest import Serve
+from .conftest import Serve, ServeHere
 from .disks import MakeDisk
 from .loads import Load
 from .requests import Front, front_end, make_ready
@@ -110,10 +110,10 @@ def test_regions_go_under_a_load_and_their_slots_are_free_again(
 
 @pytest.mark.parametrize("device", ["blk", "scsi"])
 def test_a_region_too_many_is_refused_in_words(
-    serve: Serve, disk_of: MakeDisk, device: str, caplog: pytest.LogCaptureFixture
+    serve_here: ServeHere, disk_of: MakeDisk, device: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The front end that cannot count is sent away, and the next one is served."""
-    path = serve(device, disk_of("cached"))
+    path = serve_here(device, disk_of("cached"))
     with front_end(device, path).open() as front:
         make_ready(front)
         fill_slots(front)
