@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from ringway.errors import GuestError
 from ringway.testing.guest import Job, LinuxGuest
 
 from .serving import Target
@@ -25,10 +28,38 @@ def check_verifies(guest: LinuxGuest, disk: str, *, size: str = "8M") -> None:
     guest.run(f"fio {FIO_VERIFY} --filename={disk} --size={size} --rw=randrw")
 
 
-def start_load(guest: LinuxGuest, disk: str) -> Job:
-    """Verify again and again in the background, until :func:`stop_load`."""
-    fio = f"fio {FIO_VERIFY} --filename={disk} --size=8M --rw=randrw"
-    return guest.start(f"while [ ! -e /run/stop ]; do {fio} || exit; done")
+#: The same without an end. Each round has a generation of its own (the seed) in each block of 4 KiB, beside
+#: the block's place and sum: what an earlier round wrote does not pass for what this one did.
+FIO_LOAD: Final = (
+    "--name=load --direct=1 --ioengine=libaio --iodepth=16 --bsrange=4k-64k --blockalign=4k --rw=randrw"
+    " --rwmixread=30 --verify=md5 --verify_interval=4k --verify_fatal=1 --do_verify=1 --output-format=terse"
+)
+_BLOCK_BYTES: Final = 4096
+#: magic, kind, length, seed, offset, seconds, nanoseconds, thread, number, sum of this; MD5 of what follows.
+_HEADER: Final = struct.Struct("<HHIQQIIHHI16s")
+_MAGIC: Final = 0xACCA
+
+
+def start_load(guest: LinuxGuest, disk: str, *, size: str = "8M") -> Job:
+    """Write and verify again and again in the background, until :func:`stop_load`."""
+    fio = f"fio {FIO_LOAD} --filename={disk} --size={size} --randseed=$round"
+    return guest.start(f"round=1; while [ ! -e /run/stop ]; do {fio} || exit; round=$((round + 1)); done")
+
+
+def check_blocks(image: Path) -> None:
+    """Check each block that a load wrote, while nobody writes.
+
+    :raises GuestError: one is not whole, or is another's.
+    """
+    data = image.read_bytes()
+    for at in range(0, len(data), _BLOCK_BYTES):
+        block = data[at : at + _BLOCK_BYTES]
+        magic, _, length, _, place, *_, digest = _HEADER.unpack_from(block)
+        if not any(block):
+            continue
+        md5 = hashlib.md5(block[_HEADER.size :], usedforsecurity=False)
+        if (magic, length, place, digest) != (_MAGIC, _BLOCK_BYTES, at, md5.digest()):
+            raise GuestError(f"the block at {at} is not what a load wrote there")
 
 
 def stop_load(guest: LinuxGuest, *jobs: Job) -> None:

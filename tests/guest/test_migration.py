@@ -1,203 +1,178 @@
-"""A guest moves between two QEMUs on one image: the load goes on, and one target at a time has the disk."""
+"""A guest moves between two QEMUs on one image under a verifying load, and anything may die on the way.
+
+Each case is a turn of a :class:`~.journey.Journey`, which says what has to hold. At rest the guest stands still
+and its disks are nobody's: the source has drained and let go, and the destination has not started.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ringway.errors import GuestError
 from ringway.model import OwnershipState
-from ringway.testing.bootsector import BootSectorGuest, Load, install
-from ringway.testing.guest import LinuxGuest
-from ringway.testing.qemu import migrate
 
 from .conftest import Count
-from .linux import start_load, stop_load
-from .serving import MIB, Target, both_devices, finish, go_on, make_image, wait_until
+from .journey import BootSectorJourney, Journey, LinuxJourney, worked
+from .serving import Target, both_devices, wait_until
 
-LOAD = Load(blocks=32, sectors=64)
+pytestmark = pytest.mark.timeout(180)
 
-
-@dataclass(frozen=True)
-class Side:
-    """A target and the guest on it."""
-
-    target: Target
-    guest: BootSectorGuest
+Turn = Callable[[Journey[Any]], None]
 
 
-@contextmanager
-def side(run_dir: Path, device: str, name: str, *, incoming: bool) -> Iterator[Side]:
-    """Start one side of a migration on the image."""
-    arguments = ["--incoming"] if incoming else []
-    with (
-        Target(run_dir, run_dir / "disk.img", *arguments, device=device, name=name) as target,
-        BootSectorGuest(target.devices(), incoming=incoming) as guest,
-    ):
-        yield Side(target, guest)
+def kill(targets: Iterable[Target]) -> None:
+    for target in targets:
+        target.kill()
 
 
-@pytest.fixture
-def image(run_dir: Path) -> Path:
-    """Return an image with a load that goes on until it is stopped."""
-    path = make_image(run_dir / "disk.img")
-    install(path, LOAD)
-    return path
+def start(targets: Iterable[Target]) -> None:
+    for target in targets:
+        target.start()
 
 
-def locks(target: Target, image: Path) -> bool:
-    """Tell whether a target holds locks on the image, as the kernel sees it."""
-    inode = f":{image.stat().st_ino} "
-    for entry in Path(f"/proc/{target.pid}/fdinfo").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # it is closed meanwhile
-            if any("OFDLCK" in line and inode in line for line in entry.read_text().splitlines()):
-                return True
-    return False
+def crash(targets: Iterable[Target]) -> None:
+    for target in targets:
+        target.crash()
 
 
-def assert_owned(owner: Target, other: Target, image: Path) -> None:
-    """One target has the disk, the other does not; QEMU's tools find it locked."""
-    assert (owner.ownership(), locks(owner, image)) == (OwnershipState.HELD, True)
-    assert other.ownership() is not OwnershipState.HELD
-    assert not locks(other, image)
-    assert (
-        "lock"
-        in subprocess.run(
-            ["qemu-io", "-f", "raw", "-c", "quit", image], capture_output=True, text=True, check=False
-        ).stderr
-    )
+# -- turns that move the guest
 
 
-@both_devices
-def test_a_guest_moves_there_and_back_under_load(
-    image: Path, run_dir: Path, count: Count, device: str
-) -> None:
-    """Each turn, the target that the guest came to dies once: its in-flight region is new, while the rings
-    are not (trap T8)."""
-    done = 0
-    with contextlib.ExitStack() as stack:
-        here = stack.enter_context(Target(run_dir, image, device=device, name="here"))
-        there = stack.enter_context(Target(run_dir, image, "--incoming", device=device, name="there"))
-        guest = stack.enter_context(BootSectorGuest(here.devices()))
-        for turn in range(count(2, 20)):
-            go_on(guest)
-            moved = stack.enter_context(BootSectorGuest(there.devices(), incoming=True))
-            assert_owned(here, there, image)
-            migrate(guest.qemu, moved.qemu, run_dir / f"migration{turn}")
-            go_on(moved)
-            assert_owned(there, here, image)
-            there.crash()
-            go_on(moved)
-            done += guest.passes()
-            guest.qemu.quit()
-            guest, here, there = moved, there, here
-        finish(guest, LOAD, image, before=done)
+def moves(journey: Journey[Any]) -> None:
+    journey.move()
 
 
-@both_devices
-def test_a_cancelled_migration_changes_nothing(image: Path, run_dir: Path, count: Count, device: str) -> None:
-    """The source gave the disk up at the switchover, and takes it back."""
-    with side(run_dir, device, "source", incoming=False) as source:
-        for turn in range(count(2, 20)):
-            with side(run_dir, device, "destination", incoming=True) as destination:
-                with pytest.raises(GuestError, match="expected state: cancelled"):
-                    migrate(
-                        source.guest.qemu,
-                        destination.guest.qemu,
-                        run_dir / f"migration{turn}",
-                        at_switchover=lambda: cancel(source, image),
-                    )
-                go_on(source.guest)
-                assert_owned(source.target, destination.target, image)
-        finish(source.guest, LOAD, image)
+def loses_its_new_target(journey: Journey[Any]) -> None:
+    """The in-flight region is new while the rings are not (trap T8)."""
+    journey.move()
+    crash(journey.here)
+    journey.go_on()
+    journey.check_owners()
 
 
-@both_devices
-def test_a_migration_whose_destination_dies_changes_nothing(image: Path, run_dir: Path, device: str) -> None:
-    with side(run_dir, device, "source", incoming=False) as source:
-        with side(run_dir, device, "destination", incoming=True) as destination:
-            with pytest.raises(GuestError, match="migration failed"):
-                migrate(
-                    source.guest.qemu,
-                    destination.guest.qemu,
-                    run_dir / "migration",
-                    at_switchover=destination.guest.qemu.close,
-                )
-            go_on(source.guest)
-            assert_owned(source.target, destination.target, image)
-        finish(source.guest, LOAD, image)
+def loses_the_destination_while_copying(journey: Journey[Any]) -> None:
+    journey.move(active=lambda: crash(journey.there))
 
 
-@both_devices
-def test_a_target_that_dies_at_the_switchover_comes_back(image: Path, run_dir: Path, device: str) -> None:
-    """The guest has moved when its new target is not there; it stands still until then, and loses nothing."""
-    with (
-        side(run_dir, device, "source", incoming=False) as source,
-        side(run_dir, device, "destination", incoming=True) as destination,
-    ):
-        go_on(source.guest)
-        migrate(
-            source.guest.qemu,
-            destination.guest.qemu,
-            run_dir / "migration",
-            at_switchover=destination.target.kill,
+def loses_the_destination_at_rest(journey: Journey[Any]) -> None:
+    """The guest has moved when its new target is not there: it stands still until then."""
+    journey.move(at_rest=lambda: kill(journey.there), arrived=lambda: start(journey.here))
+
+
+def loses_the_source_while_copying(journey: Journey[Any]) -> None:
+    journey.move(active=lambda: crash(journey.here))
+
+
+def loses_the_source_at_rest(journey: Journey[Any]) -> None:
+    """It has nothing any more that the guest needs."""
+    journey.move(at_rest=lambda: kill(journey.here), arrived=lambda: start(journey.there))
+
+
+def waits_for_a_stranger(journey: Journey[Any]) -> None:
+    """Somebody else took the image when nobody had it: the guest stands still until it is given up."""
+    with contextlib.ExitStack() as strangers:
+        journey.move(
+            at_rest=lambda: [strangers.enter_context(stranger(image)) for image in journey.images],
+            arrived=lambda: outwait(journey, strangers),
         )
-        destination.target.start()
-        go_on(destination.guest)
-        assert_owned(destination.target, source.target, image)
-        finish(destination.guest, LOAD, image, before=source.guest.passes())
 
 
-def cancel(source: Side, image: Path) -> None:
-    """Cancel a migration once the source has let go of the disk."""
-    wait_until(lambda: source.target.ownership() is OwnershipState.RELEASED, "a released disk")
-    assert not locks(source.target, image)
-    qmp = source.guest.qemu.qmp
-    qmp.execute("migrate_cancel")
-    qmp.wait_event("MIGRATION", 60.0, lambda data: bool(data["status"] == "cancelled"))
+def stays_one_guest(journey: Journey[Any]) -> None:
+    """The source's QEMU is started again by mistake: its targets want the disks, and do not get them."""
+    journey.move(arrived=lambda: start_twice(journey))
 
 
-def test_linux_moves_under_load(run_dir: Path, count: Count) -> None:
-    """Many requests are in flight on several queues of both devices, with indirect descriptors and event
-    indexes, when each turn begins."""
-    images = {device: make_image(run_dir / f"{device}.img", 16 * MIB) for device in ("scsi", "blk")}
-    with contextlib.ExitStack() as stack:
-        guest, targets = move_in(stack, images, "0")
-        jobs = [start_load(guest, "/dev/sda"), start_load(guest, "/dev/vda")]
-        for turn in range(1, count(1, 10) + 1):
-            for target in targets:
-                target.wait_writes(50)
-            old, old_targets = guest, targets
-            guest, targets = move_in(stack, images, str(turn))
-            migrate(old.qemu, guest.qemu, run_dir / f"migration{turn}")
-            old.qemu.quit()
-            for target in old_targets:
-                target.stop()
-            for target in targets:
-                target.wait_writes(50)
-                target.crash()
-                target.wait_writes(50)
-        stop_load(guest, *jobs)
-        assert "I/O error" not in guest.run("dmesg")
+# -- turns in which it stays
 
 
-def move_in(
-    stack: contextlib.ExitStack, images: dict[str, Path], turn: str
-) -> tuple[LinuxGuest, list[Target]]:
-    """Start one side: a target for each image, and a QEMU; the first side's guest boots."""
-    incoming = ["--incoming"] if turn != "0" else []
-    targets = [
-        stack.enter_context(
-            Target(image.parent, image, "--queues", "2", *incoming, device=device, name=f"{device}{turn}")
-        )
-        for device, image in images.items()
-    ]
-    devices = [word for target in targets for word in target.devices(queues=2, options="")]
-    guest = LinuxGuest(devices, cpus=2, incoming=bool(incoming))
-    return stack.enter_context(guest), targets
+def is_called_off_while_copying(journey: Journey[Any]) -> None:
+    journey.fail("cancelled", active=lambda: journey.guest.qemu.qmp.execute("migrate_cancel"))
+
+
+def is_called_off_at_rest(journey: Journey[Any]) -> None:
+    journey.fail("cancelled", at_rest=journey.cancel)
+
+
+def is_refused_by_the_destination(journey: Journey[Any]) -> None:
+    """Its state does not fit: the destination says so once it has all of it."""
+    journey.fail("migration failed", cpus=1)
+
+
+def loses_the_other_qemu_at_rest(journey: Journey[Any]) -> None:
+    journey.fail("migration failed", at_rest=lambda: journey.destination.qemu.close())
+
+
+def loses_the_source_at_rest_and_is_called_off(journey: Journey[Any]) -> None:
+    def step() -> None:
+        crash(journey.here)
+        journey.cancel()
+
+    journey.fail("cancelled", at_rest=step)
+
+
+def has_no_back_end_and_is_called_off(journey: Journey[Any]) -> None:
+    """The back end died while requests were in flight, and is back only later: they are done then."""
+
+    def step() -> None:
+        journey.cancel()
+        start(journey.here)
+
+    journey.fail("cancelled", active=lambda: kill(journey.here), at_rest=step)
+
+
+TURNS: tuple[Turn, ...] = (
+    moves,
+    is_called_off_at_rest,
+    loses_its_new_target,
+    is_refused_by_the_destination,
+    loses_the_destination_while_copying,
+    loses_the_other_qemu_at_rest,
+    loses_the_destination_at_rest,
+    is_called_off_while_copying,
+    loses_the_source_while_copying,
+    has_no_back_end_and_is_called_off,
+    loses_the_source_at_rest,
+    loses_the_source_at_rest_and_is_called_off,
+    waits_for_a_stranger,
+    stays_one_guest,
+)
+
+
+@contextlib.contextmanager
+def stranger(image: Path) -> Iterator[None]:
+    """QEMU's own tool has the image open for writing."""
+    command = ["qemu-io", "-f", "raw", str(image)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(len("qemu-io> ")) == b"qemu-io> "
+        yield
+        process.communicate(b"quit\n", timeout=60)
+
+
+def outwait(journey: Journey[Any], strangers: contextlib.ExitStack) -> None:
+    before = worked(journey.here)
+    for target in journey.here:
+        target.wait_message("waiting for .*qemu-io")
+        assert target.ownership() is OwnershipState.WANTED
+    assert worked(journey.here) == before
+    strangers.close()
+
+
+def start_twice(journey: Journey[Any]) -> None:
+    journey.left.qemu.qmp.execute("cont")
+    for target in journey.there:
+        wait_until(lambda target=target: target.ownership() is OwnershipState.WANTED, "a second start")
+
+
+@both_devices
+@pytest.mark.parametrize("turn", TURNS, ids=lambda turn: turn.__name__)
+def test_a_move_of_a_boot_sector(run_dir: Path, count: Count, device: str, turn: Turn) -> None:
+    with BootSectorJourney(run_dir, device) as journey:
+        for _ in range(count(1, 10)):
+            turn(journey)
+        journey.finish()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,11 +109,38 @@ class Load:
 
         :raises GuestError: a block holds something else than that pass wrote.
         """
+        for block, data in enumerate(self._blocks(image)):
+            if data != self.pattern(number, block):
+                raise GuestError(f"block {block} does not hold what pass {number} wrote")
+
+    def check_whole(self, image: Path, ended: int) -> None:
+        """Check an image while the program stands still, wherever in a pass it is.
+
+        :param ended: passes that are known to have ended.
+        :raises GuestError: a block is not of one pass as a whole, or its pass is not the present one or the
+            one before, or lies before a pass that has ended.
+        """
+        latest = None
+        for block, data in enumerate(self._blocks(image)):
+            number = self._pass_of(block, data)
+            if data != (self.pattern(number, block) if number else bytes(len(data))):
+                raise GuestError(f"block {block} is torn; it begins as in pass {number}")
+            if number < ended or (latest is not None and latest - number not in (0, 1)):
+                raise GuestError(f"block {block} is of pass {number}; {ended} ended, block 0 is of {latest}")
+            latest = number if latest is None else latest
+
+    def _blocks(self, image: Path) -> Iterator[bytes]:
         with image.open("rb") as file:
-            for block in range(self.blocks):
-                file.seek((self.first + block * self.sectors) * SECTOR_BYTES)
-                if file.read(self.sectors * SECTOR_BYTES) != self.pattern(number, block):
-                    raise GuestError(f"block {block} does not hold what pass {number} wrote")
+            file.seek(self.first * SECTOR_BYTES)
+            for _ in range(self.blocks):
+                yield file.read(self.sectors * SECTOR_BYTES)
+
+    def _pass_of(self, block: int, data: bytes) -> int:
+        """The pass whose pattern begins like this; 0 for a block that was never written."""
+        if not any(data):
+            return 0
+        (word,) = struct.unpack_from("<I", data)
+        return (word - block * _BLOCK_STEP) * pow(_PASS_STEP, -1, 1 << 32) & 0xFFFFFFFF
 
     @property
     def _words(self) -> int:
