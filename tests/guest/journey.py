@@ -25,12 +25,14 @@ from ringway.testing.guest import LinuxGuest
 from ringway.testing.qemu import QemuGuest, migrate
 
 from .linux import check_blocks, start_load, stop_load
-from .serving import BOOT, MIB, Target, finish, go_on, make_image, wait_until
+from .serving import BOOT, MIB, Target, finish, go_on, make_image
 
 Step = Callable[[], None]
 Guest = TypeVar("Guest", BootSectorGuest, LinuxGuest)
 #: A guest has two; a destination with one cannot take its state, which it finds out at the very end.
 _CPUS = 2
+#: Bytes a second: memory is still being copied whatever is done meanwhile; and as fast as can be.
+_SLOW, _FAST = 1 << 12, 1 << 40
 
 
 def nothing() -> None:
@@ -54,17 +56,19 @@ class Journey(ABC, Generic[Guest]):
         self._turns = itertools.count()
         self._stack = contextlib.ExitStack()
         self._rested: dict[Target, tuple[int, int]] = {}
+        self.guest: Guest  #: in the QEMU where it runs
+        self.destination: Guest  #: in the QEMU that it is moving to
+        self.left: Guest  #: in the QEMU that it came from last
         self.images = [make_image(folder / f"{device}.img", self.size_bytes) for device in devices]
-        self.here, self.there = (
-            [self._target(image, f"{image.stem}-{side}") for image in self.images] for side in "ab"
-        )
+        self.here, self.there = self._targets("a"), self._targets("b")
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             for target in (*self.here, *self.there):
                 stack.enter_context(target)
             self.guest = self.make_guest(self.here)
-            stack.callback(lambda: self.guest.qemu.close())
+            stack.callback(self._close_guest)
+            self.guest.__enter__()
             self.start_load()
             self._stack = stack.pop_all()
         return self
@@ -116,14 +120,16 @@ class Journey(ABC, Generic[Guest]):
             self._migrate(active, at_rest)
         self.left, self.guest = self.guest, self.destination
         self.here, self.there = self.there, self.here
+        self.leave(self.left)
         arrived()
         self.go_on()
         self._check_idle(self.there)
-        self.leave(self.left)
         self.left.qemu.close()
         self.check_owners()
 
-    def fail(self, reason: str, *, cpus: int = _CPUS, active: Step = nothing, at_rest: Step = nothing) -> None:
+    def fail(
+        self, reason: str, *, cpus: int = _CPUS, active: Step = nothing, at_rest: Step = nothing
+    ) -> None:
         """Try to move the guest, in vain: it stays and goes on.
 
         :param reason: a pattern for the error. :param cpus: of the destination's QEMU.
@@ -149,28 +155,36 @@ class Journey(ABC, Generic[Guest]):
         for image, owner, other in zip(self.images, self.here, self.there, strict=True):
             assert (owner.ownership(), locks(owner, image)) == (OwnershipState.HELD, True)
             if other.alive:
-                wait_until(lambda other=other: other.ownership() is OwnershipState.RELEASED, "a release")
+                other.wait_ownership(OwnershipState.RELEASED)
                 assert not locks(other, image)
             check_locked(image)
 
     def _migrate(self, active: Step, at_rest: Step) -> None:
+        self._limit_bandwidth(_SLOW)
         migrate(
             self.guest.qemu,
             self.destination.qemu,
             self._folder / f"migration{next(self._turns)}",
-            while_active=active,
+            while_active=lambda: self._speed_up_after(active),
             at_switchover=lambda: self._rest(at_rest),
         )
+
+    def _speed_up_after(self, active: Step) -> None:
+        active()
+        self._limit_bandwidth(_FAST)
+
+    def _limit_bandwidth(self, bytes_per_s: int) -> None:
+        self.guest.qemu.qmp.execute("migrate-set-parameters", max_bandwidth=bytes_per_s)
 
     def _rest(self, then: Step) -> None:
         """The source's targets have drained. Those that are alive let go, and then nobody writes."""
         alive = [target for target in self.here if target.alive]
         for target in alive:
-            wait_until(lambda target=target: target.ownership() is OwnershipState.RELEASED, "a release")
+            target.wait_ownership(OwnershipState.RELEASED)
         self._rested = worked(self.here)
         stamps = [image.stat().st_mtime_ns for image in self.images]
-        for image in self.images:
-            assert [target for target in (*alive, *self.there) if target.alive and locks(target, image)] == []
+        for target, image in itertools.product((*self.here, *self.there), self.images):
+            assert not (target.alive and locks(target, image))
         if alive == self.here:
             self.check_images()  # an unconfirmed write of a target that died may be half done: it comes again
         assert [image.stat().st_mtime_ns for image in self.images] == stamps
@@ -183,9 +197,16 @@ class Journey(ABC, Generic[Guest]):
             if target in now and now[target][0] == pid:
                 assert now[target][1] == requests, f"{target.socket} worked without owning its disk"
 
-    def _target(self, image: Path, name: str) -> Target:
-        queues = ["--queues", str(self.queues)]
-        return Target(self._folder, image, "--incoming", *queues, device=image.stem, name=name)
+    def _targets(self, side: str) -> list[Target]:
+        """One for each image. All wait for a guest, so that each can die and come back wherever it is."""
+        options = ["--incoming", "--queues", str(self.queues)]
+        return [
+            Target(self._folder, image, *options, device=image.stem, name=f"{image.stem}-{side}")
+            for image in self.images
+        ]
+
+    def _close_guest(self) -> None:
+        self.guest.qemu.close()
 
     @staticmethod
     @contextlib.contextmanager
@@ -242,10 +263,12 @@ class LinuxJourney(Journey[LinuxGuest]):
     size_bytes = 8 * MIB
     queues = 2
 
-    def make_guest(self, targets: Sequence[Target], *, incoming: bool = False, cpus: int = _CPUS) -> LinuxGuest:
+    def make_guest(
+        self, targets: Sequence[Target], *, incoming: bool = False, cpus: int = _CPUS
+    ) -> LinuxGuest:
         """Boot from memory."""
         devices = devices_of(targets, queues=self.queues, options="")
-        return LinuxGuest(devices, cpus=cpus, memory_mib=256, incoming=incoming)
+        return LinuxGuest(devices, cpus=cpus, incoming=incoming)
 
     def leave(self, guest: LinuxGuest) -> None:
         """Nothing has to be remembered."""

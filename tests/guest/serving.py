@@ -59,6 +59,10 @@ class Target(ServedTarget):
         """Of its first disk."""
         return self.info().luns[0].ownership
 
+    def wait_ownership(self, state: OwnershipState) -> None:
+        """Wait until its first disk is held, wanted or released. :raises GuestError: not in time."""
+        wait_until(lambda: self.ownership() is state, f"a disk that is {state}")
+
     def add_lun(self, lun: int, path: Path) -> None:
         """Show a further image to the guest."""
         spec = LunSpec(0, lun, BackstoreSpec(SpecKind.PATH, path=str(path)))

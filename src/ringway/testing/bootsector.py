@@ -139,7 +139,7 @@ class Load:
         """The pass whose pattern begins like this; 0 for a block that was never written."""
         if not any(data):
             return 0
-        (word,) = struct.unpack_from("<I", data)
+        word = int.from_bytes(data[:4], "little")
         return (word - block * _BLOCK_STEP) * pow(_PASS_STEP, -1, 1 << 32) & 0xFFFFFFFF
 
     @property

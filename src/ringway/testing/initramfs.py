@@ -17,7 +17,16 @@ from ringway.errors import GuestError
 from ringway.testing.cpio import Archive
 from ringway.testing.kernel import Kernel, Module
 
-MODULES = ("virtio_scsi", "virtio_blk", "sd_mod", "sg", "ext4", "crc32c_generic", "crc32c_intel")
+MODULES = (
+    "virtio_scsi",
+    "virtio_blk",
+    "virtio_mem",
+    "sd_mod",
+    "sg",
+    "ext4",
+    "crc32c_generic",
+    "crc32c_intel",
+)
 
 # Each command beside busybox's with the package that carries it. An applet of the same name gives way.
 COMMANDS = {
