@@ -31,8 +31,6 @@ Step = Callable[[], None]
 Guest = TypeVar("Guest", BootSectorGuest, LinuxGuest)
 #: A guest has two; a destination with one cannot take its state, which it finds out at the very end.
 _CPUS = 2
-#: Bytes a second: memory is still being copied whatever is done meanwhile; and as fast as can be.
-_SLOW, _FAST = 1 << 12, 1 << 40
 
 
 def nothing() -> None:
@@ -53,7 +51,6 @@ class Journey(ABC, Generic[Guest]):
 
     def __init__(self, folder: Path, *devices: str) -> None:
         self._folder = folder
-        self._turns = itertools.count()
         self._stack = contextlib.ExitStack()
         self._rested: dict[Target, tuple[int, int]] = {}
         self.guest: Guest  #: in the QEMU where it runs
@@ -160,21 +157,12 @@ class Journey(ABC, Generic[Guest]):
             check_locked(image)
 
     def _migrate(self, active: Step, at_rest: Step) -> None:
-        self._limit_bandwidth(_SLOW)
         migrate(
             self.guest.qemu,
             self.destination.qemu,
-            self._folder / f"migration{next(self._turns)}",
-            while_active=lambda: self._speed_up_after(active),
+            while_active=active,
             at_switchover=lambda: self._rest(at_rest),
         )
-
-    def _speed_up_after(self, active: Step) -> None:
-        active()
-        self._limit_bandwidth(_FAST)
-
-    def _limit_bandwidth(self, bytes_per_s: int) -> None:
-        self.guest.qemu.qmp.execute("migrate-set-parameters", max_bandwidth=bytes_per_s)
 
     def _rest(self, then: Step) -> None:
         """The source's targets have drained. Those that are alive let go, and then nobody writes."""

@@ -126,7 +126,7 @@ def test_a_load_goes_on_through_a_migration(image: Path, run_dir: Path) -> None:
     devices = emulated_scsi(image, options=BOOT)
     with BootSectorGuest(devices) as source, BootSectorGuest(devices, incoming=True) as destination:
         source.wait_passes(2)
-        migrate(source.qemu, destination.qemu, run_dir / "migration")
+        migrate(source.qemu, destination.qemu)
         destination.wait_passes(2)
         destination.stop()
         assert destination.wait() is Verdict.OK
@@ -215,7 +215,7 @@ def test_linux_goes_on_through_a_migration(run_dir: Path) -> None:
     devices = emulated_scsi(image)
     with LinuxGuest(devices) as source, LinuxGuest(devices, incoming=True) as destination:
         job = source.start("while [ ! -e /run/go ]; do usleep 10000; done; cat /run/go")
-        migrate(source.qemu, destination.qemu, run_dir / "migration")
+        migrate(source.qemu, destination.qemu)
         destination.run("echo moved >/dev/sda; head -c 6 /dev/sda >/run/new; mv /run/new /run/go")
         assert job.on(destination).wait() == "moved\n"
 

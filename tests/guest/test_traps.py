@@ -69,13 +69,7 @@ def test_t6_a_device_starts_while_a_migration_runs(run_dir: Path, device: str) -
         BootSectorGuest(["-S", *target.devices()]) as source,
         BootSectorGuest(other.devices(), incoming=True) as destination,
     ):
-        throttle(source, 1 << 12)
-        migrate(
-            source.qemu,
-            destination.qemu,
-            run_dir / "migration",
-            while_active=lambda: start_late(source),
-        )
+        migrate(source.qemu, destination.qemu, while_active=lambda: start_late(source))
         go_on(destination)
         finish(destination, load, image, before=source.passes())
 
@@ -84,9 +78,3 @@ def start_late(guest: BootSectorGuest) -> None:
     """Power the guest on, and let it work before the migration may end."""
     guest.qemu.qmp.execute("cont")
     go_on(guest)
-    throttle(guest, 1 << 40)
-
-
-def throttle(guest: BootSectorGuest, bytes_per_s: int) -> None:
-    """Limit how fast a migration is."""
-    guest.qemu.qmp.execute("migrate-set-parameters", max_bandwidth=bytes_per_s)

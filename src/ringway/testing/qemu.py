@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +25,9 @@ INSTALL_HINT = "run `make system` as root"
 # Guests' instructions are translated everywhere alike; a /dev/kvm may exist and yet be slower than that. The
 # features that are taken away cost a page walk or a fence each time in translation and are of no use here.
 _ACCELERATOR = ("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-la57,-smap,-smep,-pku")
+
+#: The stream of a guest of 64 MiB, nearly all of it zeros, has 500 KB.
+_STREAM_BYTES = 1 << 16
 
 _running: weakref.WeakSet[Qemu] = weakref.WeakSet()
 
@@ -229,7 +232,6 @@ class QemuGuest:
 def migrate(
     source: Qemu,
     destination: Qemu,
-    path: Path,
     *,
     timeout_s: float = 300.0,
     while_active: Callable[[], None] = lambda: None,
@@ -237,10 +239,10 @@ def migrate(
 ) -> Message:
     """Move a running guest to a second QEMU that was started with ``-incoming defer`` and the same devices.
 
-    Dirty pages are logged when ``while_active`` is called. The source is paused and has drained its back ends
-    when ``at_switchover`` is.
+    When ``while_active`` is called dirty pages are logged, and the guest runs until it returns: nobody reads
+    the stream before, and most of its memory does not fit into the socket's buffer. The source is paused and
+    has drained its back ends when ``at_switchover`` is called.
 
-    :param path: where the two meet, a unix socket that does not exist yet.
     :returns: the source's final ``query-migrate``.
     :raises GuestError: the migration failed; which side runs is for the caller to find out.
     """
@@ -249,10 +251,15 @@ def migrate(
     ]
     for side in (source, destination):
         side.qmp.execute("migrate-set-capabilities", capabilities=capabilities)
-    destination.qmp.execute("migrate-incoming", uri=f"unix:{path}")
-    source.qmp.execute("migrate", uri=f"unix:{path}")
-    _await_status(source, "active", timeout_s)
-    while_active()
+    with _stream() as (out, into):
+        _allow_downtime(source, 0)
+        source.qmp.execute("getfd", fdname="stream", fds=[out.fileno()])
+        source.qmp.execute("migrate", uri="fd:stream")
+        _await_status(source, "active", timeout_s)
+        while_active()
+        destination.qmp.execute("getfd", fdname="stream", fds=[into.fileno()])
+        destination.qmp.execute("migrate-incoming", uri="fd:stream")
+        _allow_downtime(source, 300)
     _await_status(source, "pre-switchover", timeout_s)
     at_switchover()
     source.qmp.execute("migrate-continue", state="pre-switchover")
@@ -260,6 +267,20 @@ def migrate(
     _await_status(destination, "completed", timeout_s)
     result: Message = source.qmp.execute("query-migrate")
     return result
+
+
+@contextlib.contextmanager
+def _stream() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a connection that holds much less than the state of any guest."""
+    out, into = socket.socketpair()
+    with out, into:
+        out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BYTES)
+        yield out, into
+
+
+def _allow_downtime(source: Qemu, limit_ms: int) -> None:
+    """Without any it goes on copying for as long as there is anything left."""
+    source.qmp.execute("migrate-set-parameters", downtime_limit=limit_ms)
 
 
 def _await_status(side: Qemu, status: str, timeout_s: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ringway.errors import GuestError
@@ -29,16 +29,19 @@ class Qmp:
         self._next(time.monotonic() + timeout_s)
         self.execute("qmp_capabilities", timeout_s=timeout_s)
 
-    def execute(self, command: str, *, timeout_s: float = 60.0, **arguments: Any) -> Any:
+    def execute(
+        self, command: str, *, timeout_s: float = 60.0, fds: Sequence[int] = (), **arguments: Any
+    ) -> Any:
         """Run a command; underscores in argument names stand for hyphens.
 
+        :param fds: sent along; they stay open here.
         :returns: what QEMU put in ``return``.
         :raises GuestError: QEMU refused (its own description is the message), went away or did not answer in
             time.
         """
         request = {"execute": command, "arguments": {k.replace("_", "-"): v for k, v in arguments.items()}}
         try:
-            self._connection.sendall(json.dumps(request).encode() + b"\n")
+            socket.send_fds(self._connection, [json.dumps(request).encode() + b"\n"], fds)
         except OSError as error:
             raise GuestError(f"QMP {command}: QEMU is gone") from error
         deadline = time.monotonic() + timeout_s
