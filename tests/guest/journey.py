@@ -23,6 +23,7 @@ from ringway.target.statistics import total
 from ringway.testing.bootsector import BootSectorGuest, Load, install
 from ringway.testing.guest import LinuxGuest
 from ringway.testing.qemu import QemuGuest, migrate
+from ringway.testing.qmp import Qmp
 
 from .linux import check_blocks, start_load, stop_load
 from .serving import BOOT, MIB, Target, finish, go_on, make_image
@@ -31,6 +32,7 @@ Step = Callable[[], None]
 Guest = TypeVar("Guest", BootSectorGuest, LinuxGuest)
 #: A guest has two; a destination with one cannot take its state, which it finds out at the very end.
 _CPUS = 2
+_FIRST_REQUEST_QUEUE = {"virtio-scsi": 2, "virtio-blk": 0}
 
 
 def nothing() -> None:
@@ -302,6 +304,27 @@ def worked(targets: Iterable[Target]) -> dict[Target, tuple[int, int]]:
         for target in targets
         if target.alive
     }
+
+
+def has_request(qmp: Qmp, target: Target) -> bool:
+    """Tell whether a guest waits for a request, once QEMU knows that the target is dead."""
+    path = f"/machine/peripheral/{Path(target.socket).stem}/virtio-backend"
+    status = qmp.execute("x-query-virtio-status", path=path)
+    if status["vhost-started"]:
+        return False  # what follows would ask the target then, which stops its rings
+    queues = range(_FIRST_REQUEST_QUEUE[status["name"]], status["num-vqs"])
+    rings = [qmp.execute("x-query-virtio-queue-status", path=path, queue=queue) for queue in queues]
+    return any(
+        _index(qmp, ring["vring-avail"]) != _index(qmp, ring["vring-used"])
+        for ring in rings
+        if ring["vring-avail"]
+    )
+
+
+def _index(qmp: Qmp, ring: int) -> int:
+    """The index at the head of an available or used ring at a guest physical address."""
+    answer: str = qmp.execute("human-monitor-command", command_line=f"xp /1xh {ring + 2:#x}")
+    return int(answer.rsplit(maxsplit=1)[-1], 16)
 
 
 def locks(target: Target, image: Path) -> bool:
