@@ -55,6 +55,7 @@ class Journey(ABC, Generic[Guest]):
         self._folder = folder
         self._stack = contextlib.ExitStack()
         self._rested: dict[Target, tuple[int, int]] = {}
+        self.moves = 0  #: completed
         self.guest: Guest  #: in the QEMU where it runs
         self.destination: Guest  #: in the QEMU that it is moving to
         self.left: Guest  #: in the QEMU that it came from last
@@ -125,6 +126,7 @@ class Journey(ABC, Generic[Guest]):
         self._check_idle(self.there)
         self.left.qemu.close()
         self.check_owners()
+        self.moves += 1
 
     def fail(
         self, reason: str, *, cpus: int = _CPUS, active: Step = nothing, at_rest: Step = nothing
