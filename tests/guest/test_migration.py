@@ -198,7 +198,10 @@ def outwait(journey: Journey[Any], strangers: contextlib.ExitStack) -> None:
 
 
 def start_twice(journey: Journey[Any]) -> None:
-    journey.left.qemu.qmp.execute("cont")
+    qmp = journey.left.qemu.qmp
+    # QEMU says that it has completed a migration a little before it takes commands to go on
+    wait_until(lambda: bool(qmp.execute("query-status")["status"] == "postmigrate"), "the migration's end")
+    qmp.execute("cont")
     for target in journey.there:
         target.wait_ownership(OwnershipState.WANTED)
 
