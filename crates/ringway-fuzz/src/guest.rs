@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ringway_core::memory::{MemoryMap, Region};
 
@@ -27,10 +27,14 @@ fn block(place: Option<*mut u8>) -> Option<*mut u8> {
     (page != libc::MAP_FAILED.cast() && (place.is_none() || page == wanted)).then_some(page)
 }
 
+/// Two threads that map in turns would take each other's places, try after try.
+static PLACES: Mutex<()> = Mutex::new(());
+
 /// Make a value whose memory lies between two such pages. The kernel fills the address space from above, so that what
 /// is mapped next mostly lies right below; where it does not, there is another try.
 pub fn fenced<T>(make: impl Fn() -> T, place: impl Fn(&T) -> (*mut u8, usize)) -> T {
-    for _ in 0..64 {
+    let _alone = PLACES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for _ in 0..1024 {
         let above = block(None);
         let value = make();
         let (base, len) = place(&value);
