@@ -168,16 +168,17 @@ def test_a_fresh_region_takes_its_used_index_from_the_ring(run_dir: Path, faulty
         front.disconnect()
         front.forget_inflight()
         target.kill()
-        target.start_with(Fault("published", "flush", 1))
+        target.start_with(Fault("published", "read", 1))
         front.open()
         disk.hold_writes()
         writes: list[BlkRequest] = []
         while 0 not in front.rings[0].in_flight:
             writes.append(front.send_request(1, 8 * (1 + len(writes)), data_out=b"y" * 4096))
         disk.wait_held()
-        flush = front.send_request(4)
+        read = front.send_request(0, data_in=4096)
+        target.wait_fault()
+        disk.let_go()  # its threads cannot die before
         target.cause_of_death()
-        disk.let_go()
         target.start_with(None)
         front.reconnect()
-        assert [front.wait_request(request).status for request in [*writes, flush]] == [0] * (len(writes) + 1)
+        assert [front.wait_request(request).status for request in [*writes, read]] == [0] * (len(writes) + 1)

@@ -6,6 +6,9 @@ over a newer one; a read that came late would change memory that the guest uses 
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -30,10 +33,23 @@ def disk() -> Iterator[VolatileDisk]:
         yield disk
 
 
+@pytest.fixture
+def device(disk: VolatileDisk) -> Iterator[str]:
+    """The disk as a block device: I/O on it belongs to the kernel alone, and its process can die."""
+    losetup = shutil.which("losetup", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if losetup is None or os.geteuid() != 0 or not os.path.exists("/dev/loop-control"):
+        pytest.skip("loop devices need root, losetup and /dev/loop-control")
+    attach = [losetup, "--find", "--show", str(disk.path)]
+    name = subprocess.run(attach, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    yield name
+    disk.let_go()
+    subprocess.run([losetup, "--detach", name], check=True, timeout=30)
+
+
 def test_a_write_that_outlives_its_target_does_not_come_after_a_newer_one(
-    run_dir: Path, disk: VolatileDisk
+    run_dir: Path, disk: VolatileDisk, device: str
 ) -> None:
-    options = ["--device", "blk", "--engine", "uring", "--lun", f"0={disk.path},direct"]
+    options = ["--device", "blk", "--engine", "uring", "--lun", f"0={device},direct"]
     with ServedTarget(run_dir, *options) as target, BlkFrontEnd(target.socket).open() as front:
         assert front.write(8, _NEW).status == 0
         disk.hold_writes()

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from ringway.cli import howto, live, logs, privileges
-from ringway.cli.signals import StopSignals, as_ctrl_c, stop_signals
+from ringway.cli.signals import StopSignals, as_ctrl_c, held_back, stop_signals
 from ringway.errors import RingwayError, UsageError
 from ringway.model import (
     BackstoreSpec,
@@ -214,16 +214,18 @@ def new_image(specs: tuple[LunSpec, ...], size: str | None, socket_path: str) ->
         return
     if path is None or len(specs) > 1:
         raise UsageError("--create makes one image", hint="as in: ringway serve --create 10G disk.img")
-    create_image(path, parse_size(size))
-    made = host.made(path)
-    kept: list[bool] = []
-    try:
-        yield lambda: kept.append(True)
-    finally:
-        if kept:
-            host.forget(path)
-        else:
-            host.remove(path, made)
+    with held_back() as let_come:
+        create_image(path, parse_size(size))
+        made = host.made(path)
+        kept: list[bool] = []
+        try:
+            let_come()
+            yield lambda: kept.append(True)
+        finally:
+            if kept:
+                host.forget(path)
+            else:
+                host.remove(path, made)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import logging
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 _log: Final = logging.getLogger(__name__)
@@ -58,6 +58,23 @@ def as_ctrl_c() -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[Callable[[], None]]:
+    """Hold what ends a program back until the yielded function is called, or the block is left.
+
+    What is made in between cannot be lost by who has to take it away.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+    def let_come() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield let_come
+    finally:
+        let_come()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ The core must be a build with the feature ``fault-points``: see ``crates/ringway
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,14 @@ class FaultyTarget(ServedTarget):
     def deathbed(self) -> int:
         """A descriptor that is readable once the process has reached its fault, or has ended."""
         return self._marker
+
+    def wait_fault(self, timeout_s: float = 30.0) -> None:
+        """Wait until the fault point was reached. The process may not be able to end yet: I/O of it hangs.
+
+        :raises GuestError: it was not reached in time.
+        """
+        if not select.select([self._marker], [], [], timeout_s)[0]:
+            raise GuestError(f"{self._fault} was not reached")
 
     def cause_of_death(self) -> Fault:
         """Wait for the end of the process. :raises GuestError: it was not the fault that was planned."""
