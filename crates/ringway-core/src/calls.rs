@@ -2,7 +2,7 @@
 //!
 //! A worker looks before it writes to one that blocks, but a front end can clear O_NONBLOCK at any time (the flag is
 //! of the open file, which is shared), and fill the counter between the look and the write. So a thread looks at all
-//! of them four times a second, while there are any: a full one is emptied, which lets a writer go on. Nobody honest
+//! of them once a second, while there are any: a full one is emptied, which lets a writer go on. Nobody honest
 //! has one that is full: it takes 2^64 - 2 signals that nobody heard.
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::notify;
 
 /// How long a worker waits for a peer at most.
-const TICK: Duration = Duration::from_millis(250);
+const TICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Held {

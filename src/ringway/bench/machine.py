@@ -22,7 +22,8 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 #: Columns of /proc/stat: user, nice, system; not interrupts, which nobody asked for.
 _BUSY_COLUMNS: Final = (1, 2, 3)
 _STEAL_COLUMN: Final = 8
-_PRIVATE: Final = re.compile(r"Private_(?:Clean|Dirty|Hugetlb):\s+(\d+) kB")
+_SIZE: Final = re.compile(r"(\w+):\s+(\d+) kB")
+_ITS_OWN: Final = ("Private_Clean", "Private_Hugetlb")
 _MAPPING: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ (...)([ps]) ")
 _VERSION: Final = re.compile(r"\d+\.\d+(\.\d+)?")
 _COPY_S: Final = 0.15
@@ -89,20 +90,28 @@ def cpu_time(pid: int) -> CpuTime:
 
 
 def private_bytes(pid: int) -> int | None:
-    """Memory of a process that no other shares, without shared mappings (a guest's memory, a mapped store).
+    """Memory of a process and its children (a target's steward), without shared mappings (a guest's memory, a
+    mapped store).
+
+    What they have in common since the fork counts once; what other programs map as well does not count.
 
     :returns: ``None`` when it may not be seen.
     """
-    total, private = 0, False
     try:
-        text = Path(f"/proc/{pid}/smaps").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return sum(_private_bytes(Path(f"/proc/{each}/smaps").read_text()) for each in (pid, *children))
     except OSError:
         return None
-    for line in text.splitlines():
+
+
+def _private_bytes(smaps: str) -> int:
+    written = "Pss_Dirty" if "Pss_Dirty:" in smaps else "Private_Dirty"  # Linux 6.0 has the first
+    total, private = 0, False
+    for line in smaps.splitlines():
         if head := _MAPPING.match(line):
             private = head[2] == "p"
-        elif private and (size := _PRIVATE.match(line)):
-            total += int(size[1]) << 10
+        elif private and (size := _SIZE.match(line)) and size[1] in {written, *_ITS_OWN}:
+            total += int(size[2]) << 10
     return total
 
 

@@ -36,7 +36,8 @@ class Sample(msgspec.Struct, frozen=True):
     :ivar round_trips_ns: of a cache line between the two CPUs, just before and after; empty: not pinned.
     :ivar unsent: requests of an offered load that found no free slot.
     :ivar idle_share: of the target, connected and without a request.
-    :ivar private_bytes: of the target's process, in no shared mapping. :ivar latency: bucket -> requests.
+    :ivar private_bytes: of the target and its steward, in no shared mapping.
+    :ivar latency: bucket -> requests.
     """
 
     side: str
