@@ -93,7 +93,12 @@ class ServedTarget:
         assert self._process.stderr is not None
         self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
         self._reader.start()
-        self.wait_event("ready")
+        try:
+            self.wait_event("ready")
+        except GuestError:
+            if self._silent:  # its log has ended, and so does it: the next start finds nobody
+                self._process.wait(self._timeout_s)
+            raise
 
     def stop(self) -> int:
         """Ask it to end, as an operator does (SIGTERM). :returns: exit status."""
