@@ -1,7 +1,8 @@
 """Who may import whom: the arrows of the design, and no circles.
 
-``errors``, ``units`` and ``model`` lie at the bottom; ``vhost_user`` and ``scsi`` over the core; ``target``
-over both; ``testing`` and ``bench`` beside it; the command on top, where only single modules reach down.
+``errors``, ``digest``, ``units`` and ``model`` lie at the bottom; ``vhost_user`` and ``scsi`` over the core;
+``target`` over both; ``testing`` and ``bench`` beside it; the command on top, where only single modules reach
+down.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ ROOT = Path(__file__).parents[2] / "src" / "ringway"
 #: A layer, and the layers that it may import besides itself. ``ringway`` itself has the version only.
 ARROWS = {
     "errors": set[str](),
+    "digest": set[str](),
     "units": {"errors"},
     "model": {"errors"},
     "vhost_user": {"errors", "_core"},
-    "scsi": {"errors", "ringway"},
-    "target": {"errors", "units", "model", "vhost_user", "scsi", "_core", "ringway"},
+    "scsi": {"errors", "digest", "ringway"},
+    "target": {"errors", "digest", "units", "model", "vhost_user", "scsi", "_core", "ringway"},
     "testing": {"errors", "vhost_user", "_core"},
     "bench": {"errors", "units", "model", "testing", "_core"},
     "trace": {"errors", "units", "model"},

@@ -6,12 +6,12 @@ endpoint's WWPN and on the disk's serial number, and on nothing else that a host
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
 
 import ringway
+from ringway.digest import sha256
 from ringway.errors import UsageError
 
 VENDOR: Final = b"RINGWAY "
@@ -69,7 +69,7 @@ def _unit_name(port: bytes, serial: str) -> bytes:
 
     Spec: SPC-4 r37, NAA designator format: NAA 6 is NAA 5's company and vendor identifier, and 64 bits more.
     """
-    digest = hashlib.sha256(port + serial.encode()).digest()
+    digest = sha256(port + serial.encode())
     if port[0] >> 4 == _NAA_REGISTERED:
         return bytes([_NAA_EXTENDED << 4 | port[0] & 0xF]) + port[1:] + digest[:8]
     return bytes([_NAA_LOCAL << 4 | digest[0] & 0xF]) + digest[1:8]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import stat
 from typing import Final, NoReturn
 
 from ringway import _core
+from ringway.digest import sha256
 from ringway.errors import (
     BackstoreError,
     BusyError,
@@ -37,7 +37,7 @@ def serial_of(spec: BackstoreSpec, target: int, lun: int, real_path: str | None 
         return spec.serial
     image = None if spec.path is None else real_path or os.path.realpath(spec.path)
     where = f"{spec}:{target}:{lun}" if image is None else image
-    return hashlib.sha256(os.fsencode(where)).hexdigest()[:16]
+    return sha256(os.fsencode(where)).hex()[:16]
 
 
 class Backstore:

@@ -9,13 +9,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 _LOCK_LINE: Final = re.compile(r"^lock:\s+\d+: (?:OFDLCK|POSIX|FLOCK)", re.MULTILINE)
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
-_PROC: Final = Path("/proc")
-
 
 _principal: int | None = None  # who this process looks for
 
@@ -34,7 +31,7 @@ def process_name(pid: int) -> str:
     """``"pid 4711 (qemu-system-x86)"``, or what to call this process itself."""
     if pid == _self():
         return "another disk of this target"
-    comm = _read(_PROC / str(pid) / "comm").strip()
+    comm = _read(f"/proc/{pid}/comm").strip()
     return f"pid {pid} ({comm})" if comm else f"pid {pid}"
 
 
@@ -44,17 +41,17 @@ def lock_holder(fd: int) -> str | None:
     A process shows its locks in ``/proc/PID/fdinfo``; OFD locks have no process of their own.
     """
     own = os.fstat(fd)
-    for entry, info in _open_files():
-        if _same_file(entry, own) and _LOCK_LINE.search(_read(info)):
-            return process_name(int(entry.parts[2]))
+    for pid, link, info in _open_files():
+        if _same_file(link, own) and _LOCK_LINE.search(_read(info)):
+            return process_name(pid)
     return None
 
 
 def opener(path_stat: os.stat_result) -> str | None:
     """Name a process other than this one that has a file or device open."""
-    for entry, _ in _open_files():
-        if int(entry.parts[2]) != _self() and _same_file(entry, path_stat):
-            return process_name(int(entry.parts[2]))
+    for pid, link, _ in _open_files():
+        if pid != _self() and _same_file(link, path_stat):
+            return process_name(pid)
     return None
 
 
@@ -73,30 +70,31 @@ def device_user(device: int) -> str | None:
 
 def file_user(own: os.stat_result) -> str | None:
     """What uses a file without a lock: a loop device, or swap."""
-    for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
-        if _is_same_path(_read(loop).rstrip("\n"), own):
-            return f"attached as /dev/{loop.parts[3]}"
+    for name in _names("/sys/block"):
+        if _is_same_path(_read(f"/sys/block/{name}/loop/backing_file").rstrip("\n"), own):
+            return f"attached as /dev/{name}"
     return "used as swap" if any(_is_same_path(name, own) for name in _swaps()) else None
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     """A small file's text; empty when it may not be read or is gone."""
     try:
-        return path.read_text(errors="replace")
+        with open(path, errors="replace") as file:
+            return file.read()
     except OSError:
         return ""
 
 
-def _open_files() -> Iterator[tuple[Path, Path]]:
-    """All (fd link, fdinfo) of all processes, this one last: somebody else is the better answer."""
+def _open_files() -> Iterator[tuple[int, str, str]]:
+    """All (pid, fd link, fdinfo) of all processes, this one last: somebody else is the better answer."""
     own, looking = str(_self()), str(os.getpid())  # who only looks has what it was handed for that
-    pids = [name for name in _names(_PROC) if name.isdigit() and name not in (own, looking)]
+    pids = [name for name in _names("/proc") if name.isdigit() and name not in (own, looking)]
     for pid in [*pids, own]:
-        for number in _names(_PROC / pid / "fd"):
-            yield _PROC / pid / "fd" / number, _PROC / pid / "fdinfo" / number
+        for number in _names(f"/proc/{pid}/fd"):
+            yield int(pid), f"/proc/{pid}/fd/{number}", f"/proc/{pid}/fdinfo/{number}"
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: str) -> list[str]:
     """A folder's entries; none when it may not be read or is gone."""
     try:
         return os.listdir(folder)
@@ -104,10 +102,10 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _same_file(entry: Path, own: os.stat_result) -> bool:
+def _same_file(link: str, own: os.stat_result) -> bool:
     """Whether an fd link leads to a file (or to the same block device under any name)."""
     try:
-        other = entry.stat()
+        other = os.stat(link)
     except OSError:
         return False
     if stat.S_ISBLK(own.st_mode):
@@ -122,22 +120,23 @@ def _is_same_path(name: str, own: os.stat_result) -> bool:
         return False
 
 
-def _sysfs(device: int) -> Path:
-    return Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+def _sysfs(device: int) -> str:
+    return f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
 
 
 def _with_partitions(device: int) -> Iterator[int]:
     """The device, then its partitions."""
     yield device
-    for mark in sorted(_sysfs(device).glob("*/partition")):
-        major, _, minor = _read(mark.parent / "dev").strip().partition(":")
-        if major and minor:
+    for name in sorted(_names(_sysfs(device))):
+        part = f"{_sysfs(device)}/{name}"
+        major, _, minor = _read(f"{part}/dev").strip().partition(":")
+        if major and minor and os.path.exists(f"{part}/partition"):
             yield os.makedev(int(major), int(minor))
 
 
 def _mounted(device: int) -> str | None:
     """Compare each mount's device number, and its source's (btrfs shows an anonymous number)."""
-    for line in _read(_PROC / "self" / "mountinfo").splitlines():
+    for line in _read("/proc/self/mountinfo").splitlines():
         fields = line.split(" ")
         source = fields[fields.index("-") + 2]
         if fields[2] == f"{os.major(device)}:{os.minor(device)}" or _rdev(_unescape(source)) == device:
@@ -151,11 +150,11 @@ def _swap(device: int) -> str | None:
 
 def _swaps() -> list[str]:
     """Paths of the swap areas in use."""
-    return [_unescape(line.split()[0]) for line in _read(_PROC / "swaps").splitlines()[1:]]
+    return [_unescape(line.split()[0]) for line in _read("/proc/swaps").splitlines()[1:]]
 
 
 def _held(device: int) -> str | None:
-    names = _names(_sysfs(device) / "holders")
+    names = _names(f"{_sysfs(device)}/holders")
     return f"held by {min(names)}" if names else None
 
 

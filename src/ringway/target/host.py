@@ -14,7 +14,6 @@ import os
 import stat
 from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ringway.target import holders
@@ -182,16 +181,21 @@ def _read_discard_limits(fd: int) -> tuple[int, int]:
     zeroes, or one disk would read differently twice.
     """
     device = os.fstat(fd).st_rdev
-    node = Path(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
-    queue = (node.parent if (node / "partition").exists() else node) / "queue"
+    node = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    disk = os.path.dirname(node) if os.path.exists(f"{node}/partition") else node
     try:
         granularity, most, zeroes = (
-            int((queue / name).read_text())
+            _read_number(f"{disk}/queue/{name}")
             for name in ("discard_granularity", "discard_max_bytes", "write_zeroes_max_bytes")
         )
     except (OSError, ValueError):
         return 0, 0
     return (granularity, most) if granularity and most and zeroes else (0, 0)
+
+
+def _read_number(path: str) -> int:
+    with open(path) as file:
+        return int(file.read())
 
 
 def is_device(fd: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import select
@@ -16,6 +15,7 @@ import msgspec
 
 import ringway
 from ringway import _core
+from ringway.digest import sha256
 from ringway.errors import BusyError, ConflictError, ControlError, UsageError
 from ringway.model import (
     ControlRequest,
@@ -397,4 +397,4 @@ def wwpn_of(config: TargetConfig) -> str:
         return config.wwpn
     first = min(config.luns, key=lambda spec: (spec.target, spec.lun), default=None)
     what = "" if first is None else serial_of(first.backstore, first.target, first.lun)
-    return "naa.3" + hashlib.sha256(f"wwpn:{what}".encode()).hexdigest()[:15]
+    return "naa.3" + sha256(f"wwpn:{what}".encode()).hex()[:15]

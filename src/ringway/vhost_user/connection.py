@@ -12,7 +12,6 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from ringway.errors import ProtocolError
@@ -93,7 +92,8 @@ class Peer:
 def command_name(pid: int) -> str:
     """A process's name; ``?`` when /proc does not tell."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return "?"
 
