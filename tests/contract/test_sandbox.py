@@ -192,6 +192,15 @@ def test_its_steward_keeps_little_and_ends_with_it_however_it_ends(target: Serve
     assert wait_for_end(pipe)
 
 
+def test_neither_keeps_the_library_that_made_their_filters(target: ServedTarget) -> None:
+    """Nor OpenSSL's: 1 and 4 MiB for each of hundreds of targets."""
+    (steward,) = Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().split()
+    for pid in (target.pid, steward):
+        mapped = Path(f"/proc/{pid}/maps").read_text()
+        assert "_core.abi3.so" in mapped
+        assert not re.search("libseccomp|libcrypto", mapped)
+
+
 def test_a_target_outlives_its_steward(target: ServedTarget, run_dir: Path) -> None:
     """Names are missing in the log, and its sockets stay; the next start replaces them."""
     (steward,) = Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().split()

@@ -104,7 +104,7 @@ def check_landlock() -> Finding:
 
 def check_seccomp() -> Finding:
     """A target can give up the system calls that it does not make."""
-    from ringway.target.sandbox import syscalls
+    from ringway.target.sandbox import filters
 
     try:
         actions = Path("/proc/sys/kernel/seccomp/actions_avail").read_text()
@@ -113,7 +113,7 @@ def check_seccomp() -> Finding:
     if "kill_process" not in actions.split():
         return _warn("the kernel has no seccomp filters", "run one with CONFIG_SECCOMP_FILTER")
     try:
-        syscalls.library()
+        filters.library()
     except OSError as error:
         return _warn(f"{error.strerror}: system calls are not filtered", "apt-get install libseccomp2")
     return _ok("libseccomp is there, and the kernel kills with it")

@@ -27,7 +27,7 @@ from typing import Any
 
 from ringway.model import SandboxMode
 from ringway.target import host
-from ringway.target.sandbox import Sandbox, syscalls
+from ringway.target.sandbox import Sandbox, filters
 from ringway.target.sandbox.confinement import warm_up
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -177,7 +177,7 @@ def death_of(thread: str, attempt: Attempt) -> str:
 
 def main() -> None:
     thread, who, folder = sys.argv[1:]
-    syscalls.library()
+    filters.library()
     warm_up()
     for name in ("file", "made"):
         Path(folder, name).touch()

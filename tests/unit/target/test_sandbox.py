@@ -15,7 +15,7 @@ import pytest
 from ringway.errors import NotFoundError, PermissionDeniedError, UsageError
 from ringway.model import SandboxMode
 from ringway.target import host
-from ringway.target.sandbox import Sandbox, landlock, privileges, steward, syscalls
+from ringway.target.sandbox import Sandbox, filters, landlock, privileges, steward, syscalls
 
 CONFINED = Path(__file__).with_name("confined.py")
 REFUSED = {"EPERM", "EACCES"}
@@ -168,7 +168,7 @@ def test_a_process_with_threads_is_not_confined() -> None:
 
 def test_the_tables_name_system_calls() -> None:
     """A misspelt name would be left out silently, as one of another machine is."""
-    lib = syscalls.library()
+    lib = filters.library()
     names = [*syscalls.ALLOWED, *syscalls.DEADLY]
     unknown = [name for name in names if lib.resolve_syscall(lib.Arch.X86_64, name) == -1]
     assert unknown == []

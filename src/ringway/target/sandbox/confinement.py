@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
+import gc
 import importlib
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from ringway.errors import ConflictError, PermissionDeniedError, UsageError
 from ringway.model import SandboxMode
 from ringway.target import host
-from ringway.target.sandbox import landlock, privileges, syscalls
+from ringway.target.sandbox import filters, landlock, privileges, syscalls
 from ringway.target.sandbox.privileges import User
 from ringway.target.sandbox.steward import Steward
 
 #: What Python and its libraries import when they first need it.
-_LATE_MODULES: Final = ("encodings.idna", "encodings.latin_1", "linecache", "tokenize", "traceback")
+_LATE_MODULES: Final = ("encodings.latin_1", "linecache", "tokenize", "traceback")
 
 
 class Sandbox:
@@ -40,7 +40,8 @@ class Sandbox:
         self._is_named = user is not None
         self._missing: list[str] = []
         self._steward: Steward | None = None
-        self._filter: syscalls.Filter | None = None
+        self._filter: filters.Filter | None = None
+        self._stewards_filter: filters.Filter | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -60,8 +61,9 @@ class Sandbox:
         if len(os.listdir("/proc/self/task")) != 1:
             raise RuntimeError("a process is confined before it has threads")
         warm_up()
-        self._try("seccomp", self._make_filter)
-        self._steward = Steward.start()
+        self._try("seccomp", self._make_filters)
+        settle_memory()
+        self._steward = Steward.start(self._stewards_filter)
         host.delegate_to(self._steward)
         if os.geteuid() == 0:
             self._try("an empty bounding set of capabilities", privileges.empty_bounding_set)
@@ -94,8 +96,9 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _make_filter(self) -> None:
-        self._filter = syscalls.for_target()
+    def _make_filters(self) -> None:
+        tables = (syscalls.of_target(os.getpid()), syscalls.of_steward())
+        self._filter, self._stewards_filter = filters.made(*tables)
 
     def _become(self, user: User) -> None:
         try:
@@ -142,12 +145,22 @@ def _wanted_user(name: str | None) -> User | None:
     return user
 
 
+def settle_memory() -> None:
+    """Give back what is free, and let the collector leave alone what is there.
+
+    It writes to each object that it looks at, and a page that is written parts from its twin in the steward.
+    """
+    gc.collect()
+    gc.freeze()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc's
+        trim(0)
+
+
 def warm_up() -> None:
-    """Read now what would be read later: modules, the time zone, the configuration of libcrypto."""
+    """Read now what would be read later: modules, the time zone."""
     for name in _LATE_MODULES:
         importlib.import_module(name)
-    if Path("/etc/localtime").exists():
+    if os.path.exists("/etc/localtime"):
         os.environ.setdefault("TZ", ":/etc/localtime")  # unset, its file would be looked at again and again
     time.tzset()
     time.localtime()
-    hashlib.sha256(b"").hexdigest()

@@ -18,7 +18,8 @@ from typing import Any, Final, NoReturn
 
 from ringway.target import holders, host, kernel
 from ringway.target.host import Question
-from ringway.target.sandbox import privileges, syscalls
+from ringway.target.sandbox import privileges
+from ringway.target.sandbox.filters import Filter
 
 NAME: Final = "ringway-steward"
 _MAX_MESSAGE: Final = 8192
@@ -40,15 +41,15 @@ class Steward:
         self._lock = threading.Lock()
 
     @classmethod
-    def start(cls) -> Steward:
-        """Fork one. It holds no file of the target's when this returns.
+    def start(cls, own_filter: Filter | None) -> Steward:
+        """Fork one, which loads this filter. It holds no file of the target's when this returns.
 
         :raises OSError: the process may have no child, or it ended at once.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            _be_steward(theirs.detach())
+            _be_steward(theirs.detach(), own_filter)
         theirs.close()
         ours.settimeout(_PATIENCE_S)
         if ours.recv(_MAX_MESSAGE) != _READY:
@@ -120,7 +121,7 @@ def _close(fd: int | None) -> None:
 # The other process
 
 
-def _be_steward(channel: int) -> NoReturn:
+def _be_steward(channel: int, own_filter: Filter | None) -> NoReturn:
     """Serve until the target ends, and end.
 
     What stops a target (Ctrl-C reaches both) must not stop its steward before it.
@@ -132,7 +133,7 @@ def _be_steward(channel: int) -> NoReturn:
         _keep_only(channel)
         privileges.name_process(NAME)
         holders.stand_in_for(os.getppid())
-        _confine()
+        _confine(own_filter)
         with socket.socket(fileno=_STANDARD_FDS) as own:
             own.send(_READY)
             _serve(own)
@@ -140,7 +141,7 @@ def _be_steward(channel: int) -> NoReturn:
         os._exit(0)
 
 
-def _confine() -> None:
+def _confine(own_filter: Filter | None) -> None:
     """Keep what it takes to look at other processes' files, to open a device and to remove a socket."""
     if os.geteuid() == 0:
         with contextlib.suppress(OSError):
@@ -149,8 +150,9 @@ def _confine() -> None:
             privileges.CAP_DAC_OVERRIDE, privileges.CAP_DAC_READ_SEARCH, privileges.CAP_SYS_PTRACE
         )
     privileges.forbid_new_privileges()
-    with contextlib.suppress(OSError):  # its target says that there is no seccomp
-        syscalls.for_steward().load()
+    if own_filter is not None:
+        with contextlib.suppress(OSError):  # its target says that there is no seccomp
+            own_filter.load()
 
 
 def _keep_only(channel: int) -> None:

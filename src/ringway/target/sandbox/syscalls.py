@@ -7,12 +7,10 @@ kills the process.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import termios
-from collections.abc import Iterator, Sequence
-from types import ModuleType
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 _PROT_EXEC: Final = 4
@@ -62,26 +60,31 @@ class Rule(NamedTuple):
     mask: int = 0xFFFF_FFFF
 
 
+class Tables(NamedTuple):
+    """Calls that may be made, and calls that may be made if an argument is right."""
+
+    allowed: tuple[str, ...]
+    tested: tuple[tuple[str, Rule], ...]
+
+
 #: What a steward does besides: looking around in /proc and /sys, removing a socket.
 _LOOKING: Final = ("newfstatat", "stat", "lstat", "statx", "getdents64", "unlink", "unlinkat")
 
 
-def for_target() -> Filter:
-    """What a target may do. :raises OSError: as :class:`Filter`."""
-    return Filter(ALLOWED, list(_tested()))
+def of_target(pid: int) -> Tables:
+    """What a target may do, which is this process."""
+    return Tables(ALLOWED, (*_tested(), ("kill", Rule(0, pid)), ("tgkill", Rule(0, pid))))
 
 
-def for_steward() -> Filter:
-    """What a steward may do: as a target, and read files. :raises OSError: as :class:`Filter`."""
+def of_steward() -> Tables:
+    """What a steward may do: as a target, and read files; it signals nobody."""
     reading = Rule(2, os.O_RDONLY, os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
     tested = [(name, rule) for name, rule in _tested() if name not in _LOOKING]
-    return Filter((*ALLOWED, *_LOOKING), [*tested, ("openat", reading)])
+    return Tables((*ALLOWED, *_LOOKING), (*tested, ("openat", reading)))
 
 
 def _tested() -> Iterator[tuple[str, Rule]]:
     """Calls that are allowed with some arguments only."""
-    pid = os.getpid()
-    yield from (("kill", Rule(0, pid)), ("tgkill", Rule(0, pid)))
     yield from ((name, Rule(2, 0, _PROT_EXEC)) for name in ("mmap", "mprotect"))
     yield "clone", Rule(0, _CLONE_THREAD, _CLONE_THREAD | _CLONE_NEW)
     yield "newfstatat", Rule(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
@@ -94,52 +97,3 @@ def _tested() -> Iterator[tuple[str, Rule]]:
     commands = [fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL]
     commands += [fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS, fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK]
     yield from (("fcntl", Rule(1, command)) for command in commands)
-
-
-def library() -> ModuleType:
-    """libseccomp's binding. Finding the library starts programs: not for a confined process.
-
-    :raises OSError: the library is not installed.
-    """
-    try:
-        import pyseccomp
-    except (ImportError, RuntimeError) as error:
-        raise OSError(errno.ENOENT, "libseccomp is not installed") from error
-    module: ModuleType = pyseccomp
-    return module
-
-
-class Filter:
-    """A filter of this process. Loading it needs ``no_new_privs``.
-
-    :param allowed: calls that may be made. :param tested: calls that may be made if an argument is right.
-    :raises OSError: libseccomp is not there, or knows no filters for this machine.
-    """
-
-    def __init__(self, allowed: Sequence[str], tested: Sequence[tuple[str, Rule]]) -> None:
-        self._lib = library()
-        filter_ = self._filter = self._lib.SyscallFilter(self._lib.ERRNO(errno.EPERM))
-        attributes = self._lib.Attr
-        filter_.set_attr(attributes.ACT_BADARCH, self._lib.KILL_PROCESS)
-        filter_.set_attr(attributes.CTL_TSYNC, 1)
-        filter_.set_attr(attributes.CTL_SSB, 1)  # no others' code runs here: older kernels keep their speed
-        for name in allowed:
-            self._add(self._lib.ALLOW, name)
-        for name, rule in tested:
-            self._add(self._lib.ALLOW, name, self._comparison(rule))
-        for name in DEADLY:
-            self._add(self._lib.KILL_PROCESS, name)
-        # its flags lie in memory, where no filter sees them: the C library takes clone then
-        self._add(self._lib.ERRNO(errno.ENOSYS), "clone3")
-
-    def load(self) -> None:
-        """Filter all threads of this process, for good. :raises OSError: the kernel refuses."""
-        self._filter.load()
-
-    def _add(self, action: int, name: str, *comparisons: object) -> None:
-        number = self._lib.resolve_syscall(self._lib.Arch.NATIVE, name)
-        if number >= 0:  # else the library is older than this call, or it is another machine's
-            self._filter.add_rule(action, number, *comparisons)
-
-    def _comparison(self, rule: Rule) -> object:
-        return self._lib.Arg(rule.argument, self._lib.MASKED_EQ, rule.mask, rule.value)
