@@ -27,13 +27,16 @@ from typing import Any
 
 from ringway.model import SandboxMode
 from ringway.target import host
-from ringway.target.sandbox import Sandbox, filters
+from ringway.target.sandbox import Sandbox, filters, landlock
 from ringway.target.sandbox.confinement import warm_up
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 IO_URING_SETUP = 425
 SOMEBODY = 54321
 PARENT = os.getppid()
+
+#: An older kernel's Landlock misses parts; all else is there.
+MODE = SandboxMode.ON if landlock.missing(landlock.abi()) is None else SandboxMode.AUTO
 
 Attempt = Callable[[], Any]
 
@@ -150,7 +153,7 @@ def confined(thread: str, work: Callable[[], None]) -> None:
     """Do ``work`` in a thread of a process that gave up all it can."""
     tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     worker = threading.Thread(target=lambda: [task() for task in [tasks.get()]])
-    with Sandbox(SandboxMode.ON) as sandbox:
+    with Sandbox(MODE) as sandbox:
         sandbox.confine()
         if thread == "early":
             worker.start()
