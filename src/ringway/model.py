@@ -334,6 +334,21 @@ class LunInfo(Struct, frozen=True):
     epoch: int
 
 
+class SandboxInfo(Struct, frozen=True):
+    """What a target may still do.
+
+    :ivar uid: who it is. :ivar capabilities: mask of those that it has, by ``capabilities(7)``'s numbers.
+    :ivar landlock_abi: whose rules are in force; 0: none. :ivar missing: what this host does not offer.
+    """
+
+    mode: SandboxMode
+    uid: int
+    capabilities: int
+    landlock_abi: int
+    seccomp: bool
+    missing: tuple[str, ...]
+
+
 class TargetInfo(Struct, frozen=True):
     """What a target is, and whether a front end is there."""
 
@@ -348,6 +363,7 @@ class TargetInfo(Struct, frozen=True):
     wwpn: str | None
     connected: bool
     luns: tuple[LunInfo, ...]
+    sandbox: SandboxInfo
 
 
 CONTROL_VERSION: Final = 1

@@ -264,11 +264,44 @@ def test_an_image_that_was_made_in_vain_is_removed_by_a_confined_target(run_dir:
     assert os.listdir(run_dir) == []
 
 
+def test_info_says_what_a_target_may_still_do(target: ServedTarget) -> None:
+    """As the kernel does."""
+    sandbox = target.info().sandbox
+    assert {str(sandbox.uid)} == {uid for uids in fields(target.pid, "Uid") for uid in uids.split()}
+    assert (sandbox.mode, sandbox.capabilities, sandbox.seccomp) == (WHOLE, 0, True)
+    assert sandbox.landlock_abi == min(landlock.abi(), 6)
+    assert bool(sandbox.missing) is (landlock.abi() < 6)
+    table = run("target", "info", target.socket).stdout
+    assert f"sandbox {WHOLE}: user {sandbox.uid}, no capabilities, " in table
+    if WHOLE == "on":
+        assert table.splitlines()[1].endswith(", no capabilities, Landlock ABI 6, seccomp")
+
+
+def test_info_says_what_could_not_be_given_up(run_dir: Path) -> None:
+    with lacking_library("auto", run_dir) as target:
+        assert target.stderr is not None
+        assert any('"ready"' in line for line in target.stderr)
+        lines = run("target", "info", f"{run_dir}/x.sock").stdout.splitlines()
+        assert lines[1].endswith("no seccomp")
+        assert "  not offered here: seccomp (libseccomp is not installed)" in lines
+        target.terminate()
+
+
+def lacking_library(mode: str, run_dir: Path) -> subprocess.Popen[str]:
+    """A target where libseccomp is not installed."""
+    serve = ["serve", "null:1G", "--socket", "x.sock", "--sandbox", mode]
+    command = [sys.executable, "-c", WITHOUT_LIBRARY, *serve]
+    return subprocess.Popen(command, cwd=run_dir, stdout=-3, stderr=-1, text=True)
+
+
 def test_off_is_loud(run_dir: Path) -> None:
     with ServedTarget(run_dir, "null:1G", "--sandbox", "off") as target:
         entry = target.wait_message("THE SANDBOX IS OFF")
         assert entry["level"] == "warning"
         assert fields(target.pid, "Seccomp") == {"0"}
+        sandbox = target.info().sandbox
+        assert (sandbox.landlock_abi, sandbox.seccomp) == (0, False)
+        assert {f"{sandbox.capabilities:016x}"} == fields(target.pid, "CapEff")
         assert fields(target.pid, "Uid") == {"\t".join([str(os.geteuid())] * 4)}
 
 
@@ -281,14 +314,11 @@ def test_serving_as_root_is_said(run_dir: Path) -> None:
 
 
 def test_on_fails_without_a_part_and_auto_says_so(run_dir: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT_LIBRARY, "serve", "null:1G", "--socket", "x.sock", "--sandbox"]
-    strict = subprocess.run(
-        [*command, "on"], cwd=run_dir, capture_output=True, text=True, check=False, timeout=30
-    )
+    with lacking_library("on", run_dir) as strict:
+        assert "seccomp (libseccomp is not installed)" in strict.communicate(timeout=30)[1]
     assert strict.returncode == 6
-    assert "seccomp (libseccomp is not installed)" in strict.stderr
     assert os.listdir(run_dir) == []
-    with subprocess.Popen([*command, "auto"], cwd=run_dir, stdout=-3, stderr=-1, text=True) as lax:
+    with lacking_library("auto", run_dir) as lax:
         assert lax.stderr is not None
         assert any("does not offer seccomp" in line for line in lax.stderr)
         assert fields(lax.pid, "NoNewPrivs") == {"1"}

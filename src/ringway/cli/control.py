@@ -19,6 +19,7 @@ from ringway.model import (
     LunRemoveRequest,
     LunResizeRequest,
     QuitRequest,
+    SandboxInfo,
     StatisticsRequest,
     TargetInfo,
     TargetStatistics,
@@ -66,6 +67,7 @@ def info(socket: str, output: str) -> None:
         return
     state = "a guest is connected" if answer.connected else "no guest is connected"
     click.echo(f"vhost-user-{answer.device}, pid {answer.pid}, {answer.engine}, {answer.poll}; {state}")
+    click.echo(_sandbox_line(answer.sandbox))
     for lun in answer.luns:
         click.echo(_lun_line(lun))
 
@@ -167,6 +169,14 @@ def _why_not(path: str) -> str:
 
 def _echo_json(answer: msgspec.Struct) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(answer)).decode())
+
+
+def _sandbox_line(sandbox: SandboxInfo) -> str:
+    capabilities = f"capabilities {sandbox.capabilities:#x}" if sandbox.capabilities else "no capabilities"
+    landlock = f"Landlock ABI {sandbox.landlock_abi}" if sandbox.landlock_abi else "no Landlock"
+    seccomp = "seccomp" if sandbox.seccomp else "no seccomp"
+    gaps = "".join(f"\n  not offered here: {each}" for each in sandbox.missing)
+    return f"sandbox {sandbox.mode}: user {sandbox.uid}, {capabilities}, {landlock}, {seccomp}{gaps}"
 
 
 def _lun_line(lun: LunInfo) -> str:

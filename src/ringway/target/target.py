@@ -193,6 +193,7 @@ class Target:
             wwpn=self._wwpn,
             connected=self._server.peer is not None,
             luns=tuple(lun.info() for lun in self._luns),
+            sandbox=self.sandbox.info(),
         )
 
     def statistics(self) -> TargetStatistics:

@@ -255,7 +255,7 @@ def test_a_target_is_changed_by_command(start: Start, run: Run, image: Path, tmp
         file.truncate(32 << 20)
     assert "32 MiB" in run("target", "resize", "null.sock", "1").out
     assert "2 GiB" in run("target", "resize", "null.sock.ctl", "0", "--size", "2G").out
-    assert run("target", "info", "null.sock").out.count("\n") == 3
+    assert run("target", "info", "null.sock").out.count("\n") == 4
     assert run("target", "drain", "null.sock").status == 0
     assert run("target", "remove", "null.sock", "1").status == 0
     again = run("target", "remove", "null.sock", "1")

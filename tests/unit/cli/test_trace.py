@@ -31,6 +31,8 @@ from ringway.model import (
     LunSpec,
     Poll,
     QueueStatistics,
+    SandboxInfo,
+    SandboxMode,
     SpecKind,
     StatisticsRequest,
     TargetConfig,
@@ -50,7 +52,8 @@ _MAIN_SCREEN = b"\x1b[?1049l"
 
 READ = bytes([0x28, 0, 0, 0, 0, 0, 0, 0, 8, 0])
 WRITE = bytes([0x2A, 0, 0, 0, 0, 0, 0, 0, 8, 0])
-INFO = TargetInfo("0.1", 7, DeviceKind.SCSI, "x.sock", "uring", Poll.ADAPTIVE, 1, 1, None, True, ())
+SANDBOX = SandboxInfo(SandboxMode.AUTO, 1000, 0, 6, True, ())
+INFO = TargetInfo("0.1", 7, DeviceKind.SCSI, "x.sock", "uring", Poll.ADAPTIVE, 1, 1, None, True, (), SANDBOX)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from ringway.model import (
     Notice,
     Operation,
     Poll,
+    SandboxInfo,
+    SandboxMode,
     TargetInfo,
     TraceSample,
     Wake,
@@ -36,6 +38,7 @@ INFO = TargetInfo(
     wwpn=None,
     connected=True,
     luns=(),
+    sandbox=SandboxInfo(SandboxMode.AUTO, 1000, 0, 6, True, ()),
 )
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ringway.errors import ConflictError, PermissionDeniedError, UsageError
-from ringway.model import SandboxMode
+from ringway.model import SandboxInfo, SandboxMode
 from ringway.target import host
 from ringway.target.sandbox import filters, landlock, privileges, syscalls
 from ringway.target.sandbox.privileges import User
@@ -39,9 +39,23 @@ class Sandbox:
         self._user = _wanted_user(user)
         self._is_named = user is not None
         self._missing: list[str] = []
+        self._capabilities: int | None = None  # who is confined cannot ask
+        self._landlock_abi = 0
+        self._sealed = False
         self._steward: Steward | None = None
         self._filter: filters.Filter | None = None
         self._stewards_filter: filters.Filter | None = None
+
+    def info(self) -> SandboxInfo:
+        """What this process may still do."""
+        return SandboxInfo(
+            mode=self.mode,
+            uid=os.geteuid(),
+            capabilities=privileges.capabilities() if self._capabilities is None else self._capabilities,
+            landlock_abi=self._landlock_abi,
+            seccomp=self._sealed,
+            missing=self.missing,
+        )
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -72,6 +86,7 @@ class Sandbox:
         self._try("no capabilities", privileges.drop_capabilities)
         self._try("no_new_privs", privileges.forbid_new_privileges)
         self._try("Landlock", self._restrict_files)
+        self._capabilities = privileges.capabilities()
         self._check()
 
     def seal(self) -> None:
@@ -80,7 +95,7 @@ class Sandbox:
         :raises ConflictError: the kernel has no seccomp (mode ``ON``).
         """
         if self._filter is not None:
-            self._try("seccomp", self._filter.load)
+            self._try("seccomp", self._load_filter)
             self._check()
 
     def close(self) -> None:
@@ -95,6 +110,11 @@ class Sandbox:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _load_filter(self) -> None:
+        assert self._filter is not None
+        self._filter.load()
+        self._sealed = True
 
     def _make_filters(self) -> None:
         tables = (syscalls.of_target(os.getpid()), syscalls.of_steward())
@@ -115,7 +135,7 @@ class Sandbox:
         version = landlock.abi()
         lacking = landlock.missing(version)
         if version > 0:
-            landlock.restrict_self(version)
+            self._landlock_abi = landlock.restrict_self(version)
         if lacking is not None:
             self._missing.append(lacking)
 

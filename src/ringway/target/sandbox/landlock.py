@@ -42,14 +42,16 @@ def missing(version: int) -> str | None:
     return None
 
 
-def restrict_self(version: int) -> None:
+def restrict_self(version: int) -> int:
     """Forbid all that this ABI knows, to this thread and those that it starts.
 
     ``no_new_privs`` must be set.
 
+    :returns: the ABI whose rules are in force: the newest one that is known here.
     :raises OSError: the kernel refuses; then nothing is forbidden.
     """
-    files, ports, scopes = _RIGHTS[max(known for known in _RIGHTS if known <= version)]
+    used = max(known for known in _RIGHTS if known <= version)
+    files, ports, scopes = _RIGHTS[used]
     fields = [(1 << count) - 1 for count in (files, ports, scopes)]
     while fields[-1] == 0:
         fields.pop()  # a kernel that does not know a field may refuse the longer structure
@@ -59,6 +61,7 @@ def restrict_self(version: int) -> None:
         _syscall(_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
+    return used
 
 
 def _syscall(number: int, *arguments: bytes | int | None) -> int:

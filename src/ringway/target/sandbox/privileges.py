@@ -79,12 +79,20 @@ def drop_capabilities() -> None:
     _check(_libc.capset(_capability_header(), bytes(_CAPABILITY_SETS.size)))
 
 
-def keep_capabilities(*numbers: int) -> None:
-    """Have no others than these, and of these no more than now. :raises OSError: the kernel refuses."""
+def capabilities() -> int:
+    """:returns: mask of those that this thread may use. :raises OSError: the kernel refuses."""
     sets = ctypes.create_string_buffer(_CAPABILITY_SETS.size)
     _check(_libc.capget(_capability_header(), sets))
-    _, permitted, _, _, _, _ = _CAPABILITY_SETS.unpack(sets.raw)
-    kept = permitted & sum(1 << number for number in numbers)
+    _, low, _, _, high, _ = _CAPABILITY_SETS.unpack(sets.raw)
+    return int(low) | int(high) << 32
+
+
+def keep_capabilities(*numbers: int) -> None:
+    """Have no others than these (below 32), and of these no more than now.
+
+    :raises OSError: the kernel refuses.
+    """
+    kept = capabilities() & sum(1 << number for number in numbers)
     _check(_libc.capset(_capability_header(), _CAPABILITY_SETS.pack(kept, kept, 0, 0, 0, 0)))
 
 
