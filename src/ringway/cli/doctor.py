@@ -125,10 +125,10 @@ def check_own_user() -> Finding:
 
     if os.geteuid() != 0:
         return _ok("targets serve as who starts them")
-    wanted = privileges.own_user().uid
+    wanted = next(privileges.own_users()).uid
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     if any(int(first) <= wanted < int(first) + int(count) for first, _, count in ranges):
-        return _ok(f"started by root, a target is user {privileges.FIRST_OWN_ID} + its process id")
+        return _ok(f"started by root, a target is a user of its own, from {privileges.FIRST_OWN_ID} on")
     return _warn(
         f"this user namespace has no user {wanted}: targets stay root", "name one it has with --user"
     )

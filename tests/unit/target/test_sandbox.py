@@ -126,6 +126,25 @@ def test_only_root_serves_as_another() -> None:
     assert f"{PermissionDeniedError.__name__}: only root can serve as user 'root'" in result.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to stop being it")
+@pytest.mark.parametrize("taken", [False, True])
+def test_an_own_user_is_nobody_elses(taken: bool) -> None:
+    """Targets of two PID namespaces can have one number, and were one user then."""
+    script = (
+        "import os; from ringway.target.sandbox import privileges\n"
+        "first = next(privileges.own_users())\n"
+        "ready, other = os.pipe(), os.pipe()\n"
+        f"if {taken} and os.fork() == 0:\n"
+        "    os.close(other[1])\n"
+        "    privileges.become(first); os.write(ready[1], b'x'); os.read(other[0], 1); os._exit(0)\n"
+        f"if {taken}: os.read(ready[0], 1)\n"
+        "with privileges.own_user() as user: privileges.become(user)\n"
+        "print(user == first, (user.uid - first.uid) % (1 << 22), os.getresuid() == (user.uid,) * 3)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.stdout == f"{not taken} 0 True\n", result.stderr
+
+
 @pytest.mark.parametrize("flags", [os.O_PATH, os.O_WRONLY])
 def test_a_steward_opens_no_device_for_who_could_not_read_it(flags: int) -> None:
     """Anybody gets a place in /dev (O_PATH) and may send it to a target: root's rights opened it."""

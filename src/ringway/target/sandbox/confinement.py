@@ -36,8 +36,8 @@ class Sandbox:
         if mode is SandboxMode.OFF and user is not None:
             raise UsageError("--user is a part of the sandbox, which is off", hint="leave out one of them")
         self.mode = mode
-        self._user = _wanted_user(user)
-        self._is_named = user is not None
+        self._user = None if user is None else _named_user(user)
+        self._wants_own_user = user is None and os.geteuid() == 0
         self._missing: list[str] = []
         self._capabilities: int | None = None  # who is confined cannot ask
         self._landlock_abi = 0
@@ -81,8 +81,10 @@ class Sandbox:
         host.delegate_to(self._steward)
         if os.geteuid() == 0:
             self._try("an empty bounding set of capabilities", privileges.empty_bounding_set)
-        if (user := self._user) is not None:
-            self._try("a user of its own", lambda: self._become(user))
+        if self._wants_own_user:
+            self._try("a user of its own", _become_own_user)
+        elif self._user is not None:
+            _become(self._user)
         self._try("no capabilities", privileges.drop_capabilities)
         self._try("no_new_privs", privileges.forbid_new_privileges)
         self._try("Landlock", self._restrict_files)
@@ -120,17 +122,6 @@ class Sandbox:
         tables = (syscalls.of_target(os.getpid()), syscalls.of_steward())
         self._filter, self._stewards_filter = filters.made(*tables)
 
-    def _become(self, user: User) -> None:
-        try:
-            privileges.become(user)
-        except OSError as error:
-            if not self._is_named:
-                raise
-            raise PermissionDeniedError(
-                f"this process cannot become user {user.uid}: {error.strerror}",
-                hint="name a user of this namespace, or leave out --user",
-            ) from error
-
     def _restrict_files(self) -> None:
         version = landlock.abi()
         lacking = landlock.missing(version)
@@ -153,16 +144,29 @@ class Sandbox:
             )
 
 
-def _wanted_user(name: str | None) -> User | None:
+def _named_user(name: str) -> User | None:
     """Who to become; ``None``: nobody else."""
-    if name is None:
-        return privileges.own_user() if os.geteuid() == 0 else None
     user = privileges.find_user(name)
     if user.uid == os.geteuid():
         return None
     if os.geteuid() != 0:
         raise PermissionDeniedError(f"only root can serve as user '{name}'", hint="leave out --user")
     return user
+
+
+def _become(user: User) -> None:
+    try:
+        privileges.become(user)
+    except OSError as error:
+        raise PermissionDeniedError(
+            f"this process cannot become user {user.uid}: {error.strerror}",
+            hint="name a user of this namespace, or leave out --user",
+        ) from error
+
+
+def _become_own_user() -> None:
+    with privileges.own_user() as user:
+        privileges.become(user)
 
 
 def settle_memory() -> None:

@@ -5,17 +5,25 @@ All of it is a thread's own, so it is given up while there is one thread only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import pwd
+import resource
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from ringway.errors import NotFoundError
 
 #: Where a target's own user id comes from when none is named: no distribution gives out ids from here.
 FIRST_OWN_ID: Final = 0x7000_0000
+#: Numbers of processes are smaller; 64 users for each are below 2^31.
+_MOST_PIDS: Final = 1 << 22
+_SLOTS: Final = 64
+_ATTEMPTS: Final = 8
 
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_SET_NAME = 24, 38, 47, 15
 _PR_CAPBSET_READ: Final = 23
@@ -53,9 +61,75 @@ def find_user(name: str) -> User:
     return User(found.pw_uid, found.pw_gid)
 
 
-def own_user() -> User:
-    """A user that no other process is: its number follows from the process's."""
-    return User(FIRST_OWN_ID + os.getpid(), FIRST_OWN_ID + os.getpid())
+def own_users() -> Iterator[User]:
+    """Users to be: first the one that follows from this process's number.
+
+    Another PID namespace has a process of that number as well; its target may be that user.
+    """
+    number = FIRST_OWN_ID + os.getpid()
+    yield User(number, number)
+    while True:
+        other = number + os.urandom(1)[0] % _SLOTS * _MOST_PIDS
+        yield User(other, other)
+
+
+@contextlib.contextmanager
+def own_user() -> Iterator[User]:
+    """A user that no other process of this user namespace is, and none can find free until the block ends.
+
+    This process is single-threaded; in the block it becomes that user.
+
+    :raises OSError: not permitted, unknown to this namespace, or all that were tried are somebody's.
+    """
+    for user, _ in zip(own_users(), range(_ATTEMPTS), strict=False):
+        with _held(user) as is_free:
+            if is_free:
+                yield user
+                return
+    raise BlockingIOError(errno.EAGAIN, "others are all users that were tried")
+
+
+@contextlib.contextmanager
+def _held(user: User) -> Iterator[bool]:
+    """Have a child be this user for the block. :returns: whether nobody else is.
+
+    :raises OSError: it cannot be.
+    """
+    answers, answer = os.pipe()
+    release, let_go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(let_go)
+        _hold(user, answer, release)
+    os.close(answer)
+    os.close(release)
+    try:
+        refusal = (os.read(answers, 1) or bytes([errno.EIO]))[0]
+        if refusal not in (0, errno.EAGAIN):
+            raise OSError(refusal, os.strerror(refusal))
+        yield refusal == 0
+    finally:
+        os.close(let_go)
+        os.close(answers)
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
+            os.waitpid(child, 0)
+
+
+def _hold(user: User, answer: int, release: int) -> NoReturn:
+    """Be a user; the kernel counts its processes, whatever namespace they are in, and lets it have two."""
+    try:
+        become(user)
+        drop_capabilities()
+        resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
+        if os.fork() == 0:
+            os._exit(0)
+        os.wait()
+        os.write(answer, bytes(1))
+        os.read(release, 1)
+    except OSError as error:  # EAGAIN: there would be three
+        os.write(answer, bytes([error.errno or errno.EIO]))
+    finally:
+        os._exit(0)
 
 
 def become(user: User) -> None:
