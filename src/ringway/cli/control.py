@@ -23,8 +23,8 @@ from ringway.model import (
     TargetInfo,
     TargetStatistics,
 )
+from ringway.notation import parse_address, parse_lun
 from ringway.target.control import ControlClient
-from ringway.target.spec import parse_address, parse_lun
 from ringway.units import format_duration, format_size, parse_size
 
 _SUFFIX: Final = ".ctl"
@@ -65,7 +65,7 @@ def info(socket: str, output: str) -> None:
         _echo_json(answer)
         return
     state = "a guest is connected" if answer.connected else "no guest is connected"
-    click.echo(f"vhost-user-{answer.device}, pid {answer.pid}, {answer.engine}, {answer.poll}; {state}")
+    click.echo(f"vhost-user-{answer.device}, pid {answer.pid}, {answer.io_engine}, {answer.poll}; {state}")
     for lun in answer.luns:
         click.echo(_lun_line(lun))
 

@@ -23,8 +23,8 @@ from ringway.model import (
     DeviceKind,
     Done,
     DrainRequest,
-    Engine,
     InfoRequest,
+    IoEngine,
     LunAddRequest,
     LunInfo,
     LunRemoveRequest,
@@ -186,7 +186,7 @@ class Target:
             pid=os.getpid(),
             device=self.config.device,
             socket=self._socket_path,
-            engine=self._core.engine,
+            io_engine=self._core.engine,
             poll=self.config.poll,
             queues=self.config.queues,
             workers=self.config.workers,
@@ -372,12 +372,12 @@ def make_core(config: TargetConfig) -> _core.Device:
             workers=config.workers,
             cpus=config.cpus,
             poll=config.poll.value,
-            engine=config.engine.value,
+            engine=config.io_engine.value,
         )
     except OSError as error:
         hint = (
-            "take --engine epoll, or allow io_uring with: sysctl kernel.io_uring_disabled=0"
-            if config.engine is Engine.URING
+            "take --io-engine epoll, or allow io_uring with: sysctl kernel.io_uring_disabled=0"
+            if config.io_engine is IoEngine.URING
             else "look at the limits of this user (ulimit -a), and at --cpus"
         )
         raise ConflictError(f"the I/O threads cannot be started: {error}", hint=hint) from error
