@@ -45,6 +45,7 @@ Examples:
 \b
 A disk is PATH, file:PATH, ram:SIZE or null:SIZE, with options behind commas:
   readonly, direct, block-size=512|4096, serial=TEXT, mapped=on|off|auto
+A LUN can be limited: iops=20k, bandwidth=100M, burst=2s.
 A comma in a path is written twice.
 """
 

@@ -350,6 +350,7 @@ class LunInfo(Struct, frozen=True):
     serial: str
     ownership: OwnershipState
     epoch: int
+    limits: Limits = Limits()
 
 
 class TargetInfo(Struct, frozen=True):
@@ -457,6 +458,15 @@ class LunResizeRequest(Struct, frozen=True, tag="lun-resize", tag_field="verb", 
     version: int = CONTROL_VERSION
 
 
+class LunLimitRequest(Struct, frozen=True, tag="lun-limit", tag_field="verb", forbid_unknown_fields=True):
+    """Limit what guests may do to a LUN, from now on and whatever waits; answered with LunInfo."""
+
+    target: Target
+    lun: Lun
+    limits: Limits = Limits()
+    version: int = CONTROL_VERSION
+
+
 class DrainRequest(Struct, frozen=True, tag="drain", tag_field="verb", forbid_unknown_fields=True):
     """Wait until what is in flight now is finished; answered with Done."""
 
@@ -480,6 +490,7 @@ ControlRequest = (
     | LunAddRequest
     | LunRemoveRequest
     | LunResizeRequest
+    | LunLimitRequest
     | DrainRequest
     | QuitRequest
 )

@@ -25,8 +25,10 @@ from ringway.model import (
     DrainRequest,
     InfoRequest,
     IoEngine,
+    Limits,
     LunAddRequest,
     LunInfo,
+    LunLimitRequest,
     LunRemoveRequest,
     LunResizeRequest,
     LunSpec,
@@ -225,6 +227,10 @@ class Target:
             self._server.config_changed()
         return info
 
+    def limit_lun(self, target: int, lun: int, limits: Limits) -> LunInfo:
+        """Limit what guests may do to a LUN, from now on. :raises NotFoundError: no such LUN."""
+        return self._luns.limit(target, lun, limits)
+
     def drain(self, timeout_s: float) -> bool:
         """Wait for what is in flight now. :returns: whether it finished in time."""
         return self._core.drain(timeout_s=timeout_s)
@@ -270,12 +276,10 @@ class Target:
                 return self._look(request)
             case TraceStartRequest() | TraceFetchRequest() | TraceStopRequest():
                 return self._trace(request)
-            case LunAddRequest():
-                return self.add_lun(request.spec, fd)
+            case LunAddRequest() | LunResizeRequest() | LunLimitRequest():
+                return self._change_lun(request, fd)
             case LunRemoveRequest():
                 self.remove_lun(request.target, request.lun)
-            case LunResizeRequest():
-                return self.resize_lun(request.target, request.lun, size_bytes=request.size_bytes, fd=fd)
             case DrainRequest():
                 return Done(self.drain(request.timeout_s))
             case QuitRequest():
@@ -283,6 +287,17 @@ class Target:
             case _:
                 raise ControlError("this verb is not served")
         return Done()
+
+    def _change_lun(
+        self, request: LunAddRequest | LunResizeRequest | LunLimitRequest, fd: int | None
+    ) -> LunInfo:
+        match request:
+            case LunAddRequest():
+                return self.add_lun(request.spec, fd)
+            case LunResizeRequest():
+                return self.resize_lun(request.target, request.lun, size_bytes=request.size_bytes, fd=fd)
+            case LunLimitRequest():
+                return self.limit_lun(request.target, request.lun, request.limits)
 
     def _look(self, request: InfoRequest | StatisticsRequest | CountersRequest) -> msgspec.Struct:
         match request:
