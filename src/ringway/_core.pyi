@@ -237,6 +237,15 @@ class Device:
         """:returns: whether no request uses it any more. :raises KeyError: no such LUN."""
     def set_gate(self, target: int, lun: int, word: int) -> None:
         """Publish what of the hot path a LUN allows (``GATE_*``). :raises KeyError: no such LUN."""
+    def set_limit(
+        self, target: int, lun: int, *, iops: int = 0, bytes_per_s: int = 0, burst_s: float = 0.0
+    ) -> None:
+        """Limit what guests may do to a LUN, from now on and whatever waits; 0 is no limit.
+
+        It outlives a swap of the store. Costs guests nothing while there is none.
+
+        :raises KeyError: no such LUN.
+        """
     def lock_range(
         self, target: int, lun: int, offset: int, length: int, *, reads: bool = True, timeout_s: float = 10.0
     ) -> int | None:

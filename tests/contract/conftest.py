@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ringway import _core
-from ringway.model import DeviceKind, Engine, LunSpec, TargetConfig
+from ringway.model import DeviceKind, IoEngine, LunSpec, TargetConfig
 from ringway.target.listen import listen
 from ringway.target.target import Target
 from ringway.testing.forked import ForkedTarget, TargetForker
@@ -36,11 +36,11 @@ def uring_is_allowed() -> bool:
 
 
 @pytest.fixture(params=["uring", "epoll"])
-def engine(request: pytest.FixtureRequest) -> Engine:
+def engine(request: pytest.FixtureRequest) -> IoEngine:
     """Each engine in turn."""
     if request.param == "uring" and not uring_is_allowed():
         pytest.skip("this host forbids io_uring (sysctl kernel.io_uring_disabled, or a container's filter)")
-    return Engine(request.param)
+    return IoEngine(request.param)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ class Serve:
     """Starts confined targets: ``serve("blk", disk, queues=2)``; closed at the test's end."""
 
     def __init__(
-        self, folder: Path, engine: Engine, stack: contextlib.ExitStack, forker: TargetForker
+        self, folder: Path, engine: IoEngine, stack: contextlib.ExitStack, forker: TargetForker
     ) -> None:
         self._folder = folder
         self._engine = engine
@@ -106,7 +106,7 @@ class Serve:
 class ServeHere:
     """As :class:`Serve`, in this process: for tests that look inside. Nothing is confined."""
 
-    def __init__(self, folder: Path, engine: Engine, stack: contextlib.ExitStack) -> None:
+    def __init__(self, folder: Path, engine: IoEngine, stack: contextlib.ExitStack) -> None:
         self._folder = folder
         self._engine = engine
         self._stack = stack
@@ -127,10 +127,12 @@ class ServeHere:
         return self.targets[-1]
 
 
-def config_of(device: str, disks: tuple[Disk, ...], engine: Engine, more: dict[str, object]) -> TargetConfig:
+def config_of(
+    device: str, disks: tuple[Disk, ...], engine: IoEngine, more: dict[str, object]
+) -> TargetConfig:
     """The disks as LUNs 0, 1, …"""
     luns = tuple(LunSpec(0, number, disk.spec) for number, disk in enumerate(disks))
-    return TargetConfig(DeviceKind(device), luns, engine=engine, **more)  # type: ignore[arg-type]
+    return TargetConfig(DeviceKind(device), luns, io_engine=engine, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
@@ -141,14 +143,14 @@ def forker() -> Iterator[TargetForker]:
 
 
 @pytest.fixture
-def serve(run_dir: Path, engine: Engine, forker: TargetForker) -> Iterator[Serve]:
+def serve(run_dir: Path, engine: IoEngine, forker: TargetForker) -> Iterator[Serve]:
     """Serve disks as ``ringway serve`` does, by each engine."""
     with contextlib.ExitStack() as stack:
         yield Serve(run_dir, engine, stack, forker)
 
 
 @pytest.fixture
-def serve_here(run_dir: Path, engine: Engine) -> Iterator[ServeHere]:
+def serve_here(run_dir: Path, engine: IoEngine) -> Iterator[ServeHere]:
     """Serve disks in this process, by each engine."""
     with contextlib.ExitStack() as stack:
         yield ServeHere(run_dir, engine, stack)

@@ -25,8 +25,8 @@ from ringway.model import (
     BackstoreSpec,
     Done,
     DrainRequest,
-    Engine,
     InfoRequest,
+    IoEngine,
     LunAddRequest,
     LunInfo,
     LunRemoveRequest,
@@ -55,8 +55,8 @@ NO_SUCH_LUN = (5, 0x25, 0)
 BAD_TARGET = 3
 
 
-def served(folder: Path, engine: Engine, *arguments: str) -> ServedTarget:
-    return ServedTarget(folder, "--engine", engine.value, *arguments)
+def served(folder: Path, engine: IoEngine, *arguments: str) -> ServedTarget:
+    return ServedTarget(folder, "--io-engine", engine.value, *arguments)
 
 
 def ram(target: int, lun: int, size: int = MIB) -> LunSpec:
@@ -92,7 +92,7 @@ def raw(target: ServedTarget, *lines: bytes) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("store", ["ram", "cached"])
 def test_figures_of_a_blk_disk_agree_with_what_was_done(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine, store: str
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, store: str
 ) -> None:
     disk = disk_of(store)
     arguments = ["--device", "blk", "--queues", "2", "--lun", f"0={disk.argument}"]
@@ -124,7 +124,7 @@ def test_figures_of_a_blk_disk_agree_with_what_was_done(
 
 
 def test_figures_of_a_scsi_target_are_those_of_each_lun(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     arguments = ["--lun", f"0={disk_of('cached').argument}", "--lun", "1:2=ram:1M"]
     with served(run_dir, engine, *arguments) as target, opened(target.socket) as front:
@@ -150,13 +150,13 @@ def test_figures_of_a_scsi_target_are_those_of_each_lun(
 
 
 def test_info_tells_what_is_served_and_whether_somebody_is_there(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     disk = disk_of("cached", block_size=4096)
     arguments = ["--lun", f"3={disk.argument},serial=ABC,readonly", "--queues", "4", "--workers", "2"]
     with served(run_dir, engine, *arguments) as target:
         info = target.info()
-        assert (info.pid, info.engine, info.queues, info.workers) == (target.pid, engine.value, 4, 2)
+        assert (info.pid, info.io_engine, info.queues, info.workers) == (target.pid, engine.value, 4, 2)
         assert not info.connected
         (lun,) = info.luns
         assert (lun.lun, lun.name, lun.size_bytes, lun.block_size) == (3, str(disk.path), SIZE, 4096)
@@ -171,7 +171,7 @@ def test_info_tells_what_is_served_and_whether_somebody_is_there(
 # LUNs
 
 
-def test_luns_come_and_go_under_a_load(run_dir: Path, disk_of: MakeDisk, engine: Engine) -> None:
+def test_luns_come_and_go_under_a_load(run_dir: Path, disk_of: MakeDisk, engine: IoEngine) -> None:
     """The guest hears of each on its event queue; the load on another LUN notices nothing."""
     arguments = ["--lun", f"0={disk_of('cached').argument}", "--queues", "3", "--workers", "2"]
     with (
@@ -222,7 +222,7 @@ class LoadedGuest:
 
 
 def test_a_lun_that_is_removed_under_its_own_load_ends_that_load_alone(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     """Requests that were in flight end well or with an error; the store is closed and can be served again."""
     disk = disk_of("cached")
@@ -250,7 +250,9 @@ def test_a_lun_that_is_removed_under_its_own_load_ends_that_load_alone(
         assert set(disk.path.read_bytes()) <= {0, ord("w")}
 
 
-def test_a_resize_is_an_event_and_a_unit_attention(run_dir: Path, disk_of: MakeDisk, engine: Engine) -> None:
+def test_a_resize_is_an_event_and_a_unit_attention(
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
+) -> None:
     disk = disk_of("cached")
     with (
         served(run_dir, engine, "--lun", "0=ram:1M", "--lun", f"1:0={disk.argument}") as target,
@@ -272,7 +274,9 @@ def test_a_resize_is_an_event_and_a_unit_attention(run_dir: Path, disk_of: MakeD
 
 
 @pytest.mark.parametrize("store", ["mapped", "cached", "direct"])
-def test_a_blk_disk_grows_under_a_load(run_dir: Path, disk_of: MakeDisk, engine: Engine, store: str) -> None:
+def test_a_blk_disk_grows_under_a_load(
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, store: str
+) -> None:
     disk = disk_of(store)
     arguments = ["--device", "blk", "--lun", f"0={disk.argument}", "--queues", "2"]
     with (
@@ -289,7 +293,9 @@ def test_a_blk_disk_grows_under_a_load(run_dir: Path, disk_of: MakeDisk, engine:
         load.wait_progress()
 
 
-def test_events_without_a_buffer_are_told_as_missed(run_dir: Path, disk_of: MakeDisk, engine: Engine) -> None:
+def test_events_without_a_buffer_are_told_as_missed(
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
+) -> None:
     """Spec: virtio 1.3, 5.6.6.3: the next event carries EVENTS_MISSED."""
     with served(run_dir, engine, "--lun", "0=ram:1M") as target, opened(target.socket) as front:
         ask(target, LunAddRequest(ram(0, 1)), LunInfo)
@@ -301,7 +307,7 @@ def test_events_without_a_buffer_are_told_as_missed(run_dir: Path, disk_of: Make
         assert front.wait_event() == ScsiEvent(TRANSPORT_RESET, named(0, 2), REMOVED)
 
 
-def test_an_open_file_can_be_handed_over(run_dir: Path, disk_of: MakeDisk, engine: Engine) -> None:
+def test_an_open_file_can_be_handed_over(run_dir: Path, disk_of: MakeDisk, engine: IoEngine) -> None:
     disk = disk_of("cached")
     spec = LunSpec(0, 1, BackstoreSpec(SpecKind.PATH, path="/named/but/not/opened"))
     with served(run_dir, engine, "--lun", "0=ram:1M") as target, opened(target.socket) as front:
@@ -314,7 +320,7 @@ def test_an_open_file_can_be_handed_over(run_dir: Path, disk_of: MakeDisk, engin
 
 
 def test_what_cannot_be_done_is_refused_and_nothing_is_touched(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     disk = disk_of("cached")
     with (
@@ -341,7 +347,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_touched(
         assert front.command(cdb.read(0, 1), data_in=512).status == cdb.GOOD
 
 
-def test_a_blk_target_keeps_its_one_disk(run_dir: Path, engine: Engine) -> None:
+def test_a_blk_target_keeps_its_one_disk(run_dir: Path, engine: IoEngine) -> None:
     with served(run_dir, engine, "--device", "blk", "ram:1M") as target:
         for request in (LunRemoveRequest(0, 0), LunAddRequest(ram(0, 1))):
             with pytest.raises(UsageError):
@@ -354,7 +360,7 @@ def test_a_blk_target_keeps_its_one_disk(run_dir: Path, engine: Engine) -> None:
 
 
 def test_drain_waits_for_what_is_in_flight_and_the_load_goes_on(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     arguments = ["--device", "blk", "--lun", f"0={disk_of('direct').argument}"]
     with (
@@ -368,7 +374,7 @@ def test_drain_waits_for_what_is_in_flight_and_the_load_goes_on(
         load.wait_progress(20)
 
 
-def test_quit_ends_it_as_a_signal_does(run_dir: Path, disk_of: MakeDisk, engine: Engine) -> None:
+def test_quit_ends_it_as_a_signal_does(run_dir: Path, disk_of: MakeDisk, engine: IoEngine) -> None:
     disk = disk_of("cached")
     arguments = ["--device", "blk", "--lun", f"0={disk.argument}"]
     with served(run_dir, engine, *arguments) as target:
@@ -386,7 +392,7 @@ def test_quit_ends_it_as_a_signal_does(run_dir: Path, disk_of: MakeDisk, engine:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_each_signal_of_an_operator_ends_it_in_order(
-    run_dir: Path, engine: Engine, number: signal.Signals
+    run_dir: Path, engine: IoEngine, number: signal.Signals
 ) -> None:
     with served(run_dir, engine, "ram:1M") as target, ScsiFrontEnd(target.socket).open() as front:
         ready(front)
@@ -396,7 +402,7 @@ def test_each_signal_of_an_operator_ends_it_in_order(
 
 
 def test_an_unknown_version_or_verb_is_refused_and_the_connection_goes_on(
-    run_dir: Path, engine: Engine
+    run_dir: Path, engine: IoEngine
 ) -> None:
     info = msgspec.json.encode(InfoRequest())
     with served(run_dir, engine, "ram:1M") as target:
@@ -420,7 +426,7 @@ def test_an_unknown_version_or_verb_is_refused_and_the_connection_goes_on(
             client.call(InfoRequest(version=7), TargetInfo)
 
 
-def test_the_control_socket_is_its_owners(run_dir: Path, engine: Engine) -> None:
+def test_the_control_socket_is_its_owners(run_dir: Path, engine: IoEngine) -> None:
     with served(run_dir, engine, "ram:1M") as target:
         assert os.stat(target.socket + ".ctl").st_mode & 0o777 == 0o600
         assert os.stat(target.socket).st_mode & 0o007 == 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ringway import _core
-from ringway.model import Engine
+from ringway.model import IoEngine
 from ringway.target.backstore import open_backstore
 from ringway.target.scsi_device import ScsiDevice
 from ringway.testing.frontend import BlkFrontEnd, Framing, ScsiFrontEnd
@@ -261,9 +261,9 @@ class Hanging:
 
 
 @pytest.fixture
-def hanging(engine: Engine) -> Iterator[Hanging]:
+def hanging(engine: IoEngine) -> Iterator[Hanging]:
     """A store that hangs; the epoll engine does its I/O on the spot, so there nothing is ever in flight."""
-    if engine is Engine.EPOLL:
+    if engine is IoEngine.EPOLL:
         pytest.skip("the epoll engine has no I/O in flight")
     store = Hanging()
     yield store

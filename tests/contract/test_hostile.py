@@ -45,7 +45,7 @@ def engine_name(request: pytest.FixtureRequest) -> str:
 def target(request: pytest.FixtureRequest, engine_name: str) -> Iterator[ServedTarget]:
     """A target that every case of its kind attacks."""
     with TemporaryDirectory(prefix="rw-") as folder:
-        arguments = ["--device", request.param, "--engine", engine_name, "--queues", str(QUEUES)]
+        arguments = ["--device", request.param, "--io-engine", engine_name, "--queues", str(QUEUES)]
         with ServedTarget(Path(folder), *arguments, "ram:4M") as served:
             first = served.pid
             yield served

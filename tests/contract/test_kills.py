@@ -125,7 +125,7 @@ def test_a_target_is_killed_at_each_point_of_a_requests_way(
 ) -> None:
     """Nothing is lost, nothing acknowledged early, nothing done after a later one, nobody left waiting."""
     setting, chance = SETTINGS[number], random.Random(number)
-    options = ["--device", setting.device, "--engine", setting.engine, "--queues", str(setting.queues)]
+    options = ["--device", setting.device, "--io-engine", setting.engine, "--queues", str(setting.queues)]
     with contextlib.ExitStack() as stack:
         argument, medium = stack.enter_context(disk_on(setting.store, disk_of))
         lun = ["--workers", str(min(2, setting.queues)), "--lun", f"0={argument}"]
@@ -159,7 +159,7 @@ def test_a_fresh_region_takes_its_used_index_from_the_ring(run_dir: Path, faulty
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rw-"))
         disk = stack.enter_context(VolatileDisk(Path(folder), SIZE))
-        options = ["--device", "blk", "--engine", "uring", "--lun", f"0={disk.path},direct"]
+        options = ["--device", "blk", "--io-engine", "uring", "--lun", f"0={disk.path},direct"]
         target = stack.enter_context(FaultyTarget(faulty_core, run_dir, *options))
         front = stack.enter_context(BlkFrontEnd(target.socket, queue_size=16, indirect=True).open())
         for _ in range(37):

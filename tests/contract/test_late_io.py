@@ -49,7 +49,7 @@ def device(disk: VolatileDisk) -> Iterator[str]:
 def test_a_write_that_outlives_its_target_does_not_come_after_a_newer_one(
     run_dir: Path, disk: VolatileDisk, device: str
 ) -> None:
-    options = ["--device", "blk", "--engine", "uring", "--lun", f"0={device},direct"]
+    options = ["--device", "blk", "--io-engine", "uring", "--lun", f"0={device},direct"]
     with ServedTarget(run_dir, *options) as target, BlkFrontEnd(target.socket).open() as front:
         assert front.write(8, _NEW).status == 0
         disk.hold_writes()

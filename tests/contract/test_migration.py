@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ringway.errors import GuestError
-from ringway.model import Engine, Poll
+from ringway.model import IoEngine, Poll
 from ringway.testing.frontend import BlkFrontEnd, FrontEnd, GuestMemory, ScsiFrontEnd
 from ringway.testing.ring import Ring
 from ringway.testing.session import LOG_PAGE
@@ -37,8 +37,8 @@ QUEUES = 2
 DEVICES = ["blk", "scsi"]
 
 
-def served(folder: Path, engine: Engine, device: str, disk: Disk, name: str, *more: str) -> ServedTarget:
-    options = ["--device", device, "--engine", engine.value, "--queues", str(QUEUES), *more]
+def served(folder: Path, engine: IoEngine, device: str, disk: Disk, name: str, *more: str) -> ServedTarget:
+    options = ["--device", device, "--io-engine", engine.value, "--queues", str(QUEUES), *more]
     return ServedTarget(folder, *options, "--lun", f"0={disk.argument}", name=name)
 
 
@@ -107,7 +107,7 @@ def check_third_party(path: Path, *, free: bool) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("store", ["mapped", "cached", "direct"])
 def test_a_guest_moves_with_its_load_and_the_image_with_it(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine, device: str, store: str
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, device: str, store: str
 ) -> None:
     disk = disk_of(store)
     with (
@@ -136,7 +136,7 @@ def test_a_guest_moves_with_its_load_and_the_image_with_it(
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_destination_that_starts_early_waits_for_the_source(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine, device: str
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, device: str
 ) -> None:
     """Its first enabled kick makes it ask; not a byte is read or written before the source has drained."""
     disk = disk_of("cached")
@@ -172,7 +172,7 @@ def request_of(device: str, sector: int) -> tuple[list[bytes], list[int]]:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("store", ["mapped", "cached"])
 def test_the_source_takes_its_image_back_when_the_destination_never_starts(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine, device: str, store: str
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, device: str, store: str
 ) -> None:
     disk = disk_of(store)
     with (
@@ -206,7 +206,7 @@ def wait_released(target: ServedTarget) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_source_that_dies_leaves_its_image_to_the_destination(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine, device: str
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, device: str
 ) -> None:
     disk = disk_of("cached")
     with (
@@ -228,7 +228,7 @@ def test_a_source_that_dies_leaves_its_image_to_the_destination(
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_guest_goes_there_and_back_and_survives_a_crash_in_between(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine, device: str
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, device: str
 ) -> None:
     """Trap T8: the fresh in-flight region of the destination starts at the ring's used index, not at zero."""
     disk = disk_of("cached")
@@ -260,7 +260,7 @@ def test_a_guest_goes_there_and_back_and_survives_a_crash_in_between(
 
 
 def test_nobody_else_gets_the_image_while_a_target_serves_it(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     disk = disk_of("cached")
     rival = served(run_dir, engine, "blk", disk, "rival")
@@ -275,7 +275,7 @@ def test_nobody_else_gets_the_image_while_a_target_serves_it(
 
 
 def test_a_stop_that_is_no_migration_keeps_the_image(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     """A guest that is paused or rebooted stops its rings too, but logs nothing."""
     disk = disk_of("cached")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ringway.model import Engine
+from ringway.model import IoEngine
 from ringway.testing.frontend import SPDK, BlkFrontEnd, ScsiFrontEnd
 from ringway.testing.target import ServedTarget
 
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.timeout(300)
 QUEUES = 2
 
 
-def served(folder: Path, engine: Engine, device: str, disk: Disk, *more: str) -> ServedTarget:
-    options = ["--device", device, "--engine", engine.value, "--queues", str(QUEUES), "--workers", "2"]
+def served(folder: Path, engine: IoEngine, device: str, disk: Disk, *more: str) -> ServedTarget:
+    options = ["--device", device, "--io-engine", engine.value, "--queues", str(QUEUES), "--workers", "2"]
     return ServedTarget(folder, *options, "--lun", f"0={disk.argument}", *more)
 
 
@@ -48,7 +48,7 @@ def restart(target: ServedTarget, device: str) -> None:
 @pytest.mark.parametrize("device", ["blk", "scsi"])
 @pytest.mark.parametrize("store", FILES)
 def test_nothing_is_lost_when_the_target_is_killed(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine, device: str, store: str, count: Count
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, device: str, store: str, count: Count
 ) -> None:
     """Trap T7: the ring goes on at its used index, the in-flight region says what was taken beyond it."""
     with served(run_dir, engine, device, disk_of(store)) as target, front_end(device, target.socket) as front:
@@ -66,7 +66,7 @@ def test_nothing_is_lost_when_the_target_is_killed(
 @pytest.mark.parametrize("device", ["blk", "scsi"])
 @pytest.mark.parametrize("store", ["mapped", "cached"])
 def test_nothing_is_lost_when_the_target_is_stopped_and_started(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine, device: str, store: str
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, device: str, store: str
 ) -> None:
     with (
         served(run_dir, engine, device, disk_of(store)) as target,
@@ -83,7 +83,7 @@ def test_nothing_is_lost_when_the_target_is_stopped_and_started(
 
 @pytest.mark.parametrize("store", FILES)
 def test_a_front_end_that_loses_its_socket_finds_its_requests_done_once(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine, store: str
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, store: str
 ) -> None:
     """The target lives on and drains what it had; what the driver adds meanwhile waits for a new session."""
     with served(run_dir, engine, "blk", disk_of(store)) as target, front_end("blk", target.socket) as front:
@@ -123,7 +123,7 @@ def test_a_base_that_the_ring_has_left_behind_repeats_nothing(
 @pytest.mark.parametrize("device", ["blk", "scsi"])
 @pytest.mark.parametrize("store", ["mapped", "cached", "direct"])
 def test_a_front_end_dies_with_requests_in_flight_and_the_next_is_served(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine, device: str, store: str
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine, device: str, store: str
 ) -> None:
     """Its memory goes with it. What it wrote before and flushed is there."""
     data = os.urandom(MIB)
@@ -165,7 +165,7 @@ def read(front: BlkFrontEnd | ScsiFrontEnd, sector: int, size: int) -> bytes:
 
 
 def test_a_front_end_without_in_flight_tracking_comes_back_too(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     """SPDK negotiates no region: its rings rest before it leaves, and it finds its disk."""
     data = os.urandom(65536)
@@ -181,7 +181,7 @@ def test_a_front_end_without_in_flight_tracking_comes_back_too(
 
 
 def test_a_target_that_hangs_is_killed_and_its_successor_takes_over(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     """SIGSTOP is as good as an endless loop: requests pile up, nothing answers, then it is killed."""
     with (
@@ -198,7 +198,7 @@ def test_a_target_that_hangs_is_killed_and_its_successor_takes_over(
 
 
 def test_a_dead_targets_socket_is_replaced_and_a_live_ones_is_not(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     first, second = disk_of("cached"), disk_of("cached", name="other.img")
     with served(run_dir, engine, "blk", first) as target:

@@ -50,7 +50,7 @@ def served(
     run_dir: Path, engine: str, path: object, *more: str
 ) -> Iterator[tuple[ServedTarget, ScsiFrontEnd]]:
     """The disk as LUN 0, and a healthy one as LUN 1."""
-    words = ["--engine", engine, f"--lun=0={path}", "--lun=1=ram:4M", *more]
+    words = ["--io-engine", engine, f"--lun=0={path}", "--lun=1=ram:4M", *more]
     with ServedTarget(run_dir, *words) as target, ScsiFrontEnd(target.socket).open() as front:
         for lun in (0, 1):
             while front.command(cdb.TEST_UNIT_READY, lun=lun).status:
@@ -153,7 +153,7 @@ def test_a_file_that_shrinks_fails_what_lies_behind_its_end(
         path = Path(folder) / f"ringway-shrinks-{os.getpid()}"
         path.write_bytes(bytes(4 * MIB))
         try:
-            words = ["--device", device.value, "--engine", engine, path]
+            words = ["--device", device.value, "--io-engine", engine, path]
             with ServedTarget(run_dir, *words, name=name) as target:
                 with front_end(device.value, target.socket).open() as front:
                     make_ready(front)

@@ -41,7 +41,7 @@ def served(
 ) -> Iterator[tuple[ServedTarget, ScsiFrontEnd]]:
     """A target of several LUNs and its front end, ready. The disk goes on before it ends, or it could not."""
     luns = [f"--lun={number}={what}" for number, what in enumerate((hung.path, *others))]
-    words = ["--engine", "uring", "--queues", str(queues), *luns]
+    words = ["--io-engine", "uring", "--queues", str(queues), *luns]
     with ServedTarget(run_dir, *words) as target, guest(target, queues) as front:
         try:
             yield target, front
@@ -216,7 +216,7 @@ def disk(path: Path) -> BackstoreSpec:
 
 
 def test_a_blk_disk_that_hangs_stops_in_time_and_is_served_again(run_dir: Path, hung: FuseDisk) -> None:
-    with ServedTarget(run_dir, "--device", "blk", "--engine", "uring", hung.path) as target:
+    with ServedTarget(run_dir, "--device", "blk", "--io-engine", "uring", hung.path) as target:
         with BlkFrontEnd(target.socket).open() as front:
             hung.hang("read")
             front.send_request(0, data_in=BLOCK)

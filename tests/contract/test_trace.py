@@ -18,7 +18,7 @@ from ringway.model import (
     Carrier,
     CountersRequest,
     Done,
-    Engine,
+    IoEngine,
     Notice,
     Operation,
     Poll,
@@ -108,7 +108,7 @@ def assert_in_order(sample: TraceSample) -> None:
 @pytest.mark.parametrize("device", ["scsi", "blk"])
 @pytest.mark.parametrize("store", ["ram", "mapped", "cached"])
 def test_every_step_is_there_and_in_order(
-    serve: Serve, disk_of: MakeDisk, engine: Engine, device: str, store: str
+    serve: Serve, disk_of: MakeDisk, engine: IoEngine, device: str, store: str
 ) -> None:
     path = serve(device, disk_of(store))
     with connected(path, device) as front, Tracer(path) as tracer:
@@ -117,7 +117,7 @@ def test_every_step_is_there_and_in_order(
         samples = tracer.wait(2)
     for sample in samples:
         assert_in_order(sample)
-    on_worker = engine is Engine.EPOLL or store != "cached"
+    on_worker = engine is IoEngine.EPOLL or store != "cached"
     carrier = Carrier.WORKER if on_worker else Carrier.IO_URING
     assert [(s.operation, s.bytes, s.carrier) for s in samples] == [
         (Operation.WRITE, 8192, carrier),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ringway.model import Engine
+from ringway.model import IoEngine
 from ringway.testing.frontend import QEMU, SPDK, BlkFrontEnd, GuestMemory, RefusedError, ScsiFrontEnd
 from ringway.testing.memory import Piece
 from ringway.testing.session import FrontEnd
@@ -179,11 +179,11 @@ def test_t11_a_reset_leaves_the_state_of_luns_alone(serve: Serve, disk_of: MakeD
 
 
 def test_t11_a_destinations_reset_does_nothing_to_the_guest_that_still_runs_elsewhere(
-    run_dir: Path, disk_of: MakeDisk, engine: Engine
+    run_dir: Path, disk_of: MakeDisk, engine: IoEngine
 ) -> None:
     """It is reset before the guest is there, and must not greet it with a unit attention."""
     disk = disk_of("cached")
-    arguments = ["--engine", engine.value, "--lun", f"0={disk.argument}"]
+    arguments = ["--io-engine", engine.value, "--lun", f"0={disk.argument}"]
     with (
         ServedTarget(run_dir, *arguments, name="source") as source,
         ServedTarget(run_dir, *arguments, "--incoming", name="destination") as target,
@@ -201,9 +201,9 @@ def test_t11_a_destinations_reset_does_nothing_to_the_guest_that_still_runs_else
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_t12_a_stray_fd_of_a_removed_region_is_closed(run_dir: Path, engine: Engine, device: str) -> None:
+def test_t12_a_stray_fd_of_a_removed_region_is_closed(run_dir: Path, engine: IoEngine, device: str) -> None:
     with (
-        ServedTarget(run_dir, "--device", device, "--engine", engine.value, "ram:1M") as target,
+        ServedTarget(run_dir, "--device", device, "--io-engine", engine.value, "ram:1M") as target,
         front_end(device, target.socket).open() as front,
     ):
         make_ready(front)
@@ -226,7 +226,9 @@ def open_files(target: ServedTarget) -> int:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_front_ends_that_come_and_go_leave_nothing_behind(run_dir: Path, engine: Engine, device: str) -> None:
+def test_front_ends_that_come_and_go_leave_nothing_behind(
+    run_dir: Path, engine: IoEngine, device: str
+) -> None:
     """No file, no mapping, no thread."""
 
     def holdings() -> tuple[int, int, int]:
@@ -248,7 +250,7 @@ def test_front_ends_that_come_and_go_leave_nothing_behind(run_dir: Path, engine:
             write(front, 0, b"x" * PAGE, queue=1)
         wait_until(lambda: not target.info().connected, "the front end to be gone")
 
-    arguments = ["--device", device, "--engine", engine.value, "--queues", "2", "ram:1M"]
+    arguments = ["--device", device, "--io-engine", engine.value, "--queues", "2", "ram:1M"]
     with ServedTarget(run_dir, *arguments) as target:
         visit()
         before = settled()
@@ -257,8 +259,8 @@ def test_front_ends_that_come_and_go_leave_nothing_behind(run_dir: Path, engine:
         wait_until(lambda: holdings() == before, f"what it holds to become {before} again")
 
 
-def test_the_second_front_end_is_turned_away_with_a_log_line(run_dir: Path, engine: Engine) -> None:
-    with ServedTarget(run_dir, "--device", "blk", "--engine", engine.value, "ram:1M") as target:
+def test_the_second_front_end_is_turned_away_with_a_log_line(run_dir: Path, engine: IoEngine) -> None:
+    with ServedTarget(run_dir, "--device", "blk", "--io-engine", engine.value, "ram:1M") as target:
         with BlkFrontEnd(target.socket).open() as first:
             for order in (QEMU, SPDK):
                 with BlkFrontEnd(target.socket, order=order) as second:
@@ -334,10 +336,10 @@ class InPieces:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_region_that_is_taken_from_under_a_ring_stops_that_ring_alone(
-    run_dir: Path, engine: Engine, device: str
+    run_dir: Path, engine: IoEngine, device: str
 ) -> None:
     """It is named, and it goes on when its memory is there again."""
-    arguments = ["--device", device, "--engine", engine.value, "--queues", "2", "ram:4M"]
+    arguments = ["--device", device, "--io-engine", engine.value, "--queues", "2", "ram:4M"]
     with ServedTarget(run_dir, *arguments) as target, front_end(device, target.socket, 2) as front:
         index = len(front.rings) - 1
         # Everything but the last ring's three parts lies beyond the middle, which is the others'.

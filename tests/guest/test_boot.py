@@ -41,7 +41,7 @@ def test_a_boot_sector_reads_and_writes(image: Path, run_dir: Path, device: str,
 @pytest.mark.parametrize(
     ("disk", "arguments"),
     [
-        ("disk.img", ["--engine", "epoll"]),
+        ("disk.img", ["--io-engine", "epoll"]),
         ("disk.img", ["--poll", "interrupt"]),
         ("disk.img", ["--poll", "poll"]),
         ("disk.img,mapped=on", []),

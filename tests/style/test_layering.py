@@ -24,11 +24,13 @@ ARROWS = {
     "model": {"errors"},
     "vhost_user": {"errors", "_core"},
     "scsi": {"errors", "digest", "ringway"},
-    "target": {"errors", "digest", "units", "model", "vhost_user", "scsi", "_core", "ringway"},
+    "target": {"errors", "digest", "units", "model", "notation", "vhost_user", "scsi", "_core", "ringway"},
+    "notation": {"errors", "units", "model", "scsi"},
+    "engine": {"errors", "units", "model", "notation", "ringway"},
     "testing": {"errors", "vhost_user", "_core"},
     "bench": {"errors", "units", "model", "testing", "_core"},
     "trace": {"errors", "units", "model"},
-    "cli": {"errors", "units", "model", "ringway"},
+    "cli": {"errors", "units", "model", "notation", "ringway"},
     "__main__": {"cli"},
 }
 

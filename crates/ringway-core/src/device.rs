@@ -19,6 +19,7 @@ use crate::calls::Calls;
 use crate::clock;
 use crate::dirty::DirtyLog;
 use crate::error::{ensure, Error, Result};
+use crate::limit::Rates;
 use crate::memory::{gather, IoVec, MemoryMap, Region};
 use crate::notify;
 use crate::poll::PollMode;
@@ -287,6 +288,13 @@ impl Device {
     /// Publish a gate word.
     pub fn set_gate(&self, target: u8, number: u16, word: u64) -> Result<()> {
         self.lun(target, number).map(|lun| lun.state.set_gate(word))
+    }
+
+    /// Limit what guests may do to a LUN, from now on and whatever waits.
+    pub fn set_limit(&self, target: u8, number: u16, rates: Rates) -> Result<()> {
+        self.lun(target, number)?.state.limit.set(rates);
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Wake));
+        Ok(())
     }
 
     /// Lock a range of bytes and wait for what is in flight in it.

@@ -16,6 +16,7 @@ pub mod engine;
 pub mod error;
 mod fault;
 pub mod inflight;
+pub mod limit;
 pub mod mapping;
 pub mod memory;
 pub mod notify;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock};
 
 use crate::dirty::DirtyLog;
+use crate::limit::Limit;
 use crate::memory::MemoryMap;
 use crate::range::RangeLocks;
 use crate::slow::Share;
@@ -37,6 +38,8 @@ pub struct LunState {
     pub ranges: RangeLocks,
     /// What its commands in Python's hands have charged.
     pub slow: Share,
+    /// What it may do at most.
+    pub limit: Limit,
     counters: Box<[OnceLock<Box<LunCounters>>]>,
 }
 
@@ -51,6 +54,7 @@ impl LunState {
             doubtful: AtomicBool::new(false),
             ranges: RangeLocks::default(),
             slow: Share::default(),
+            limit: Limit::default(),
             counters,
         }
     }

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use ringway_core as core;
 use ringway_core::device::{DeviceOptions, MAX_QUEUES};
+use ringway_core::limit::Rates;
 use ringway_core::trace::TraceOptions;
 use ringway_core::worker::{Completion, DeviceKind, EngineChoice, Matcher, QueueStart, RingLayout};
 
@@ -98,6 +99,21 @@ impl Device {
 
     fn set_gate(&self, py: Python<'_>, target: u8, lun: u16, word: u64) -> PyResult<()> {
         py.detach(|| self.0.set_gate(target, lun, word)).map_err(raise)
+    }
+
+    #[pyo3(signature = (target, lun, *, iops=0, bytes_per_s=0, burst_s=0.0))]
+    fn set_limit(
+        &self,
+        py: Python<'_>,
+        target: u8,
+        lun: u16,
+        iops: u64,
+        bytes_per_s: u64,
+        burst_s: f64,
+    ) -> PyResult<()> {
+        let burst_ns = seconds(burst_s)?.as_nanos().min(u128::from(u64::MAX)) as u64;
+        let rates = Rates { iops, bytes_per_s, burst_ns };
+        py.detach(|| self.0.set_limit(target, lun, rates)).map_err(raise)
     }
 
     #[pyo3(signature = (target, lun, offset, length, *, reads=true, timeout_s=10.0))]

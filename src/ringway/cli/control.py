@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 import click
@@ -15,7 +16,9 @@ from ringway.model import (
     Done,
     DrainRequest,
     InfoRequest,
+    Limits,
     LunInfo,
+    LunLimitRequest,
     LunRemoveRequest,
     LunResizeRequest,
     QuitRequest,
@@ -24,9 +27,9 @@ from ringway.model import (
     TargetInfo,
     TargetStatistics,
 )
+from ringway.notation import parse_address, parse_limits, parse_lun
 from ringway.target.control import ControlClient
-from ringway.target.spec import parse_address, parse_lun
-from ringway.units import format_duration, format_size, parse_size
+from ringway.units import format_count, format_duration, format_rate, format_size, parse_size
 
 _SUFFIX: Final = ".ctl"
 _SOCKET: Final = ".sock"
@@ -66,7 +69,7 @@ def info(socket: str, output: str) -> None:
         _echo_json(answer)
         return
     state = "a guest is connected" if answer.connected else "no guest is connected"
-    click.echo(f"vhost-user-{answer.device}, pid {answer.pid}, {answer.engine}, {answer.poll}; {state}")
+    click.echo(f"vhost-user-{answer.device}, pid {answer.pid}, {answer.io_engine}, {answer.poll}; {state}")
     click.echo(_sandbox_line(answer.sandbox))
     for lun in answer.luns:
         click.echo(_lun_line(lun))
@@ -115,6 +118,19 @@ def resize(socket: str, lun: str, size: str | None) -> None:
     size_bytes = None if size is None else parse_size(size)
     with connect(socket) as client:
         click.echo(_lun_line(client.call(LunResizeRequest(*parse_address(lun), size_bytes), LunInfo)))
+
+
+@target.command()
+@_socket
+@click.argument("lun", metavar="[TARGET:]LUN")
+@click.option("--iops", metavar="COUNT", help="Requests a second, as in 500 or 20k.  [default: no limit]")
+@click.option("--bandwidth", metavar="SIZE", help="Bytes a second, as in 100M.  [default: no limit]")
+@click.option("--burst", metavar="SECONDS", help="As much of a pause may be made up for.  [default: 10 ms]")
+def limit(socket: str, lun: str, iops: str | None, bandwidth: str | None, burst: str | None) -> None:
+    """Limit what the guest may do to a disk, from now on; without options, lift the limits."""
+    request = LunLimitRequest(*parse_address(lun), parse_limits(iops, bandwidth, burst))
+    with connect(socket) as client:
+        click.echo(_lun_line(client.call(request, LunInfo)))
 
 
 @target.command()
@@ -179,6 +195,15 @@ def _sandbox_line(sandbox: SandboxInfo) -> str:
     return f"sandbox {sandbox.mode}: user {sandbox.uid}, {capabilities}, {landlock}, {seccomp}{gaps}"
 
 
+def _limit_words(limits: Limits) -> Iterator[str]:
+    if limits.iops:
+        yield f"at most {format_count(limits.iops)} IOPS"
+    if limits.bytes_per_s:
+        yield f"at most {format_rate(limits.bytes_per_s)}"
+    if limits.burst_s:
+        yield f"burst {format_duration(limits.burst_s)}"
+
+
 def _lun_line(lun: LunInfo) -> str:
     marks = [name for name in ("readonly", "mapped", "direct") if getattr(lun, name)]
     return "  ".join(
@@ -188,5 +213,6 @@ def _lun_line(lun: LunInfo) -> str:
             f"{format_size(lun.size_bytes)} in blocks of {lun.block_size}",
             f"{lun.ownership} (epoch {lun.epoch})",
             *marks,
+            *_limit_words(lun.limits),
         ]
     )

@@ -75,7 +75,7 @@ def _play(story: Story, device: str, image: Path, size: int, data: int) -> Targe
             create_image(str(image), size)
             served = stack.enter_context(ServedTarget(image.parent, "--device", device, image.name))
             info = served.info()
-            done(f"{format_size(size)} in {image.name}, all of it a hole; pid {info.pid}, {info.engine}")
+            done(f"{format_size(size)} in {image.name}, all of it a hole; pid {info.pid}, {info.io_engine}")
         with story.step("Boot a Linux guest on it") as done:
             connect = vhost_user_scsi if device == "scsi" else vhost_user_blk
             guest = stack.enter_context(LinuxGuest(connect(Path(served.socket)), kernel=kernel))

@@ -84,7 +84,7 @@ def check_io_uring() -> Finding:
         _core.Device("blk", queues=1, engine="uring").close()
     except OSError as error:
         return _warn(
-            f"io_uring cannot be used ({error}); --engine epoll is", "sysctl kernel.io_uring_disabled=0"
+            f"io_uring cannot be used ({error}); --io-engine epoll is", "sysctl kernel.io_uring_disabled=0"
         )
     return _ok("usable")
 

@@ -17,7 +17,7 @@ from ringway.errors import RingwayError, UsageError
 from ringway.model import (
     BackstoreSpec,
     DeviceKind,
-    Engine,
+    IoEngine,
     LunInfo,
     LunSpec,
     Poll,
@@ -25,11 +25,11 @@ from ringway.model import (
     SpecKind,
     TargetConfig,
 )
+from ringway.notation import check_block_size, check_serial, parse_backstore, parse_lun
 from ringway.target import host
 from ringway.target.backstore import create_image
 from ringway.target.listen import Listener, check_path, listen
 from ringway.target.sandbox import Sandbox
-from ringway.target.spec import check_block_size, check_serial, parse_backstore, parse_lun
 from ringway.target.target import Target
 from ringway.units import format_duration, format_size, parse_size
 
@@ -45,6 +45,7 @@ Examples:
 \b
 A disk is PATH, file:PATH, ram:SIZE or null:SIZE, with options behind commas:
   readonly, direct, block-size=512|4096, serial=TEXT, mapped=on|off|auto
+A LUN can be limited: iops=20k, bandwidth=100M, burst=2s.
 A comma in a path is written twice.
 """
 
@@ -97,8 +98,8 @@ def _check_cpus(cpus: tuple[int, ...]) -> None:
     help="Sleep at once, spin while it pays, or never sleep.",
 )
 @click.option(
-    "--engine",
-    type=click.Choice([*map(str, Engine)]),
+    "--io-engine",
+    type=click.Choice([*map(str, IoEngine)]),
     default="auto",
     show_default=True,
     help="How I/O is done.",
@@ -130,7 +131,7 @@ def serve(
     workers: int,
     cpus: tuple[int, ...],
     poll: Poll,
-    engine: Engine,
+    io_engine: IoEngine,
     create: str | None,
     direct: bool,
     block_size: int | None,
@@ -168,7 +169,7 @@ def serve(
         workers=workers,
         cpus=cpus,
         poll=Poll(poll),
-        engine=Engine(engine),
+        io_engine=IoEngine(io_engine),
         wwpn=wwpn,
         incoming=incoming,
     )
@@ -262,7 +263,7 @@ def _instructions(target: Target, path: str) -> str:
     info = target.info()
     disks = "\n".join(f"  {_disk_line(lun)}" for lun in info.luns)
     return (
-        f"Serving vhost-user-{info.device} on {path} ({info.engine}, {info.poll}):\n{disks}\n\n"
+        f"Serving vhost-user-{info.device} on {path} ({info.io_engine}, {info.poll}):\n{disks}\n\n"
         f"QEMU:\n{howto.qemu_command(target.config, path)}\n\n"
         f"libvirt:\n  {howto.libvirt_hint(target.config, os.path.abspath(path))}\n"
     )

@@ -299,7 +299,13 @@ def _view(info: TargetInfo, rates: Interval) -> Group:
 
     state = "a guest is connected" if rates.connected else "no guest is connected"
     busy = any(queue.requests_per_s for queue in rates.queues)
-    head = [info.socket or "a target", f"vhost-user-{info.device}", info.engine, info.poll, f"pid {info.pid}"]
+    head = [
+        info.socket or "a target",
+        f"vhost-user-{info.device}",
+        info.io_engine,
+        info.poll,
+        f"pid {info.pid}",
+    ]
     note = f"{state}{'' if busy else ', and nothing was asked for'} · {format_duration(rates.seconds)}"
     tables = (_lun_table(rates.luns), _queue_table(rates.queues), _worker_table(rates.workers))
     return Group(" · ".join(head), note, *tables)

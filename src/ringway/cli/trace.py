@@ -30,8 +30,8 @@ from ringway.model import (
     TraceStopRequest,
     Wake,
 )
+from ringway.notation import parse_address
 from ringway.target.control import ControlClient
-from ringway.target.spec import parse_address
 from ringway.trace import perfetto, svg
 from ringway.trace.figures import Group, by_operation, group
 from ringway.trace.steps import MEANING, Step, segments, total_ns, unseen

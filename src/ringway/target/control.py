@@ -33,6 +33,7 @@ from ringway.model import (
     InfoRequest,
     LunAddRequest,
     LunInfo,
+    LunLimitRequest,
     LunRemoveRequest,
     LunResizeRequest,
     LunSpec,
@@ -164,7 +165,7 @@ def _words(request: ControlRequest) -> str:
     match request:
         case LunAddRequest():
             return f"{verb} {request.spec.target}:{request.spec.lun} ({request.spec.backstore})"
-        case LunRemoveRequest() | LunResizeRequest():
+        case LunRemoveRequest() | LunResizeRequest() | LunLimitRequest():
             return f"{verb} {request.target}:{request.lun}"
     return verb
 

@@ -6,12 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from ringway import _core
 from ringway.errors import ConflictError, NotFoundError, RingwayError, TimedOutError
-from ringway.model import DeviceKind, LunInfo, LunSpec, SpecKind, StoreKind
+from ringway.model import DeviceKind, Limits, LunInfo, LunSpec, SpecKind, StoreKind
 from ringway.target.backstore import Backstore, open_backstore
 from ringway.target.blk_device import serial_bytes
 
@@ -53,6 +53,7 @@ class Lun:
     lun: int
     backstore: Backstore
     serial: str
+    limits: Limits
 
     def info(self) -> LunInfo:
         """What to tell of it."""
@@ -70,6 +71,7 @@ class Lun:
             serial=self.serial,
             ownership=backstore.ownership.state,
             epoch=backstore.ownership.epoch,
+            limits=self.limits,
         )
 
 
@@ -114,7 +116,7 @@ class LunTable:
         address = (spec.target, spec.lun)
         with self._lock:
             self._check_new(spec)
-            lun = Lun(*address, backstore, backstore.serial(*address))
+            lun = Lun(*address, backstore, backstore.serial(*address), spec.limits)
             self._serve(lun)
             self._luns[address] = lun
             return lun.info()
@@ -148,6 +150,14 @@ class LunTable:
                 self._set_store(found)
                 self._listener.lun_resized(target, lun, found.backstore)
             return found.info()
+
+    def limit(self, target: int, lun: int, limits: Limits) -> LunInfo:
+        """Limit what guests may do to a LUN, from now on. :raises NotFoundError: no such LUN."""
+        with self._lock:
+            limited = replace(self._find(target, lun), limits=limits)
+            self._set_limits(limited)
+            self._luns[target, lun] = limited
+            return limited.info()
 
     def reap(self) -> None:
         """Close what was removed while requests used it, once they have ended."""
@@ -255,6 +265,7 @@ class LunTable:
     def _serve(self, lun: Lun) -> None:
         """Let the core serve a new LUN, then show it; on failure neither."""
         self._set_store(lun)
+        self._set_limits(lun)
         try:
             self._listener.lun_added(lun.target, lun.lun, lun.backstore, lun.serial)
         except BaseException:
@@ -273,6 +284,12 @@ class LunTable:
             lun.backstore.store,
             block_size=lun.backstore.geometry.block_size,
             serial=self._serial_bytes(lun.serial),
+        )
+
+    def _set_limits(self, lun: Lun) -> None:
+        rates = lun.limits
+        self._core.set_limit(
+            lun.target, lun.lun, iops=rates.iops, bytes_per_s=rates.bytes_per_s, burst_s=rates.burst_s
         )
 
 

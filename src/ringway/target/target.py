@@ -23,10 +23,12 @@ from ringway.model import (
     DeviceKind,
     Done,
     DrainRequest,
-    Engine,
     InfoRequest,
+    IoEngine,
+    Limits,
     LunAddRequest,
     LunInfo,
+    LunLimitRequest,
     LunRemoveRequest,
     LunResizeRequest,
     LunSpec,
@@ -186,7 +188,7 @@ class Target:
             pid=os.getpid(),
             device=self.config.device,
             socket=self._socket_path,
-            engine=self._core.engine,
+            io_engine=self._core.engine,
             poll=self.config.poll,
             queues=self.config.queues,
             workers=self.config.workers,
@@ -225,6 +227,10 @@ class Target:
         if self.config.device is DeviceKind.BLK:
             self._server.config_changed()
         return info
+
+    def limit_lun(self, target: int, lun: int, limits: Limits) -> LunInfo:
+        """Limit what guests may do to a LUN, from now on. :raises NotFoundError: no such LUN."""
+        return self._luns.limit(target, lun, limits)
 
     def drain(self, timeout_s: float) -> bool:
         """Wait for what is in flight now. :returns: whether it finished in time."""
@@ -271,12 +277,10 @@ class Target:
                 return self._look(request)
             case TraceStartRequest() | TraceFetchRequest() | TraceStopRequest():
                 return self._trace(request)
-            case LunAddRequest():
-                return self.add_lun(request.spec, fd)
+            case LunAddRequest() | LunResizeRequest() | LunLimitRequest():
+                return self._change_lun(request, fd)
             case LunRemoveRequest():
                 self.remove_lun(request.target, request.lun)
-            case LunResizeRequest():
-                return self.resize_lun(request.target, request.lun, size_bytes=request.size_bytes, fd=fd)
             case DrainRequest():
                 return Done(self.drain(request.timeout_s))
             case QuitRequest():
@@ -284,6 +288,17 @@ class Target:
             case _:
                 raise ControlError("this verb is not served")
         return Done()
+
+    def _change_lun(
+        self, request: LunAddRequest | LunResizeRequest | LunLimitRequest, fd: int | None
+    ) -> LunInfo:
+        match request:
+            case LunAddRequest():
+                return self.add_lun(request.spec, fd)
+            case LunResizeRequest():
+                return self.resize_lun(request.target, request.lun, size_bytes=request.size_bytes, fd=fd)
+            case LunLimitRequest():
+                return self.limit_lun(request.target, request.lun, request.limits)
 
     def _look(self, request: InfoRequest | StatisticsRequest | CountersRequest) -> msgspec.Struct:
         match request:
@@ -373,12 +388,12 @@ def make_core(config: TargetConfig) -> _core.Device:
             workers=config.workers,
             cpus=config.cpus,
             poll=config.poll.value,
-            engine=config.engine.value,
+            engine=config.io_engine.value,
         )
     except OSError as error:
         hint = (
-            "take --engine epoll, or allow io_uring with: sysctl kernel.io_uring_disabled=0"
-            if config.engine is Engine.URING
+            "take --io-engine epoll, or allow io_uring with: sysctl kernel.io_uring_disabled=0"
+            if config.io_engine is IoEngine.URING
             else "look at the limits of this user (ulimit -a), and at --cpus"
         )
         raise ConflictError(f"the I/O threads cannot be started: {error}", hint=hint) from error

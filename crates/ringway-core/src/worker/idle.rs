@@ -17,7 +17,8 @@ impl Worker {
         let (since, budget) = (now_ns(), self.spin(on_kernel).budget_ns());
         let found = match budget {
             0 => None,
-            _ => self.spin_until_work(since, budget.min(POLL_NS)),
+            _ => self
+                .spin_until_work(since, budget.min(POLL_NS).min(self.context.next_due.saturating_sub(since))),
         };
         if found.is_none() && (budget == u64::MAX || self.has_overdue_fence()) {
             return;

@@ -103,6 +103,8 @@ pub(crate) struct Context {
     scratch: Chain,
     /// Parked requests are to be tried again in this turn.
     retry: bool,
+    /// When the first delayed request may go; never: `u64::MAX`.
+    next_due: u64,
     /// Some while requests are traced.
     tracer: Option<Box<Tracer>>,
 }
@@ -213,6 +215,7 @@ impl Worker {
                 now: now_ns(),
                 scratch: Chain::default(),
                 retry: false,
+                next_due: u64::MAX,
                 tracer: None,
             },
             next_retry: 0,
@@ -272,7 +275,8 @@ impl Worker {
         if TRACED {
             self.begin_traced_turn();
         }
-        if self.context.now >= self.next_retry {
+        if self.context.now >= self.next_retry.min(self.context.next_due) {
+            self.context.next_due = u64::MAX;
             self.next_retry = self.context.now + PARKED_RETRY.as_nanos() as u64;
             self.context.retry = true;
         }
@@ -339,8 +343,10 @@ impl Worker {
     fn next_deadline(&self) -> Option<Duration> {
         let stops = self.queues.iter().filter_map(Queue::deadline);
         let parked = self.queues.iter().any(Queue::has_parked).then(|| Instant::now() + PARKED_RETRY);
-        let first = stops.chain(self.fences.iter().map(|fence| fence.deadline)).chain(parked).min()?;
-        Some(first.saturating_duration_since(Instant::now()))
+        let first = stops.chain(self.fences.iter().map(|fence| fence.deadline)).chain(parked).min();
+        let due = self.context.next_due;
+        let due = (due != u64::MAX).then(|| Duration::from_nanos(due.saturating_sub(now_ns())));
+        first.map(|first| first.saturating_duration_since(Instant::now())).into_iter().chain(due).min()
     }
 
     fn keep_deadlines(&mut self) {

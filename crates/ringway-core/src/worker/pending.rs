@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::engine::Job;
+use crate::limit::Permit;
 use crate::scsi::Failure;
 use crate::trace::Slot;
 use crate::view::{Lun, View};
@@ -19,7 +20,7 @@ pub enum Phase {
     Running,
     /// Python has it.
     Slow,
-    /// It waits for a range lock or for room in the slow ring.
+    /// It waits for a range lock, for room in the slow ring, or for its time.
     Parked,
 }
 
@@ -54,6 +55,8 @@ pub struct Pending {
     pub sequence: u64,
     pub serial: u32,
     pub past_gate: bool,
+    /// When it may go, if its LUN is limited.
+    pub permit: Permit,
     /// Parked because the slow ring was full.
     pub wants_python: bool,
     /// The response to give when the kernel cancelled it.
@@ -84,6 +87,7 @@ impl Pending {
             sequence: 0,
             serial: 0,
             past_gate: false,
+            permit: Permit::default(),
             wants_python: false,
             cancelled: None,
             origin: nothing.clone(),

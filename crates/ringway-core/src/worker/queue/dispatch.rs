@@ -124,6 +124,10 @@ impl Queue {
             let key = self.hold(&mut turn, Some(lun));
             return self.park(turn.context, key, false);
         }
+        if lun.state.limit.is_on() && self.must_wait(&mut turn, lun, action) {
+            let key = self.hold(&mut turn, Some(lun));
+            return self.delay(turn.context, key);
+        }
         if TRACED {
             turn.trace_dispatched(lun, action);
         }
@@ -144,6 +148,19 @@ impl Queue {
             }
             Err(errno) => self.store_failed(turn, lun, errno),
         }
+    }
+
+    /// Whether a request has to wait for its time. A ring that stops is drained, whatever the limit.
+    #[inline(never)]
+    fn must_wait(&self, turn: &mut Turn<'_>, lun: &Lun, action: &Action) -> bool {
+        let (limit, now) = (&lun.state.limit, turn.context.now);
+        if self.stop.is_some() || matches!(action, Action::Nothing | Action::Flush) {
+            return false;
+        }
+        if !limit.is_valid(turn.request.permit) {
+            turn.request.permit = limit.reserve(now, Class::of(action).2);
+        }
+        turn.request.permit.due_ns > now
     }
 
     #[inline(always)]

@@ -29,6 +29,7 @@ impl Queue {
         pending.popped_ns = request.popped_ns;
         pending.sequence = request.sequence;
         pending.past_gate = request.past_gate;
+        pending.permit = request.permit;
         pending.wants_python = false;
         pending.cancelled = None;
         pending.current = context.view.clone();
@@ -73,7 +74,33 @@ impl Queue {
                 false => self.run_held(context, key),
             }
         }
-        self.parked.len() < before
+        (self.parked.len() < before) | self.retry_delayed(context)
+    }
+
+    /// Keep a request until its time. The worker is told when the first one's comes.
+    #[cold]
+    pub(super) fn delay(&mut self, context: &mut Context, key: u32) {
+        let pending = context.slab.get(key);
+        let (due, slot) = (pending.permit.due_ns, pending.slot);
+        context.next_due = context.next_due.min(due);
+        self.delayed.push(key);
+        context.trace_parked(slot);
+    }
+
+    /// Let go on what is due, or has to ask again because the limit, the LUN or the ring's state is another now.
+    fn retry_delayed(&mut self, context: &mut Context) -> bool {
+        let delayed = std::mem::take(&mut self.delayed);
+        let before = delayed.len();
+        for key in delayed {
+            let pending = context.slab.get(key);
+            let valid = pending.lun().is_some_and(|lun| lun.state.limit.is_valid(pending.permit));
+            let same = valid && pending.current.generation == context.view.generation;
+            match same && self.stop.is_none() && pending.permit.due_ns > context.now {
+                true => self.delay(context, key),
+                false => self.run_held(context, key),
+            }
+        }
+        self.delayed.len() < before
     }
 
     /// A held request starts over.
@@ -89,6 +116,7 @@ impl Queue {
     /// A parked request is cancelled before it did anything.
     pub fn cancel_parked(&mut self, context: &mut Context, key: u32, response: u8) {
         self.parked.retain(|parked| *parked != key);
+        self.delayed.retain(|delayed| *delayed != key);
         self.finish(context, key, Err(libc::ECANCELED), Some(response));
     }
 

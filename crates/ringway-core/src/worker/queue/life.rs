@@ -97,6 +97,7 @@ impl Queue {
             held: Vec::new(),
             held_count: 0,
             parked: Vec::new(),
+            delayed: Vec::new(),
             life: Life::default(),
             stop: None,
             starts: 0,
@@ -200,6 +201,7 @@ impl Queue {
             self.run_again(context);
         }
         self.stop = Some(Stop { deadline, cancelled: false, reply });
+        self.retry_parked(context); // no limit holds a ring up that stops
         self.keep_deadline(context, Instant::now());
     }
 
@@ -264,6 +266,7 @@ impl Queue {
         self.held.fill(0);
         self.count_held(0);
         self.parked.clear();
+        self.delayed.clear();
         self.life.end();
         keys
     }

@@ -17,6 +17,7 @@ use crate::blk;
 use crate::clock::now_ns;
 use crate::fault::{self, Point};
 use crate::inflight::QueueInflight;
+use crate::limit::Permit;
 use crate::memory::scatter;
 use crate::notify::Call;
 use crate::slow::Life;
@@ -52,6 +53,7 @@ struct Request {
     /// 0 until it is held for the first time.
     sequence: u64,
     past_gate: bool,
+    permit: Permit,
     header: Header,
     /// The view that its spans point into, if that is not the current one.
     origin: Option<Rc<View>>,
@@ -62,13 +64,22 @@ struct Request {
 impl Request {
     #[inline(always)]
     fn popped(head: u16, now: u64, slot: Option<Slot>) -> Self {
-        let header = Header([0; 64]);
-        Request { head, popped_ns: now, sequence: 0, past_gate: false, header, origin: None, slot }
+        Request {
+            head,
+            popped_ns: now,
+            sequence: 0,
+            past_gate: false,
+            permit: Permit::default(),
+            header: Header([0; 64]),
+            origin: None,
+            slot,
+        }
     }
 
     fn of(pending: &Pending) -> Self {
-        let Pending { head, popped_ns, sequence, past_gate, header, slot, .. } = *pending;
-        Request { head, popped_ns, sequence, past_gate, header, origin: Some(pending.origin.clone()), slot }
+        let Pending { head, popped_ns, sequence, past_gate, permit, header, slot, .. } = *pending;
+        let origin = Some(pending.origin.clone());
+        Request { head, popped_ns, sequence, past_gate, permit, header, origin, slot }
     }
 }
 
@@ -120,6 +131,8 @@ pub struct Queue {
     held: Vec<u32>,
     held_count: usize,
     parked: Vec<u32>,
+    /// Parked until their time: their LUN is limited.
+    delayed: Vec<u32>,
     /// Of what is held now: it ends when that is disowned.
     life: Life,
     stop: Option<Stop>,
@@ -156,7 +169,7 @@ impl Queue {
     #[inline(always)]
     pub fn serve<const TRACED: bool>(&mut self, context: &mut Context) -> bool {
         let mut worked = false;
-        if context.retry && !self.parked.is_empty() {
+        if context.retry && !(self.parked.is_empty() && self.delayed.is_empty()) {
             worked |= self.retry_parked(context);
         }
         if !self.runs() || self.role == Role::Event {

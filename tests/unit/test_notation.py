@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ringway.errors import UsageError
 from ringway.model import BackstoreSpec, LunSpec, Mapped, SpecKind
-from ringway.target.spec import parse_address, parse_backstore, parse_lun
+from ringway.notation import parse_address, parse_backstore, parse_lun
 
 
 def file(path: str, **fields: Any) -> BackstoreSpec:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from msgspec import ValidationError, convert
 from msgspec.structs import replace
 
 from ringway.errors import UsageError
-from ringway.model import BLOCK_SIZES, MAX_LUN, MAX_TARGET, BackstoreSpec, LunSpec, Mapped, SpecKind
+from ringway.model import BLOCK_SIZES, MAX_LUN, MAX_TARGET, BackstoreSpec, Limits, LunSpec, Mapped, SpecKind
 from ringway.scsi.identity import check_serial
-from ringway.units import parse_size
+from ringway.units import parse_duration, parse_size
 
 __all__ = [
     "check_address",
@@ -19,14 +20,18 @@ __all__ = [
     "check_serial",
     "parse_address",
     "parse_backstore",
+    "parse_limits",
     "parse_lun",
 ]
 
 _ADDRESS: Final = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})=(.*)", re.DOTALL | re.ASCII)
 _OPTIONS_HINT: Final = (
-    "options are readonly, direct, block-size=512|4096, serial=TEXT, mapped=on|off|auto; "
-    "a comma in a path is written twice"
+    "options are readonly, direct, block-size=512|4096, serial=TEXT, mapped=on|off|auto; of a LUN also "
+    "iops=COUNT, bandwidth=SIZE, burst=SECONDS; a comma in a path is written twice"
 )
+_LIMITS_HINT: Final = "write limits as iops=20k, bandwidth=100M (a second), burst=2s"
+_LIMITS: Final = ("iops", "bandwidth", "burst")
+_COUNT: Final = re.compile(r"(\d{1,12})([kM]?)", re.ASCII)
 
 
 def parse_backstore(text: str, defaults: BackstoreSpec | None = None) -> BackstoreSpec:
@@ -50,7 +55,26 @@ def parse_lun(text: str, defaults: BackstoreSpec | None = None) -> LunSpec:
         raise UsageError(f"'{text}' is not a LUN", hint="write it as --lun 0=disk.img or --lun 1:0=disk.img")
     target, lun = int(match[1] or 0), int(match[2])
     check_address(target, lun)
-    return LunSpec(target, lun, parse_backstore(match[3], defaults))
+    place, limits = _split_limits(match[3])
+    return LunSpec(target, lun, parse_backstore(place, defaults), limits)
+
+
+def parse_limits(iops: str | None = None, bandwidth: str | None = None, burst: str | None = None) -> Limits:
+    """Read ``20k``, ``100M`` (bytes a second) and ``2s``; what is not given is no limit.
+
+    :raises UsageError: no such form.
+    """
+    try:
+        return convert(
+            {
+                "iops": 0 if iops is None else _parse_count(iops),
+                "bytes_per_s": 0 if bandwidth is None else parse_size(bandwidth.removesuffix("/s")),
+                "burst_s": 0.0 if burst is None else parse_duration(burst),
+            },
+            Limits,
+        )
+    except ValidationError as error:
+        raise UsageError(f"such a limit is not possible: {error}", hint=_LIMITS_HINT) from error
 
 
 def parse_address(text: str) -> tuple[int, int]:
@@ -76,6 +100,25 @@ def check_block_size(size: int) -> int:
     if size not in BLOCK_SIZES:
         raise UsageError(f"a block size of {size} is not possible", hint="take 512 or 4096")
     return size
+
+
+def _split_limits(text: str) -> tuple[str, Limits]:
+    """A LUN's backstore as it was written, and what behind its commas limits the LUN."""
+    place, *options = text.replace(",,", "\0").split(",")
+    limits = {}
+    for option in options:
+        name, _, value = option.partition("=")
+        if name in _LIMITS:
+            limits[name] = value
+    rest = [option for option in options if option.partition("=")[0] not in _LIMITS]
+    return ",".join([place, *rest]).replace("\0", ",,"), parse_limits(**limits)
+
+
+def _parse_count(text: str) -> int:
+    """:raises UsageError: not ``500``, ``20k`` or ``1M``."""
+    if not (match := _COUNT.fullmatch(text)):
+        raise UsageError(f"'{text}' is no number of requests", hint=_LIMITS_HINT)
+    return int(match[1]) * {"": 1, "k": 1000, "M": 1000_000}[match[2]]
 
 
 def _place(text: str) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from ringway.errors import UsageError
+from ringway.model.sandbox import SandboxInfo
 
 MAX_TARGET: Final = 255
 MAX_LUN: Final = 16383
@@ -29,6 +30,8 @@ class SpecKind(StrEnum):
     PATH = "path"  #: a file or a block device: opening it tells which
     RAM = "ram"
     NULL = "null"
+    PSCSI = "pscsi"  #: a SCSI device of this host, passed through; the kernel engine's
+    TCMU = "tcmu"  #: a user-space handler of the kernel engine's, as found
 
 
 class StoreKind(StrEnum):
@@ -63,20 +66,12 @@ class Poll(StrEnum):
     POLL = "poll"
 
 
-class Engine(StrEnum):
+class IoEngine(StrEnum):
     """How a worker does I/O."""
 
     AUTO = "auto"
     URING = "uring"
     EPOLL = "epoll"
-
-
-class SandboxMode(StrEnum):
-    """What of its privileges a target gives up before it serves."""
-
-    AUTO = "auto"  #: all that this host lets it give up
-    ON = "on"  #: all, or it does not serve
-    OFF = "off"  #: nothing
 
 
 class OwnershipState(StrEnum):
@@ -87,11 +82,24 @@ class OwnershipState(StrEnum):
     WANTED = "wanted"  #: we may not yet; it is tried again and again
 
 
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a LUN may do at most; 0 is no limit.
+
+    After a pause it may do ``burst_s`` seconds' worth at once.
+    """
+
+    iops: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    bytes_per_s: Annotated[int, Meta(ge=0, le=10**15)] = 0
+    burst_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
+
+
 class BackstoreSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A backstore as its user asked for it; nothing is opened yet.
 
-    ``path`` is set for PATH, ``size_bytes`` for RAM and NULL. ``block_size`` is the logical block, ``None``
-    the backstore's own. ``force`` overrides that a block device is mounted or held.
+    ``path`` is set for PATH, PSCSI and TCMU, ``size_bytes`` for RAM and NULL. ``block_size`` is the logical
+    block, ``None`` the backstore's own. ``force`` overrides that a block device is mounted or held. ``name``
+    and ``attributes`` are a host's: the name of the object, and what the kernel engine shall set on it
+    (``emulate_tpu``, ``pi_prot_type``, …).
     """
 
     kind: SpecKind
@@ -103,6 +111,8 @@ class BackstoreSpec(Struct, frozen=True, forbid_unknown_fields=True):
     serial: str | None = None
     mapped: Mapped = Mapped.AUTO
     force: bool = False
+    name: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The word for it in messages: the path, or ``ram``, ``null``."""
@@ -115,6 +125,7 @@ class LunSpec(Struct, frozen=True, forbid_unknown_fields=True):
     target: Target
     lun: Lun
     backstore: BackstoreSpec
+    limits: Limits = Limits()
 
 
 class TargetConfig(Struct, frozen=True):
@@ -129,7 +140,7 @@ class TargetConfig(Struct, frozen=True):
     workers: int = 1
     cpus: tuple[int, ...] = ()
     poll: Poll = Poll.ADAPTIVE
-    engine: Engine = Engine.AUTO
+    io_engine: IoEngine = IoEngine.AUTO
     wwpn: str | None = None
     incoming: bool = False
 
@@ -332,21 +343,7 @@ class LunInfo(Struct, frozen=True):
     serial: str
     ownership: OwnershipState
     epoch: int
-
-
-class SandboxInfo(Struct, frozen=True):
-    """What a target may still do.
-
-    :ivar uid: who it is. :ivar capabilities: mask of those that it has, by ``capabilities(7)``'s numbers.
-    :ivar landlock_abi: whose rules are in force; 0: none. :ivar missing: what this host does not offer.
-    """
-
-    mode: SandboxMode
-    uid: int
-    capabilities: int
-    landlock_abi: int
-    seccomp: bool
-    missing: tuple[str, ...]
+    limits: Limits = Limits()
 
 
 class TargetInfo(Struct, frozen=True):
@@ -356,7 +353,7 @@ class TargetInfo(Struct, frozen=True):
     pid: int
     device: DeviceKind
     socket: str | None
-    engine: str
+    io_engine: str
     poll: Poll
     queues: int
     workers: int
@@ -455,6 +452,15 @@ class LunResizeRequest(Struct, frozen=True, tag="lun-resize", tag_field="verb", 
     version: int = CONTROL_VERSION
 
 
+class LunLimitRequest(Struct, frozen=True, tag="lun-limit", tag_field="verb", forbid_unknown_fields=True):
+    """Limit what guests may do to a LUN, from now on and whatever waits; answered with LunInfo."""
+
+    target: Target
+    lun: Lun
+    limits: Limits = Limits()
+    version: int = CONTROL_VERSION
+
+
 class DrainRequest(Struct, frozen=True, tag="drain", tag_field="verb", forbid_unknown_fields=True):
     """Wait until what is in flight now is finished; answered with Done."""
 
@@ -478,6 +484,7 @@ ControlRequest = (
     | LunAddRequest
     | LunRemoveRequest
     | LunResizeRequest
+    | LunLimitRequest
     | DrainRequest
     | QuitRequest
 )
