@@ -1,7 +1,7 @@
 """The data that all layers share. Everything is frozen, and goes through JSON unchanged.
 
-``target``, ``sandbox``: one target process and its control socket. ``endpoint``: what a host keeps.
-Imports ``errors`` only.
+``target``, ``statistics``, ``sandbox``: one target process and its control socket. ``endpoint``: what a host
+keeps. Imports ``errors`` only.
 """
 
 from ringway.model.endpoint import (
@@ -28,6 +28,16 @@ from ringway.model.endpoint import (
     Protection,
 )
 from ringway.model.sandbox import SandboxInfo, SandboxMode
+from ringway.model.statistics import (
+    Histogram,
+    Latency,
+    LunCounters,
+    LunStatistics,
+    QueueStatistics,
+    TargetCounters,
+    TargetStatistics,
+    WorkerStatistics,
+)
 from ringway.model.target import (
     BLOCK_SIZES,
     CONTROL_VERSION,
@@ -44,42 +54,34 @@ from ringway.model.target import (
     Done,
     DrainRequest,
     ErrorRecord,
-    Histogram,
     InfoRequest,
     IoEngine,
-    Latency,
     Limits,
     Lun,
     LunAddRequest,
-    LunCounters,
     LunInfo,
     LunLimitRequest,
     LunRemoveRequest,
     LunResizeRequest,
     LunSpec,
-    LunStatistics,
     Mapped,
     Notice,
     Operation,
     OwnershipState,
     Poll,
-    QueueStatistics,
     QuitRequest,
     SpecKind,
     StatisticsRequest,
     StoreKind,
     Target,
     TargetConfig,
-    TargetCounters,
     TargetInfo,
-    TargetStatistics,
     TraceBatch,
     TraceFetchRequest,
     TraceSample,
     TraceStartRequest,
     TraceStopRequest,
     Wake,
-    WorkerStatistics,
 )
 
 __all__ = [

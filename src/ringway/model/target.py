@@ -1,4 +1,4 @@
-"""The data that all layers share: what a target is made of, its statistics, and the control socket's
+"""The data that all layers share: what a target is made of, and the control socket's
 messages.
 
 Everything here is frozen and goes through JSON unchanged.
@@ -166,95 +166,6 @@ def _check_range(option: str, value: int, most: int) -> None:
             else "each queue serves guest vCPUs"
         )
         raise UsageError(f"{option} {value} is out of range: 1 to {most}", hint=why)
-
-
-class Latency(Struct, frozen=True):
-    """How long requests took, in nanoseconds; all zero when there was none."""
-
-    p50_ns: int = 0
-    p99_ns: int = 0
-    max_ns: int = 0
-
-
-class LunStatistics(Struct, frozen=True):
-    """What guests did to one LUN since the target's start, over all queues."""
-
-    target: int
-    lun: int
-    reads: int
-    writes: int
-    flushes: int
-    unmaps: int
-    other: int
-    errors: int
-    read_bytes: int
-    write_bytes: int
-    read_latency: Latency
-    write_latency: Latency
-
-
-class QueueStatistics(Struct, frozen=True):
-    """What happened on one virtqueue since the target's start."""
-
-    queue: int
-    kicks: int
-    signals: int
-    batches: int
-    requests: int
-    in_flight: int
-    running: bool
-    slow_commands: int = 0  #: requests that the slow path decided
-
-
-class WorkerStatistics(Struct, frozen=True):
-    """What one I/O thread did since the target's start."""
-
-    worker: int
-    thread: int
-    sleeps: int
-    spins: int
-    loops: int
-    cpu_ns: int
-
-
-class TargetStatistics(Struct, frozen=True):
-    """All counters of a target; ``uptime_s`` is what to divide by."""
-
-    uptime_s: float
-    luns: tuple[LunStatistics, ...]
-    queues: tuple[QueueStatistics, ...]
-    workers: tuple[WorkerStatistics, ...]
-
-
-Histogram = tuple[tuple[int, int], ...]
-"""How many requests took less than so many nanoseconds, and no less than the bound before; empty buckets are
-left out."""
-
-
-class LunCounters(Struct, frozen=True):
-    """What guests did to one LUN since the target's start, ready to be subtracted from a later look."""
-
-    target: int
-    lun: int
-    reads: int
-    writes: int
-    flushes: int
-    unmaps: int
-    other: int
-    errors: int
-    read_bytes: int
-    write_bytes: int
-    read_latency: Histogram
-    write_latency: Histogram
-
-
-class TargetCounters(Struct, frozen=True):
-    """All counters of a target, with whole histograms."""
-
-    uptime_s: float
-    luns: tuple[LunCounters, ...]
-    queues: tuple[QueueStatistics, ...]
-    workers: tuple[WorkerStatistics, ...]
 
 
 class Operation(StrEnum):

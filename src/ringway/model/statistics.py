@@ -1,0 +1,94 @@
+"""What a target counted since its start, in the two forms in which it tells it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Latency(Struct, frozen=True):
+    """How long requests took, in nanoseconds; all zero when there was none."""
+
+    p50_ns: int = 0
+    p99_ns: int = 0
+    max_ns: int = 0
+
+
+class LunStatistics(Struct, frozen=True):
+    """What guests did to one LUN since the target's start, over all queues."""
+
+    target: int
+    lun: int
+    reads: int
+    writes: int
+    flushes: int
+    unmaps: int
+    other: int
+    errors: int
+    read_bytes: int
+    write_bytes: int
+    read_latency: Latency
+    write_latency: Latency
+
+
+class QueueStatistics(Struct, frozen=True):
+    """What happened on one virtqueue since the target's start."""
+
+    queue: int
+    kicks: int
+    signals: int
+    batches: int
+    requests: int
+    in_flight: int
+    running: bool
+    slow_commands: int = 0  #: requests that the slow path decided
+
+
+class WorkerStatistics(Struct, frozen=True):
+    """What one I/O thread did since the target's start."""
+
+    worker: int
+    thread: int
+    sleeps: int
+    spins: int
+    loops: int
+    cpu_ns: int
+
+
+class TargetStatistics(Struct, frozen=True):
+    """All counters of a target; ``uptime_s`` is what to divide by."""
+
+    uptime_s: float
+    luns: tuple[LunStatistics, ...]
+    queues: tuple[QueueStatistics, ...]
+    workers: tuple[WorkerStatistics, ...]
+
+
+Histogram = tuple[tuple[int, int], ...]
+"""How many requests took less than so many nanoseconds, and no less than the bound before; empty buckets are
+left out."""
+
+
+class LunCounters(Struct, frozen=True):
+    """What guests did to one LUN since the target's start, ready to be subtracted from a later look."""
+
+    target: int
+    lun: int
+    reads: int
+    writes: int
+    flushes: int
+    unmaps: int
+    other: int
+    errors: int
+    read_bytes: int
+    write_bytes: int
+    read_latency: Histogram
+    write_latency: Histogram
+
+
+class TargetCounters(Struct, frozen=True):
+    """All counters of a target, with whole histograms."""
+
+    uptime_s: float
+    luns: tuple[LunCounters, ...]
+    queues: tuple[QueueStatistics, ...]
+    workers: tuple[WorkerStatistics, ...]
