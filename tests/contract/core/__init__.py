@@ -1,0 +1,1 @@
+"""The seams of the core, with the test as its slow path."""

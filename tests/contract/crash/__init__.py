@@ -1,0 +1,1 @@
+"""Targets that die under a load, and what they leave behind."""

@@ -1,0 +1,1 @@
+"""A guest that moves, and who may write to its disk meanwhile."""

@@ -1,0 +1,1 @@
+"""What front ends ask of a target over vhost-user: known ones, their traps, and their memory."""

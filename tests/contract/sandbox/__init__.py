@@ -1,0 +1,1 @@
+"""What a target gave up before it serves."""
