@@ -21,6 +21,7 @@ from ringway.bench.machine import running_on
 from ringway.bench.place import Place
 from ringway.bench.plan import Case, DeviceKind, Setup, StoreKind
 from ringway.errors import NotFoundError, TimedOutError, UnreachableError, UsageError
+from ringway.testing.sockets import is_listening
 
 QSD: Final = "qemu-storage-daemon"
 _START_S: Final = 20.0
@@ -217,7 +218,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _wait_for(socket: Path, process: subprocess.Popen[bytes], program: str, log: Path) -> None:
     deadline = time.monotonic() + _START_S
-    while not socket.exists():
+    while not is_listening(str(socket)):
         if process.poll() is not None or time.monotonic() > deadline:
             end = log.read_text(errors="replace")[-_LOG_END:].strip()
             raise TimedOutError(f"{Path(program).name} did not start: {end}")

@@ -31,6 +31,7 @@ from ringway.testing.frontend import (
     ScsiFrontEnd,
 )
 from ringway.testing.session import LOG_PAGE
+from ringway.testing.sockets import is_listening
 
 SIZE = 16 << 20
 Serve = Callable[[str], str]
@@ -75,7 +76,7 @@ def storage_daemon(tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen([program, "--blockdev", node, "--export", export])
     try:
         for _ in range(2000):
-            if path.exists() or process.poll() is not None:
+            if is_listening(str(path)) or process.poll() is not None:
                 break
             time.sleep(0.01)
         yield str(path)
