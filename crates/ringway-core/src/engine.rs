@@ -1,4 +1,4 @@
-//! The one wait point of a worker: an io_uring, or epoll where the kernel forbids that.
+//! The one wait point of a worker: an io_uring, or epoll and threads where the kernel forbids that.
 //!
 //! Kicks arrive as multishot polls in the ring that also carries the I/O. Eventfds are never read: each
 //! write to one is an edge, for io_uring and (EPOLLET) for epoll alike.
@@ -40,7 +40,7 @@ pub enum Event {
 pub enum Engine {
     /// io_uring.
     Uring(Box<Uring>),
-    /// epoll; I/O is done on the spot.
+    /// epoll; threads do what would wait.
     Epoll(Epoll),
 }
 
@@ -65,9 +65,8 @@ impl Engine {
         }
     }
 
-    /// Whether I/O can be submitted here.
-    #[inline(always)]
-    pub fn is_async(&self) -> bool {
+    /// Whether it is an io_uring.
+    pub fn is_uring(&self) -> bool {
         matches!(self, Engine::Uring(_))
     }
 
@@ -83,10 +82,18 @@ impl Engine {
         file_slot: Option<u32>,
         spans: &[IoVec],
     ) {
-        let Engine::Uring(ring) = self else { unreachable!("epoll does its I/O on the spot") };
         let fd = store.file_descriptor().expect("only files are submitted").as_raw_fd();
+        let ring = match self {
+            Engine::Uring(ring) => ring,
+            Engine::Epoll(epoll) => {
+                let call = job.call(store, fd, spans);
+                // SAFETY: the caller's promise covers what the call points to.
+                return unsafe { epoll.call(key, call, store.is_cached()) };
+            }
+        };
         ring.running += 1;
-        if let Some(call) = job.call(store, fd, spans) {
+        if store.needs_threads() && job.transfers() {
+            let call = job.call(store, fd, spans);
             // SAFETY: the caller's promise covers what the call points to.
             return unsafe { ring.call(key, call) };
         }
@@ -102,13 +109,16 @@ impl Engine {
 
     /// Ask the kernel to cancel a submitted job.
     pub fn cancel(&mut self, key: u32) {
-        if let Engine::Uring(ring) = self {
-            if let Some(threads) = &ring.threads {
-                threads.cancel(key);
+        match self {
+            Engine::Uring(ring) => {
+                if let Some(threads) = &ring.threads {
+                    threads.cancel(key);
+                }
+                let entry = opcode::AsyncCancel::new(REQUEST | u64::from(key)).build().user_data(IGNORE);
+                // SAFETY: the entry points to nothing.
+                unsafe { ring.push(&entry) };
             }
-            let entry = opcode::AsyncCancel::new(REQUEST | u64::from(key)).build().user_data(IGNORE);
-            // SAFETY: the entry points to nothing.
-            unsafe { ring.push(&entry) };
+            Engine::Epoll(epoll) => epoll.threads.cancel(key),
         }
     }
 
@@ -126,23 +136,26 @@ impl Engine {
     pub fn turn(&mut self, events: &mut Vec<Event>) {
         match self {
             Engine::Uring(ring) => ring.turn(events),
-            // I/O was done on the spot, rings are polled anyway, and edges wait for `wait`
-            Engine::Epoll(_) => {}
+            // rings are polled anyway, and edges wait for `wait`
+            Engine::Epoll(epoll) => epoll.take(events),
         }
     }
 
     /// Whether the kernel has I/O of ours.
     #[inline(always)]
     pub fn is_busy(&self) -> bool {
-        matches!(self, Engine::Uring(ring) if ring.running > 0)
+        match self {
+            Engine::Uring(ring) => ring.running > 0,
+            Engine::Epoll(epoll) => epoll.running > 0,
+        }
     }
 
-    /// Whether a look would find something (free of system calls; epoll cannot know).
+    /// Whether a look would find something (free of system calls; epoll knows of I/O only).
     #[inline(always)]
     pub fn has_events(&mut self) -> bool {
         match self {
             Engine::Uring(ring) => ring.has_events(),
-            Engine::Epoll(_) => false,
+            Engine::Epoll(epoll) => epoll.has_ended(),
         }
     }
 
@@ -397,17 +410,55 @@ fn restrict(ring: &IoUring) -> io::Result<()> {
 /// IORING_ENTER_GETEVENTS
 const GETEVENTS: u32 = 1;
 
-/// An epoll of one worker.
-pub struct Epoll(OwnedFd);
+/// An epoll of one worker, and its threads.
+pub struct Epoll {
+    fd: OwnedFd,
+    threads: Threads,
+    /// What the page cache had.
+    early: Vec<Event>,
+    /// Calls that were begun and not taken.
+    running: usize,
+}
 
 impl Epoll {
     /// Set up.
-    pub fn new() -> io::Result<Self> {
-        // SAFETY: a plain system call; the fd is ours.
-        match unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } {
-            -1 => Err(io::Error::last_os_error()),
-            // SAFETY: as above.
-            fd => Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) })),
+    pub fn new() -> Result<Self> {
+        // SAFETY: a plain system call.
+        let fd = match unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } {
+            -1 => return Err(Error::last_os("epoll")),
+            // SAFETY: the fd is ours.
+            fd => unsafe { OwnedFd::from_raw_fd(fd) },
+        };
+        let mut epoll = Epoll { fd, threads: Threads::new()?, early: Vec::new(), running: 0 };
+        epoll.watch(epoll.threads.event(), THREADS)?;
+        Ok(epoll)
+    }
+
+    /// Have a call made: on the spot, if the store is cached and the cache serves it, else by a thread.
+    ///
+    /// # Safety
+    /// What the call points to stays valid until its completion.
+    unsafe fn call(&mut self, key: u32, call: Call, cached: bool) {
+        self.running += 1;
+        match cached.then(|| call.try_now()).flatten() {
+            Some(done) => self.early.push(Event::Done(key, done)),
+            // SAFETY: the caller's promise.
+            None => unsafe { self.threads.submit(key, call) },
+        }
+    }
+
+    #[inline(always)]
+    fn has_ended(&self) -> bool {
+        !self.early.is_empty() || self.threads.has_ended()
+    }
+
+    #[inline(always)]
+    fn take(&mut self, events: &mut Vec<Event>) {
+        if self.running > 0 && self.has_ended() {
+            let ended = self.threads.take().into_iter().map(|(key, result)| Event::Done(key, result));
+            let before = events.len();
+            events.extend(self.early.drain(..).chain(ended));
+            self.running -= events.len() - before;
         }
     }
 
@@ -415,7 +466,7 @@ impl Epoll {
         let mut event =
             libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: token.into() };
         // SAFETY: the event is copied by the kernel.
-        match unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) } {
+        match unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) } {
             0 => Ok(()),
             _ => Err(Error::last_os("epoll_ctl")),
         }
@@ -423,16 +474,21 @@ impl Epoll {
 
     fn unwatch(&mut self, fd: RawFd) {
         // SAFETY: DEL takes no event.
-        unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+        unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
     }
 
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) {
         let mut list = [libc::epoll_event { events: 0, u64: 0 }; 32];
+        if self.has_ended() {
+            return self.take(events);
+        }
         let millis =
             timeout.map_or(-1, |timeout| timeout.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32);
         // SAFETY: the list is as long as it is said to be.
-        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), list.as_mut_ptr(), 32, millis) };
-        events.extend(list.iter().take(count.max(0) as usize).map(|event| Event::Ready(event.u64 as u32)));
+        let count = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), list.as_mut_ptr(), 32, millis) };
+        let tokens = list.iter().take(count.max(0) as usize).map(|event| event.u64 as u32);
+        events.extend(tokens.filter(|token| *token != THREADS).map(Event::Ready));
+        self.take(events);
     }
 }
 

@@ -140,6 +140,11 @@ impl Store {
         self.remote
     }
 
+    /// Whether reads may find what they want in this host's page cache.
+    pub fn is_cached(&self) -> bool {
+        !self.options.direct && !self.remote
+    }
+
     /// Whether io_uring is not to read and write it: FUSE.
     #[inline(always)]
     pub fn needs_threads(&self) -> bool {

@@ -92,7 +92,7 @@ fn wake(wake: Wake) -> &'static str {
 fn carrier(carrier: Carrier) -> &'static str {
     match carrier {
         Carrier::Worker => "worker",
-        Carrier::Kernel => "io_uring",
+        Carrier::Kernel => "kernel",
         Carrier::Python => "python",
     }
 }

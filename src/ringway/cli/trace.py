@@ -56,7 +56,7 @@ _UNTOLD: Final = {
 }
 _BY: Final = {
     Carrier.WORKER: "by the worker",
-    Carrier.IO_URING: "by io_uring",
+    Carrier.KERNEL: "by the kernel",
     Carrier.PYTHON: "by the slow path",
 }
 _EPILOG: Final = """\b

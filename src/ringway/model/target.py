@@ -191,7 +191,7 @@ class Carrier(StrEnum):
     """Who carried a request out."""
 
     WORKER = "worker"  #: the worker itself, on the spot
-    IO_URING = "io_uring"
+    KERNEL = "kernel"  #: by io_uring, or by a thread's system call
     PYTHON = "python"  #: the slow path
 
 

@@ -15,7 +15,7 @@ _WordT = TypeVar("_WordT", Carrier, Notice)
 
 _CARRIERS: Final = {
     Carrier.WORKER: "on the worker",
-    Carrier.IO_URING: "by io_uring",
+    Carrier.KERNEL: "by the kernel",
     Carrier.PYTHON: "in Python",
 }
 _NOTICES: Final = {

@@ -117,8 +117,7 @@ def test_every_step_is_there_and_in_order(
         samples = tracer.wait(2)
     for sample in samples:
         assert_in_order(sample)
-    on_worker = engine is IoEngine.EPOLL or store != "cached"
-    carrier = Carrier.WORKER if on_worker else Carrier.IO_URING
+    carrier = Carrier.KERNEL if store == "cached" else Carrier.WORKER
     assert [(s.operation, s.bytes, s.carrier) for s in samples] == [
         (Operation.WRITE, 8192, carrier),
         (Operation.READ, 4096, carrier),

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from ringway.errors import TimedOutError
-from ringway.model import BackstoreSpec, Done, LunRemoveRequest, LunSpec, SpecKind
+from ringway.model import BackstoreSpec, Done, IoEngine, LunRemoveRequest, LunSpec, SpecKind
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd, lun_address
 from ringway.testing.target import ServedTarget
 
@@ -37,11 +37,11 @@ def hung(run_dir: Path) -> Iterator[FuseDisk]:
 
 @contextmanager
 def served(
-    run_dir: Path, hung: FuseDisk, *others: object, queues: int = 1
+    run_dir: Path, engine: IoEngine, hung: FuseDisk, *others: object, queues: int = 1
 ) -> Iterator[tuple[ServedTarget, ScsiFrontEnd]]:
     """A target of several LUNs and its front end, ready. The disk goes on before it ends, or it could not."""
     luns = [f"--lun={number}={what}" for number, what in enumerate((hung.path, *others))]
-    words = ["--io-engine", "uring", "--queues", str(queues), *luns]
+    words = ["--io-engine", engine.value, "--queues", str(queues), *luns]
     with ServedTarget(run_dir, *words) as target, guest(target, queues) as front:
         try:
             yield target, front
@@ -78,9 +78,11 @@ def check_answers(front: ScsiFrontEnd, lun: int) -> None:
     assert front.command(cdb.TEST_UNIT_READY, lun=lun).status == cdb.GOOD
 
 
-def test_a_verify_that_hangs_is_aborted_and_holds_up_nobody(run_dir: Path, hung: FuseDisk) -> None:
+def test_a_verify_that_hangs_is_aborted_and_holds_up_nobody(
+    run_dir: Path, engine: IoEngine, hung: FuseDisk
+) -> None:
     """One thread did the slow path: INQUIRY and the functions of all disks waited behind it."""
-    with served(run_dir, hung, "ram:4M") as (_, front):
+    with served(run_dir, engine, hung, "ram:4M") as (_, front):
         hung.hang("read")
         first = front.send_command(VERIFY, id=501)
         second = front.send_command(VERIFY, id=502)
@@ -98,9 +100,11 @@ def test_a_verify_that_hangs_is_aborted_and_holds_up_nobody(run_dir: Path, hung:
         check_served(front, 0)
 
 
-def test_a_compare_and_write_that_hangs_is_not_said_to_be_aborted(run_dir: Path, hung: FuseDisk) -> None:
+def test_a_compare_and_write_that_hangs_is_not_said_to_be_aborted(
+    run_dir: Path, engine: IoEngine, hung: FuseDisk
+) -> None:
     """Its data may still reach the disk. Others go on while the function waits."""
-    with served(run_dir, hung, "ram:4M") as (_, front):
+    with served(run_dir, engine, hung, "ram:4M") as (_, front):
         hung.hang("write")
         request = front.send_command(COMPARE_AND_WRITE, data_out=bytes(BLOCK) + b"n" * BLOCK, id=501)
         wait_until(lambda: hung.waiting == 1, "the write to hang")
@@ -115,9 +119,11 @@ def test_a_compare_and_write_that_hangs_is_not_said_to_be_aborted(run_dir: Path,
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_reads_and_writes_that_hang_hold_up_no_other_disk(run_dir: Path, hung: FuseDisk, count: int) -> None:
+def test_reads_and_writes_that_hang_hold_up_no_other_disk(
+    run_dir: Path, engine: IoEngine, hung: FuseDisk, count: int
+) -> None:
     """More than the kernel had threads for: the I/O of all other disks waited for one of them."""
-    with fuse_disk(run_dir / "well") as well, served(run_dir, hung, well.path) as (_, front):
+    with fuse_disk(run_dir / "well") as well, served(run_dir, engine, hung, well.path) as (_, front):
         hung.hang("read", "flush")
         stuck = [
             front.send_command(cdb.read(number, 1), data_in=BLOCK, id=500 + number) for number in range(count)
@@ -135,8 +141,10 @@ def test_reads_and_writes_that_hang_hold_up_no_other_disk(run_dir: Path, hung: F
         check_served(front, 0)
 
 
-def test_the_next_front_end_is_served_while_a_disk_hangs(run_dir: Path, hung: FuseDisk) -> None:
-    with served(run_dir, hung, "ram:4M", queues=2) as (target, front):
+def test_the_next_front_end_is_served_while_a_disk_hangs(
+    run_dir: Path, engine: IoEngine, hung: FuseDisk
+) -> None:
+    with served(run_dir, engine, hung, "ram:4M", queues=2) as (target, front):
         hung.hang("read", "write")
         for opcode in (cdb.read(0, 1), VERIFY):
             front.send_command(opcode, data_in=BLOCK)
@@ -151,9 +159,9 @@ def test_the_next_front_end_is_served_while_a_disk_hangs(run_dir: Path, hung: Fu
         assert target.stop() == 0
 
 
-def test_a_disk_that_hangs_is_removed_alone(run_dir: Path, hung: FuseDisk) -> None:
+def test_a_disk_that_hangs_is_removed_alone(run_dir: Path, engine: IoEngine, hung: FuseDisk) -> None:
     """The removal of a LUN waited for the slow path's command to any."""
-    with served(run_dir, hung, "ram:4M") as (target, front):
+    with served(run_dir, engine, hung, "ram:4M") as (target, front):
         hung.hang("read")
         front.send_command(VERIFY)
         wait_until(lambda: hung.waiting == 1, "the VERIFY to hang")
@@ -164,13 +172,13 @@ def test_a_disk_that_hangs_is_removed_alone(run_dir: Path, hung: FuseDisk) -> No
 
 
 def test_what_waits_for_a_disk_that_is_removed_is_not_done_on_its_successor(
-    run_dir: Path, hung: FuseDisk
+    run_dir: Path, engine: IoEngine, hung: FuseDisk
 ) -> None:
     """A COMPARE AND WRITE to the old disk wrote to the new one; the new one's commands waited behind it."""
     image = run_dir / "new.img"
     image.write_bytes(bytes(1 << 20))
     successor = LunSpec(0, 0, disk(image))
-    with served(run_dir, hung) as (target, front):
+    with served(run_dir, engine, hung) as (target, front):
         hung.hang("read")
         first = front.send_command(VERIFY)
         second = front.send_command(COMPARE_AND_WRITE, data_out=bytes(BLOCK) + b"n" * BLOCK)
@@ -188,9 +196,11 @@ def test_what_waits_for_a_disk_that_is_removed_is_not_done_on_its_successor(
         assert image.read_bytes()[:BLOCK] == bytes(BLOCK)
 
 
-def test_a_disk_that_hangs_while_it_is_added_holds_up_no_other(run_dir: Path, hung: FuseDisk) -> None:
+def test_a_disk_that_hangs_while_it_is_added_holds_up_no_other(
+    run_dir: Path, engine: IoEngine, hung: FuseDisk
+) -> None:
     """Whoever asked for the state of the target waited for it, and so did its end."""
-    with served(run_dir, hung) as (target, front), fuse_disk(run_dir / "late") as late:
+    with served(run_dir, engine, hung) as (target, front), fuse_disk(run_dir / "late") as late:
         late.hang("read")
         adding = threading.Thread(target=add, args=(target, LunSpec(0, 2, disk(late.path))), daemon=True)
         adding.start()
@@ -215,8 +225,10 @@ def disk(path: Path) -> BackstoreSpec:
     return BackstoreSpec(SpecKind.PATH, str(path))
 
 
-def test_a_blk_disk_that_hangs_stops_in_time_and_is_served_again(run_dir: Path, hung: FuseDisk) -> None:
-    with ServedTarget(run_dir, "--device", "blk", "--io-engine", "uring", hung.path) as target:
+def test_a_blk_disk_that_hangs_stops_in_time_and_is_served_again(
+    run_dir: Path, engine: IoEngine, hung: FuseDisk
+) -> None:
+    with ServedTarget(run_dir, "--device", "blk", "--io-engine", engine.value, hung.path) as target:
         with BlkFrontEnd(target.socket).open() as front:
             hung.hang("read")
             front.send_request(0, data_in=BLOCK)

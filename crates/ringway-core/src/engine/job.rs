@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 
 use io_uring::{opcode, squeue, types};
 
-use super::threads::Call;
+use super::threads::{Call, CallKind};
 use crate::action::{Action, Step};
 use crate::bounce::{Bounce, CHUNK};
 use crate::memory::{for_each_span, gather, scatter, IoVec};
@@ -140,27 +140,31 @@ impl Job {
         self.parts.push(bounce.span(part));
     }
 
-    /// The current step, if it is one that io_uring gets wrong with this store.
-    pub(super) fn call(&mut self, store: &Store, fd: RawFd, spans: &[IoVec]) -> Option<Call> {
-        if !store.needs_threads() {
-            return None;
-        }
-        let (write, offset, fua) = match *self.steps.last().expect("a job has a step") {
+    /// Whether the current step moves data.
+    pub(super) fn transfers(&self) -> bool {
+        matches!(self.steps.last(), Some(Step::Transfer { .. } | Step::Fill { .. }))
+    }
+
+    /// The current step as a system call.
+    pub(super) fn call(&mut self, store: &Store, fd: RawFd, spans: &[IoVec]) -> Call {
+        let kind = match *self.steps.last().expect("a job has a step") {
             Step::Transfer { write, offset, len, skip, fua } => {
                 self.prepare(store, spans, write, skip, len);
-                (write, offset, fua)
+                self.transfer_call(write, offset, sync_flags(write, fua))
             }
             Step::Fill { offset, len } => {
                 self.prepare_fill(len);
-                (true, offset, false)
+                self.transfer_call(true, offset, 0)
             }
-            Step::Flush | Step::Zero { .. } => return None,
+            Step::Flush => CallKind::Flush,
+            Step::Zero { offset, len, unmap } => CallKind::Zero { mode: store.zero_mode(unmap), offset, len },
         };
-        let (parts, count) = (
-            self.parts.as_ptr().cast::<libc::iovec>(),
-            i32::try_from(self.parts.len()).expect("MAX_SPANS at most"),
-        );
-        Some(Call { write, fd, offset, parts, count, flags: sync_flags(write, fua) })
+        Call { fd, kind }
+    }
+
+    fn transfer_call(&self, write: bool, offset: u64, flags: i32) -> CallKind {
+        let count = i32::try_from(self.parts.len()).expect("MAX_SPANS at most");
+        CallKind::Transfer { write, offset, parts: self.parts.as_ptr().cast(), count, flags }
     }
 
     pub(super) fn entry(&mut self, store: &Store, fd: RawFd, file: File, spans: &[IoVec]) -> squeue::Entry {

@@ -1,4 +1,5 @@
-//! Threads of ours, for the reads and writes that io_uring does not do right.
+//! Threads of ours that make system calls: all of them where io_uring is forbidden, and the reads and writes that
+//! io_uring does not do right.
 //!
 //! Up to 6.18 at least, io_uring itself goes on with a short read or write of a regular file, once, when the file can
 //! be polled; a FUSE file can. Where the server asked for FOPEN_DIRECT_IO the kernel does not move the request's
@@ -7,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,30 +22,59 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// It makes one system call.
 const STACK_BYTES: usize = 64 << 10;
 
-/// One read or write.
+/// One system call on a file.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub write: bool,
     pub fd: RawFd,
-    pub offset: u64,
-    pub parts: *const libc::iovec,
-    pub count: i32,
-    pub flags: i32,
+    pub kind: CallKind,
+}
+
+/// Which.
+#[derive(Debug)]
+pub(super) enum CallKind {
+    /// preadv2 or pwritev2.
+    Transfer { write: bool, offset: u64, parts: *const libc::iovec, count: i32, flags: i32 },
+    /// fdatasync.
+    Flush,
+    /// fallocate.
+    Zero { mode: i32, offset: u64, len: u64 },
 }
 
 // SAFETY: what it points to stays until the call's result was taken: `Threads::submit`'s caller promises that.
 unsafe impl Send for Call {}
 
 impl Call {
-    /// Bytes, or -errno.
-    fn run(&self) -> i32 {
-        let Call { write, fd, offset, parts, count, flags } = *self;
-        let offset = offset.cast_signed();
+    /// What the page cache has of a read, or takes of a write, on the spot: bytes. None: it would wait, or its file
+    /// system cannot do it so (ext4 cannot write so).
+    pub fn try_now(&self) -> Option<i32> {
+        let CallKind::Transfer { write, offset, parts, count, flags: 0 } = self.kind else { return None };
+        let (offset, flags) = (offset.cast_signed(), libc::RWF_NOWAIT);
         // SAFETY: as for Send; the kernel checks the buffers themselves.
         let done = unsafe {
             match write {
-                true => libc::pwritev2(fd, parts, count, offset, flags),
-                false => libc::preadv2(fd, parts, count, offset, flags),
+                true => libc::pwritev2(self.fd, parts, count, offset, flags),
+                false => libc::preadv2(self.fd, parts, count, offset, flags),
+            }
+        };
+        i32::try_from(done).ok().filter(|done| *done > 0)
+    }
+
+    /// Bytes, or -errno.
+    fn run(&self) -> i32 {
+        let fd = self.fd;
+        // SAFETY: as for Send; the kernel checks the buffers themselves.
+        let done = unsafe {
+            match self.kind {
+                CallKind::Transfer { write: true, offset, parts, count, flags } => {
+                    libc::pwritev2(fd, parts, count, offset.cast_signed(), flags)
+                }
+                CallKind::Transfer { write: false, offset, parts, count, flags } => {
+                    libc::preadv2(fd, parts, count, offset.cast_signed(), flags)
+                }
+                CallKind::Flush => libc::fdatasync(fd) as isize,
+                CallKind::Zero { mode, offset, len } => {
+                    libc::fallocate(fd, mode, offset.cast_signed(), len.cast_signed()) as isize
+                }
             }
         };
         match done {
@@ -71,11 +102,19 @@ struct Shared {
     state: Mutex<State>,
     called: Condvar,
     event: Event,
+    /// Calls that ended and were not taken: what a worker may ask without a lock.
+    ended: AtomicUsize,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, state: &mut State, key: u32, result: i32) {
+        state.done.push((key, result));
+        self.ended.store(state.done.len(), Release);
+        self.event.signal();
     }
 
     /// A thread's life.
@@ -86,8 +125,7 @@ impl Shared {
                 drop(state);
                 let result = call.run();
                 state = self.state();
-                state.done.push((key, result));
-                self.event.signal();
+                self.end(&mut state, key, result);
                 continue;
             }
             if state.ended {
@@ -113,7 +151,12 @@ impl Threads {
     /// None yet.
     pub fn new() -> Result<Self> {
         let event = Event::new()?;
-        Ok(Threads(Arc::new(Shared { state: Mutex::default(), called: Condvar::new(), event })))
+        Ok(Threads(Arc::new(Shared {
+            state: Mutex::default(),
+            called: Condvar::new(),
+            event,
+            ended: AtomicUsize::new(0),
+        })))
     }
 
     /// Written when a call ended.
@@ -130,13 +173,12 @@ impl Threads {
         state.waiting.push_back((key, call));
         if state.idle < state.waiting.len() && state.threads < MOST {
             let shared = self.0.clone();
-            let builder = std::thread::Builder::new().name("remote-io".into()).stack_size(STACK_BYTES);
+            let builder = std::thread::Builder::new().name("ringway-call".into()).stack_size(STACK_BYTES);
             match builder.spawn(move || shared.serve()) {
                 Ok(_) => state.threads += 1,
                 Err(error) if state.threads == 0 => {
                     state.waiting.pop_back();
-                    state.done.push((key, -errno(&error)));
-                    self.0.event.signal();
+                    self.0.end(&mut state, key, -errno(&error));
                 }
                 Err(_) => {} // one of those that are there will come to it
             }
@@ -150,14 +192,21 @@ impl Threads {
         let before = state.waiting.len();
         state.waiting.retain(|(waiting, _)| *waiting != key);
         if state.waiting.len() < before {
-            state.done.push((key, -libc::ECANCELED));
-            self.0.event.signal();
+            self.0.end(&mut state, key, -libc::ECANCELED);
         }
+    }
+
+    /// Whether [`Threads::take`] would give something.
+    #[inline(always)]
+    pub fn has_ended(&self) -> bool {
+        self.0.ended.load(Acquire) != 0
     }
 
     /// What ended: keys, and bytes or -errno.
     pub fn take(&self) -> Vec<(u32, i32)> {
-        std::mem::take(&mut self.0.state().done)
+        let mut state = self.0.state();
+        self.0.ended.store(0, Release);
+        std::mem::take(&mut state.done)
     }
 }
 
@@ -206,7 +255,10 @@ mod tests {
         file.rewind().unwrap();
         let mut data = [0u8; 4096];
         let part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
-        let read = |fd, offset| Call { write: false, fd, offset, parts: &raw const part, count: 1, flags: 0 };
+        let read = |fd, offset| Call {
+            fd,
+            kind: CallKind::Transfer { write: false, offset, parts: &raw const part, count: 1, flags: 0 },
+        };
         let threads = Threads::new().unwrap();
         for (key, call) in [read(file.as_raw_fd(), 1000), read(-1, 0)].into_iter().enumerate() {
             // SAFETY: all of it lives until the end of the test.
@@ -225,7 +277,8 @@ mod tests {
         for (key, (end, _)) in pipes.iter().enumerate() {
             // an offset of -1: where the file is, as read(2)
             let (fd, parts) = (end.as_raw_fd(), &raw const part);
-            let call = Call { write: false, fd, offset: u64::MAX, parts, count: 1, flags: 0 };
+            let kind = CallKind::Transfer { write: false, offset: u64::MAX, parts, count: 1, flags: 0 };
+            let call = Call { fd, kind };
             // SAFETY: all of it lives until the end of the test; nobody reads the byte.
             unsafe { threads.submit(key as u32, call) };
         }

@@ -53,7 +53,7 @@ pub enum EngineChoice {
     Auto,
     /// io_uring or nothing.
     Uring,
-    /// epoll.
+    /// epoll, and threads.
     Epoll,
 }
 
@@ -135,7 +135,7 @@ pub fn run(setup: WorkerSetup, ready: SyncSender<Result<Opened>>) {
         Ok(made) => made,
         Err(error) => return drop(ready.send(Err(error))),
     };
-    let engine = if worker.context.engine.is_async() { EngineChoice::Uring } else { EngineChoice::Epoll };
+    let engine = if worker.context.engine.is_uring() { EngineChoice::Uring } else { EngineChoice::Epoll };
     let _ = ready.send(Ok((engine, reason)));
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
     if outcome.is_err() {
@@ -166,7 +166,7 @@ pub(crate) fn broken_notice(queue: u16, message: String) -> Box<SlowCommand> {
 
 fn open_engine(choice: EngineChoice) -> Result<(Engine, Option<String>)> {
     let uring = || Uring::new().map(|ring| Engine::Uring(Box::new(ring)));
-    let epoll = || Epoll::new().map(Engine::Epoll).map_err(|source| Error::Os { context: "epoll", source });
+    let epoll = || Epoll::new().map(Engine::Epoll);
     match choice {
         EngineChoice::Epoll => Ok((epoll()?, None)),
         EngineChoice::Uring => {

@@ -131,7 +131,7 @@ impl Queue {
         if TRACED {
             turn.trace_dispatched(lun, action);
         }
-        if !action.is_instant(&lun.store) && turn.context.engine.is_async() {
+        if !action.is_instant(&lun.store) {
             let key = self.hold(&mut turn, Some(lun));
             return self.submit_first(turn.context, key, action);
         }

@@ -138,7 +138,7 @@ impl Turn<'_> {
             return;
         }
         let opcode = opcode(self.context.kind, &self.request.header, self.origin());
-        let in_kernel = !action.is_instant(&lun.store) && self.context.engine.is_async();
+        let in_kernel = !action.is_instant(&lun.store);
         let Some(sample) = self.context.sample(self.request.slot) else { return };
         let (class, _, bytes) = Class::of(action);
         sample.address = Some((lun.state.target, lun.state.number));
