@@ -59,13 +59,14 @@ class Driver(Protocol):
         call made.
         """
 
-    def update(self, old: EndpointSpec, new: EndpointSpec) -> None:
-        """Change a running endpoint from one specification into another, guests attached: LUNs come, go
-        and are limited.
+    def update(self, old: EndpointSpec, new: EndpointSpec, *, force: bool = False) -> None:
+        """Change a running endpoint from one specification into another, guests attached: LUNs come, go and
+        are limited.
 
-        :raises UsageError: what differs cannot be changed while it runs. :raises RingwayError: it
-            could not; the
-            endpoint is as ``old`` says again, as far as the host allows.
+        :param force: take a LUN away even where a guest is not asked first, and uses it now.
+        :raises UsageError: what differs cannot be changed while it runs.
+        :raises BusyError: a LUN shall go that a guest uses; nothing was changed.
+        :raises RingwayError: it could not; the endpoint is as ``old`` says again, as far as the host allows.
         """
 
     def delete(self, name: str, *, force: bool = False) -> None:

@@ -11,7 +11,7 @@ import os
 import stat
 from typing import Final, NoReturn
 
-from ringway import _core
+from ringway import _core, holders
 from ringway.digest import sha256
 from ringway.errors import (
     BackstoreError,
@@ -22,7 +22,7 @@ from ringway.errors import (
     UsageError,
 )
 from ringway.model import BackstoreSpec, Mapped, SpecKind, StoreKind
-from ringway.target import holders, host, kernel
+from ringway.target import host, kernel
 from ringway.target.medium import Geometry, Medium, examine, memory_medium
 from ringway.target.ownership import Claim, DeviceClaim, FileClaim, NoClaim, Ownership
 from ringway.units import format_size

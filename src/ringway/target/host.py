@@ -16,7 +16,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
-from ringway.target import holders
+from ringway import holders
 from ringway.vhost_user.connection import command_name as read_command_name
 
 _log: Final = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, PermissionDeniedError, UsageError
+from ringway.holders import process_name
 from ringway.target import host
-from ringway.target.holders import process_name
 
 MAX_PATH_BYTES: Final = 107  #: sun_path without its terminating zero
 _BACKLOG: Final = 16

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ringway import holders
 from ringway.errors import BackstoreError, BusyError, PermissionDeniedError
 from ringway.model import BackstoreSpec, SpecKind, StoreKind
-from ringway.target import holders
 from ringway.target.backstore import open_backstore
 
 from .conftest import MIB, Spawn

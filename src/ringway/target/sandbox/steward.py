@@ -16,7 +16,8 @@ import socket
 import threading
 from typing import Any, Final, NoReturn
 
-from ringway.target import holders, host, kernel
+from ringway import holders
+from ringway.target import host, kernel
 from ringway.target.host import Question
 from ringway.target.sandbox import privileges
 from ringway.target.sandbox.filters import Filter
