@@ -149,9 +149,9 @@ def attributes_reply(node: int, mode: int, size: int, *, valid_s: int = 1000) ->
     return _ATTR_OUT.pack(valid_s, 0, 0) + attributes(node, mode, size)
 
 
-def open_reply(*, direct_io: bool) -> bytes:
+def open_reply(*, direct_io: bool, handle: int = 0) -> bytes:
     """Answer to OPEN and OPENDIR."""
-    return _OPEN_OUT.pack(0, DIRECT_IO if direct_io else 0, 0)
+    return _OPEN_OUT.pack(handle, DIRECT_IO if direct_io else 0, 0)
 
 
 def write_reply(size: int) -> bytes:

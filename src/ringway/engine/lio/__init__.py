@@ -1,0 +1,10 @@
+"""The kernel engine: the kernel's own target and its fabric ``vhost``, driven by paths in configfs.
+
+``driver`` has the verbs; ``backstores``, ``ports`` and ``records`` are what it is made of; ``looks`` and
+``counters`` read. Only ``host`` imports this.
+"""
+
+from ringway.engine.lio.driver import LioDriver
+from ringway.engine.lio.settings import Settings
+
+__all__ = ["LioDriver", "Settings"]

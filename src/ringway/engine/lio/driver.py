@@ -1,0 +1,489 @@
+"""The kernel engine: endpoints as objects of the kernel's target, fabric ``vhost``."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ringway.engine.base import Notify
+from ringway.engine.lio import checks, choices
+from ringway.engine.lio.backstores import Backstores, served_size, usual_place
+from ringway.engine.lio.configfs import Configfs
+from ringway.engine.lio.counters import statistics_of
+from ringway.engine.lio.guests import guest_of
+from ringway.engine.lio.looks import Looks
+from ringway.engine.lio.modules import Kernel
+from ringway.engine.lio.ports import Ports, port_path, targets_of
+from ringway.engine.lio.records import Record, Records
+from ringway.engine.lio.settings import Settings
+from ringway.errors import BusyError, ConflictError, DegradedError, NotFoundError, RingwayError, UsageError
+from ringway.model import (
+    BackstoreInfo,
+    BackstoreSpec,
+    EndpointInfo,
+    EndpointSpec,
+    EngineKind,
+    EngineReport,
+    LunSpec,
+    SpecKind,
+    TargetStatistics,
+)
+
+_LOOK_EVERY_S: Final = 5.0
+_FIXED: Final = ("name", "engine", "device", "wwpn", "nexus", "protection")
+
+
+class LioDriver:
+    """As :class:`ringway.engine.base.Driver` says.
+
+    An endpoint's objects are a target port, a portal group for each target number in use, and backstores.
+    Which of the kernel's objects are ours is noted in ``settings.runtime``; all others are foreign, and stay
+    as they are.
+    """
+
+    kind = EngineKind.LIO
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
+        self._fs = Configfs(self._settings.configfs, self._settings.kmsg)
+        self._kernel = Kernel(self._settings, self._fs)
+        self._records = Records(self._settings.runtime / "lio")
+        self._ports = Ports(self._fs)
+        self._backstores = Backstores(self._fs, self._settings)
+        self._looks = Looks(self._fs, self._ports, self._backstores, self._records)
+        self._identities = checks.Identities()
+        self._locks: dict[str, threading.RLock] = {}
+        self._lock = threading.Lock()
+        self._infos: dict[str, EndpointInfo] = {}
+        self._closing = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    # What there is, and what may be
+
+    def probe(self) -> EngineReport:
+        """As the protocol says."""
+        return self._kernel.report()
+
+    def resolve(self, spec: EndpointSpec) -> EndpointSpec:
+        """As the protocol says; LUN numbers that no guest could reach are refused."""
+        return choices.resolve(spec)
+
+    def check(self, spec: EndpointSpec, others: tuple[EndpointSpec, ...]) -> None:
+        """As the protocol says."""
+        assert spec.wwpn is not None
+        self._identities.forget()
+        checks.check_names(spec, others)
+        self._check_port(spec)
+        stores = [store for store in _stores_of(spec).values() if not self._is_mapped_by_us(spec, store)]
+        for store in stores:
+            checks.check_medium(store)
+        checks.check_sharing(spec, others, self._identities)
+        for store in stores:
+            checks.check_unused(store)
+
+    def _check_port(self, spec: EndpointSpec) -> None:
+        """:raises ConflictError: somebody else made the port. Who knows its nexus takes it over."""
+        assert spec.wwpn is not None
+        if self._records.owner_of(spec.wwpn) is not None or not self._fs.exists(port_path(spec.wwpn)):
+            return
+        if any(self._ports.nexus(spec.wwpn, target) != spec.nexus for target in targets_of(spec)):
+            raise ConflictError(
+                f"the kernel has a target port {spec.wwpn} that is not Ringway's",
+                hint="take it over with: ringway config import --adopt; or choose another WWPN",
+            )
+
+    def _is_mapped_by_us(self, spec: EndpointSpec, store: BackstoreSpec) -> bool:
+        """Whether this endpoint has it already: who adds a LUN does not have the others looked at."""
+        record = self._records.get(spec.name)
+        return record is not None and store in _stores_of(record.spec).values()
+
+    # Changes
+
+    def create(self, spec: EndpointSpec) -> None:
+        """As the protocol says. An endpoint that others made and that is as ``spec`` says becomes ours."""
+        assert spec.wwpn is not None
+        for store in _stores_of(spec).values():
+            checks.check_medium(store)
+        self._kernel.make_ready()
+        with self._alone(spec), _rolled_back() as undo:
+            known = self._records.get(spec.name)
+            places = self._places(spec, known)
+            if known is None:
+                undo(lambda: self._records.drop(spec.name))
+            self._records.put(Record(spec, places))
+            made = self._ports.make(spec, undo)
+            if not made and known is not None:
+                self._drop_strays(spec)
+            paths = {name: self._have(store, places, undo) for name, store in _stores_of(spec).items()}
+            for lun in spec.luns:
+                self._map(spec.wwpn, lun, paths, undo)
+        self._forget(spec.name)
+
+    def update(self, old: EndpointSpec, new: EndpointSpec, *, force: bool = False) -> None:
+        """As the protocol says: LUNs come and go, and attributes change. Guests see both at once."""
+        choices.resolve(new)
+        _check_change(old, new)
+        assert new.wwpn is not None
+        gone, come = _difference(old, new), _difference(new, old)
+        for lun in come:
+            checks.check_medium(lun.backstore)
+        self._check_detached(old, new, gone, come, force=force)
+        with self._alone(old, new), _rolled_back() as undo:
+            places = self._places(new, self._records.get(old.name))
+            paths: dict[str, str] = {}
+            for lun in gone:
+                self._ports.unmap(new.wwpn, (lun.target, lun.lun), lun.backstore.name)
+                undo(lambda lun=lun: self._restore(old, lun, places))  # type: ignore[misc]
+            self._remove_stores(gone, kept=_stores_of(new), places=places)
+            for target in set(targets_of(new)) - set(targets_of(old)):
+                self._ports.make_group(new, target, undo)
+            for lun in come:
+                assert lun.backstore.name is not None
+                paths[lun.backstore.name] = self._have(lun.backstore, places, undo)
+                self._map(new.wwpn, lun, paths, undo)
+            self._drop_groups(new.wwpn, set(targets_of(old)) - set(targets_of(new)))
+            self._records.put(Record(new, places))
+        self._forget(new.name)
+
+    def delete(self, name: str, *, force: bool = False) -> None:
+        """As the protocol says. With ``force``, a guest that is attached loses its LUNs, and the kernel
+        keeps the empty port until the guest lets go of it.
+
+        :raises DegradedError: that is so; call again when the guest is gone.
+        """
+        record = self._records.get(name)
+        if record is None:
+            return
+        wwpn = record.spec.wwpn
+        assert wwpn is not None
+        with self._alone(record.spec):
+            attached = self._ports.is_attached(wwpn, self._ports.targets(wwpn))
+            if attached and not force:
+                raise self._attached(record.spec, "it is not deleted")
+            self._drop_luns(wwpn, record.spec)
+            self._remove_stores(record.spec.luns, kept={}, places=record.places)
+            if attached:
+                self._forget(name)
+                holder = guest_of(wwpn)
+                raise DegradedError(
+                    f"the disks of '{name}' are gone; the kernel keeps its port while {holder} is there",
+                    hint="stop that guest, or detach its controller; the rest is then removed",
+                )
+            self._drop_groups(wwpn, set(self._ports.targets(wwpn)))
+            self._ports.remove(wwpn)
+            self._records.drop(name)
+        self._forget(name)
+
+    def resize(self, name: str, lun: LunSpec) -> None:
+        """Look at a LUN's size again; guests have to rescan, for the kernel does not tell them.
+
+        :raises UsageError: memory keeps its size.
+        """
+        record = self._record(name)
+        store = lun.backstore
+        if store.kind is not SpecKind.PATH:
+            raise UsageError(f"a {store.kind} disk keeps its size", hint="only a file or a device can change")
+        assert record.spec.wwpn is not None
+        device = self._ports.mapping(record.spec.wwpn, (lun.target, lun.lun)).device
+        if device is None:
+            raise NotFoundError(
+                f"'{name}' has no LUN {lun.target}:{lun.lun}", hint=f"ringway lun list {name}"
+            )
+        checks.check_medium(store)
+        if device.startswith("core/fileio_"):
+            self._backstores.resize(store, device, served_size(store))
+        self._forget(name)
+
+    # Looks
+
+    def list(self) -> tuple[EndpointInfo, ...]:
+        """As the protocol says. What is remembered is compared with the names that are in the kernel now."""
+        wwpns = self._looks.wwpns()
+        return tuple(self._info(wwpn) for wwpn in wwpns)
+
+    def show(self, name: str) -> EndpointInfo:
+        """As the protocol says; a foreign endpoint goes by its WWPN."""
+        record = self._records.get(name)
+        if record is None:
+            if self._records.owner_of(name) is None and self._fs.exists(port_path(name)):
+                return self._remember(name, self._looks.foreign(name))
+            raise NotFoundError(f"there is no endpoint '{name}' in the kernel", hint="ringway endpoint list")
+        assert record.spec.wwpn is not None
+        if not self._fs.exists(port_path(record.spec.wwpn)):
+            raise NotFoundError(f"endpoint '{name}' is not in the kernel any more")
+        return self._remember(record.spec.wwpn, self._looks.ours(record, connected=self._connected(record)))
+
+    def backstores(self) -> tuple[BackstoreInfo, ...]:
+        """As the protocol says, those of other fabrics too."""
+        ours = {path for record in self._records.all() for path in self._paths_of(record)}
+        return tuple(self._looks.backstore(path, foreign=path not in ours) for path in self._looks.devices())
+
+    def statistics(self, name: str) -> TargetStatistics:
+        """As the protocol says, in the kernel's coarse units: see :mod:`ringway.engine.lio.counters`."""
+        record = self._records.get(name)
+        wwpn = record.spec.wwpn if record is not None else name
+        assert wwpn is not None
+        if not self._fs.exists(port_path(wwpn)):
+            raise NotFoundError(f"there is no endpoint '{name}' in the kernel", hint="ringway endpoint list")
+        return statistics_of(self._fs, wwpn, self._looks.mappings(wwpn))
+
+    def watch(self, notify: Notify) -> None:
+        """Tell of guests that come and go, and of what others changed. The kernel tells nothing by itself:
+        this looks every few seconds.
+        """
+        self._watcher = threading.Thread(
+            target=self._look_around, args=(notify,), name="lio-watch", daemon=True
+        )
+        self._watcher.start()
+
+    def close(self) -> None:
+        """As the protocol says."""
+        self._closing.set()
+        if self._watcher is not None:
+            self._watcher.join()
+            self._watcher = None
+
+    # Pieces
+
+    def _look_around(self, notify: Notify) -> None:
+        while not self._closing.wait(_LOOK_EVERY_S):
+            self.look_again(notify)
+
+    def look_again(self, notify: Notify) -> None:
+        """One round of :meth:`watch`: read everything anew, and tell of what is not as it was."""
+        present = set(self._looks.wwpns())
+        for wwpn in self._infos.keys() - present:
+            gone = self._infos.pop(wwpn, None)
+            if gone is not None:
+                notify(gone.name)
+        for wwpn in present:
+            before = self._infos.get(wwpn)
+            with contextlib.suppress(RingwayError, OSError):  # it is going just now
+                after = self.show(self._records.owner_of(wwpn) or wwpn)
+                if before is not None and before != after:
+                    notify(after.name)
+
+    def _info(self, wwpn: str) -> EndpointInfo:
+        """What was seen last of a port, or a first look."""
+        known = self._infos.get(wwpn)
+        owner = self._records.owner_of(wwpn)
+        if known is not None and known.name == (owner or wwpn):
+            return known
+        record = self._records.get(owner) if owner is not None else None
+        if record is None:
+            return self._remember(wwpn, self._looks.foreign(wwpn))
+        return self._remember(wwpn, self._looks.ours(record, connected=None))
+
+    def _remember(self, wwpn: str, info: EndpointInfo) -> EndpointInfo:
+        self._infos[wwpn] = info
+        return info
+
+    def _forget(self, name: str) -> None:
+        """It has changed: the next look is a fresh one."""
+        for wwpn, info in list(self._infos.items()):
+            if info.name == name:
+                self._infos.pop(wwpn, None)
+
+    def _connected(self, record: Record) -> bool | None:
+        """Whether a guest is there; ``None`` while the endpoint is being changed, which takes no question."""
+        wwpn = record.spec.wwpn
+        assert wwpn is not None
+        lock = self._lock_of(f"endpoint/{record.spec.name}")
+        if not lock.acquire(blocking=False):
+            return None
+        try:
+            return self._ports.is_attached(wwpn, self._ports.targets(wwpn))
+        finally:
+            lock.release()
+
+    def _record(self, name: str) -> Record:
+        record = self._records.get(name)
+        if record is None:
+            raise NotFoundError(
+                f"there is no endpoint '{name}' of ours in the kernel", hint="ringway endpoint list"
+            )
+        return record
+
+    def _lock_of(self, name: str) -> threading.RLock:
+        with self._lock:
+            return self._locks.setdefault(name, threading.RLock())
+
+    @contextlib.contextmanager
+    def _alone(self, *specs: EndpointSpec) -> Iterator[None]:
+        """Hold what these endpoints are made of: a shared backstore does not go while another LUN comes to
+        it.
+        """
+        names = {f"endpoint/{spec.name}" for spec in specs}
+        names |= {f"store/{name}" for spec in specs for name in _stores_of(spec)}
+        with contextlib.ExitStack() as held:
+            for name in sorted(names):
+                held.enter_context(self._lock_of(name))
+            yield
+
+    def _places(self, spec: EndpointSpec, known: Record | None) -> dict[str, str]:
+        """Where backstores lie that others made: as it was noted, or as the port's links say."""
+        assert spec.wwpn is not None
+        places = dict(known.places) if known is not None else {}
+        there = (
+            self._looks.mappings(spec.wwpn) if known is None and self._fs.exists(port_path(spec.wwpn)) else {}
+        )
+        for lun in spec.luns:
+            name = lun.backstore.name
+            assert name is not None
+            mapping = there.get((lun.target, lun.lun))
+            if mapping is not None and mapping.device is not None:
+                places[name] = mapping.device
+            elif name not in places and (elsewhere := self._records.place_of(name)) is not None:
+                places[name] = elsewhere
+        return {
+            name: path for name, path in places.items() if name in _stores_of(spec) and not _usual(path, name)
+        }
+
+    def _have(self, store: BackstoreSpec, places: dict[str, str], undo: Undo) -> str:
+        assert store.name is not None
+        place = places.get(store.name)
+        if place is None or not self._fs.exists(place):
+            return self._backstores.make(store, undo)
+        self._backstores.check_same(store, place)
+        return place
+
+    def _map(self, wwpn: str, lun: LunSpec, paths: dict[str, str], undo: Undo) -> None:
+        assert lun.backstore.name is not None
+        self._ports.map(wwpn, (lun.target, lun.lun), lun.backstore.name, paths[lun.backstore.name], undo)
+
+    def _restore(self, old: EndpointSpec, lun: LunSpec, places: dict[str, str]) -> None:
+        """Give back a LUN that was taken away."""
+        assert old.wwpn is not None
+        assert lun.backstore.name is not None
+        with _rolled_back() as undo:
+            path = self._have(lun.backstore, places, undo)
+            self._ports.map(old.wwpn, (lun.target, lun.lun), lun.backstore.name, path, undo)
+
+    def _paths_of(self, record: Record) -> Iterator[str]:
+        """Where an endpoint's backstores lie, whichever plug-in they have."""
+        for name in _stores_of(record.spec):
+            if place := record.places.get(name):
+                yield place
+            yield from (usual_place(plugin, name) for plugin in ("iblock", "fileio", "rd_mcp", "pscsi"))
+
+    def _remove_stores(
+        self, luns: tuple[LunSpec, ...], *, kept: dict[str, BackstoreSpec], places: dict[str, str]
+    ) -> None:
+        """Remove backstores of LUNs that are gone, unless another LUN maps them. A handler's stays."""
+        stores = {
+            lun.backstore.name: lun.backstore for lun in luns if lun.backstore.kind is not SpecKind.TCMU
+        }
+        for name, store in stores.items():
+            if name is None or kept.get(name) == store:
+                continue
+            for path in _possible_paths(store, name, places):
+                if self._backstores.remove(path):
+                    break
+
+    def _drop_luns(self, wwpn: str, spec: EndpointSpec) -> None:
+        names = {(lun.target, lun.lun): lun.backstore.name for lun in spec.luns}
+        for address in self._ports.addresses(wwpn):
+            self._ports.unmap(wwpn, address, names.get(address))
+
+    def _drop_groups(self, wwpn: str, targets: set[int]) -> None:
+        for target in sorted(targets):
+            self._ports.remove_group(wwpn, target)
+
+    def _drop_strays(self, spec: EndpointSpec) -> None:
+        """Take away LUNs that a change left when it was cut off."""
+        assert spec.wwpn is not None
+        wanted = {(lun.target, lun.lun) for lun in spec.luns}
+        for address in self._ports.addresses(spec.wwpn):
+            if address not in wanted:
+                device = self._ports.mapping(spec.wwpn, address).device
+                self._ports.unmap(spec.wwpn, address)
+                if device is not None and _usual(device, device.rpartition("/")[2]):
+                    self._backstores.remove(device)
+
+    def _check_detached(
+        self,
+        old: EndpointSpec,
+        new: EndpointSpec,
+        gone: tuple[LunSpec, ...],
+        come: tuple[LunSpec, ...],
+        *,
+        force: bool,
+    ) -> None:
+        """:raises BusyError: a guest would lose a LUN. :raises ConflictError: it would not see a new
+        target.
+        """
+        assert old.wwpn is not None
+        fresh = set(targets_of(new)) - set(targets_of(old))
+        if not (gone or fresh) or not self._ports.is_attached(old.wwpn, targets_of(old)):
+            return
+        if gone and not force:
+            lun = gone[0]
+            raise self._attached(old, f"LUN {lun.target}:{lun.lun} is not taken away")
+        if fresh and come:
+            raise ConflictError(
+                f"a guest that is attached does not see target {min(fresh)} before its next start",
+                hint=f"add the LUN to target {targets_of(old)[0]}, or stop the guest first",
+            )
+
+    def _attached(self, spec: EndpointSpec, what: str) -> BusyError:
+        assert spec.wwpn is not None
+        holder = guest_of(spec.wwpn)
+        return BusyError(
+            f"{holder} is attached to '{spec.name}': {what}",
+            holder=holder,
+            hint="detach it first; --force takes the disk away all the same",
+        )
+
+
+Undo = Callable[[Callable[[], object]], object]
+
+
+@contextlib.contextmanager
+def _rolled_back() -> Iterator[Undo]:
+    """Undo, in reverse order, when the block fails. What cannot be undone is added to the error."""
+    steps: list[Callable[[], object]] = []
+    try:
+        yield steps.append
+    except BaseException as error:
+        for step in reversed(steps):
+            try:
+                step()
+            except (RingwayError, OSError) as failed:
+                error.add_note(f"and it could not be undone: {failed}")
+        raise
+
+
+def _stores_of(spec: EndpointSpec) -> dict[str, BackstoreSpec]:
+    """By name; a resolved specification has names."""
+    return {lun.backstore.name: lun.backstore for lun in spec.luns if lun.backstore.name is not None}
+
+
+def _usual(path: str, name: str) -> bool:
+    return path == usual_place(path.removeprefix("core/").partition("/")[0].rpartition("_")[0], name)
+
+
+def _possible_paths(store: BackstoreSpec, name: str, places: dict[str, str]) -> list[str]:
+    """Where it may lie. What a path leads to may be gone, so both plug-ins are asked."""
+    if name in places:
+        return [places[name]]
+    plugins = {
+        SpecKind.PATH: ("fileio", "iblock"),
+        SpecKind.PSCSI: ("pscsi",),
+    }.get(store.kind, ("rd_mcp",))
+    return [usual_place(plugin, name) for plugin in plugins]
+
+
+def _difference(one: EndpointSpec, other: EndpointSpec) -> tuple[LunSpec, ...]:
+    """LUNs of ``one`` that ``other`` has not, or has otherwise."""
+    return tuple(lun for lun in one.luns if lun not in other.luns)
+
+
+def _check_change(old: EndpointSpec, new: EndpointSpec) -> None:
+    for field in _FIXED:
+        if getattr(old, field) != getattr(new, field):
+            raise UsageError(
+                f"the {field} of '{old.name}' cannot be changed while it is there",
+                hint="delete the endpoint, and create it anew",
+            )

@@ -1,0 +1,100 @@
+"""Which objects in the kernel are ours: a small file for each endpoint, which a reboot removes as it does
+them.
+
+A file is written before the first object is made and removed after the last one is gone: whatever a crash
+leaves in the kernel has its file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from ringway.model import EndpointSpec
+
+
+class Record(Struct, frozen=True):
+    """An endpoint that we made or took over.
+
+    :param places: where backstores lie that are not at the place where we would put them, by name.
+    """
+
+    spec: EndpointSpec
+    places: dict[str, str] = {}
+
+
+class Records:
+    """All of them; they are read once, and then kept in memory.
+
+    :param folder: made when the first record is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._records = dict(_read_all(folder))
+        self._by_wwpn = {record.spec.wwpn: name for name, record in self._records.items()}
+
+    def get(self, name: str) -> Record | None:
+        """The record of an endpoint."""
+        return self._records.get(name)
+
+    def owner_of(self, wwpn: str) -> str | None:
+        """Name of the endpoint that has a target port."""
+        return self._by_wwpn.get(wwpn)
+
+    def all(self) -> tuple[Record, ...]:
+        """Each of them, in the order of making."""
+        with self._lock:
+            return tuple(self._records.values())
+
+    def place_of(self, backstore: str) -> str | None:
+        """Where a backstore lies that an endpoint took over."""
+        return next((record.places[backstore] for record in self.all() if backstore in record.places), None)
+
+    def put(self, record: Record) -> None:
+        """Keep it, instead of an older one of the same endpoint. :raises OSError: it cannot be written."""
+        name = record.spec.name
+        try:
+            self._write(name, record)
+        except FileNotFoundError:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._write(name, record)
+        with self._lock:
+            self._records[name] = record
+            self._by_wwpn[record.spec.wwpn] = name
+
+    def drop(self, name: str) -> None:
+        """Forget it; one that is not there is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._folder / f"{name}.json")
+        with self._lock:
+            record = self._records.pop(name, None)
+            if record is not None:
+                self._by_wwpn.pop(record.spec.wwpn, None)
+
+    def _write(self, name: str, record: Record) -> None:
+        """In one step: a crash leaves the old file or the new one."""
+        partial = f"{self._folder}/.{name}.new"
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, msgspec.json.encode(record))
+        finally:
+            os.close(fd)
+        os.rename(partial, f"{self._folder}/{name}.json")
+
+
+def _read_all(folder: Path) -> list[tuple[str, Record]]:
+    """Oldest first; a file that is none of ours, or of another version, is passed over."""
+    found: list[tuple[str, Record]] = []
+    paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            record = msgspec.json.decode(path.read_bytes(), type=Record)
+            found.append((record.spec.name, record))
+    return found

@@ -1,0 +1,1 @@
+"""One suite of the verbs that all engines have, and what only one of them has."""

@@ -1,0 +1,317 @@
+"""What only the kernel engine does."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from ringway.engine.lio import LioDriver, Settings
+from ringway.errors import (
+    BackstoreError,
+    BusyError,
+    ConflictError,
+    DegradedError,
+    NotFoundError,
+    RingwayError,
+    UsageError,
+)
+from ringway.model import (
+    BackstoreSpec,
+    EndpointSpec,
+    EndpointState,
+    EngineKind,
+    LunSpec,
+    Protection,
+    SpecKind,
+)
+from ringway.testing.fake_kernel import FakeKernel
+
+from .bench import MIB, Bench, disk, ram
+
+WWPN = "naa.6001405000000abc"
+
+
+def tree(kernel: FakeKernel) -> set[str]:
+    """All folders below the kernel's target, but for those that are always there."""
+    found = (str(Path(folder).relative_to(kernel.configfs)) for folder, _, _ in os.walk(kernel.configfs))
+    return {path for path in found if path.startswith(("core/", "vhost/")) and "alua" not in path} - {
+        "vhost/discovery_auth"
+    }
+
+
+def value(kernel: FakeKernel, path: str) -> str:
+    return (kernel.configfs / path).read_text().strip()
+
+
+def device_of(kernel: FakeKernel, wwpn: str, target: int = 0, lun: int = 0) -> str:
+    """The device that a LUN maps, as a path below the target."""
+    folder = kernel.configfs / f"vhost/{wwpn}/tpgt_{target}/lun/lun_{lun}"
+    link = next(entry for entry in folder.iterdir() if entry.is_symlink())
+    return "core/" + os.readlink(link).partition("/core/")[2]
+
+
+def test_a_wwpn_of_kind_6_is_kept(lio: Bench, kernel: FakeKernel) -> None:
+    lio.create("db0", ram(), wwpn=WWPN)
+    assert f"vhost/{WWPN}" in tree(kernel)
+    lio.driver.delete("db0")
+    assert tree(kernel) == set()
+
+
+def test_nexus_and_serial_are_ours(lio: Bench, kernel: FakeKernel) -> None:
+    spec = lio.create("db0", ram(serial="abc-1"), wwpn=WWPN, nexus="naa.5001405000000123")
+    assert value(kernel, f"vhost/{WWPN}/tpgt_0/nexus") == spec.nexus
+    assert value(kernel, f"{device_of(kernel, WWPN)}/wwn/vpd_unit_serial").endswith(": abc-1")
+
+
+def test_targets_are_portal_groups(lio: Bench, kernel: FakeKernel) -> None:
+    spec = lio.create("db0", ram(0), ram(5, target=3), wwpn=WWPN)
+    assert {f"vhost/{WWPN}/tpgt_0", f"vhost/{WWPN}/tpgt_3"} <= tree(kernel)
+    assert value(kernel, f"vhost/{WWPN}/tpgt_3/nexus") == spec.nexus
+    lio.driver.update(spec, replace(spec, luns=spec.luns[:1]))
+    assert f"vhost/{WWPN}/tpgt_3" not in tree(kernel)
+
+
+@pytest.mark.parametrize(
+    ("protection", "text"), [(Protection.NONE, "0"), (Protection.TYPE1, "1"), (Protection.TYPE3, "3")]
+)
+def test_protection(lio: Bench, kernel: FakeKernel, protection: Protection, text: str) -> None:
+    lio.create("db0", ram(attributes={"pi_prot_type": text}), wwpn=WWPN, protection=protection)
+    assert value(kernel, f"vhost/{WWPN}/tpgt_0/attrib/fabric_prot_type") == text
+    assert value(kernel, f"{device_of(kernel, WWPN)}/attrib/pi_prot_type") == text
+
+
+def test_extended_copy_is_off_unless_it_is_wanted(lio: Bench, kernel: FakeKernel) -> None:
+    lio.create("db0", ram(), ram(1, attributes={"emulate_3pc": "1"}), wwpn=WWPN)
+    assert value(kernel, f"{device_of(kernel, WWPN)}/attrib/emulate_3pc") == "0"
+    assert value(kernel, f"{device_of(kernel, WWPN, lun=1)}/attrib/emulate_3pc") == "1"
+
+
+def test_block_size_and_attributes(lio: Bench, kernel: FakeKernel) -> None:
+    path = lio.image()
+    lio.create("db0", disk(path, block_size=4096, attributes={"emulate_tpu": "1"}), wwpn=WWPN)
+    device = device_of(kernel, WWPN)
+    assert value(kernel, f"{device}/attrib/block_size") == "4096"
+    assert value(kernel, f"{device}/attrib/emulate_tpu") == "1"
+    assert "Mode: Buffered-WCE" in value(kernel, f"{device}/info")
+
+
+def test_an_attribute_that_the_kernel_has_not(lio: Bench, kernel: FakeKernel) -> None:
+    with pytest.raises(UsageError, match="emulate_tea") as caught:
+        lio.create("db0", ram(attributes={"emulate_tea": "1"}))
+    assert "emulate_tpu" in (caught.value.hint or "")
+    assert tree(kernel) == set()
+
+
+def test_the_kernels_own_reason_is_in_the_error(lio: Bench, kernel: FakeKernel) -> None:
+    with pytest.raises(RingwayError) as caught:
+        lio.create("db0", ram(attributes={"emulate_tpu": "1"}))
+    assert "emulate_tpu" in str(caught.value)
+    assert "stays 0" in str(caught.value)
+    assert "Generic Block Discard not supported" in str(caught.value)
+    assert tree(kernel) == set()
+
+
+def test_reservations_survive_a_reboot(lio: Bench, kernel: FakeKernel) -> None:
+    spec = lio.create("db0", disk(lio.image()), wwpn=WWPN)
+    kernel.register(WWPN, 0, 0, key=0xABC1, type_=5)
+    lio.driver.close()
+    lio.reboot()
+    lio.restart()
+    lio.driver.create(spec)
+    pr = f"{device_of(kernel, WWPN)}/pr"
+    assert f"vhost Node: {spec.nexus} Key: 0x000000000000abc1" in value(
+        kernel, f"{pr}/res_pr_registered_i_pts"
+    )
+    assert "Registrants Only" in value(kernel, f"{pr}/res_pr_type")
+    assert value(kernel, f"{pr}/res_aptpl_active") == "APTPL Bit Status: Activated"
+
+
+def test_reservations_that_cannot_be_read_stop_the_disk(lio: Bench, kernel: FakeKernel) -> None:
+    (kernel.dbroot / "pr").mkdir(parents=True)
+    (kernel.dbroot / "pr" / "aptpl_abc").write_text("PR_REG_START: 0\ninitiator_node=x\n")
+    with pytest.raises(BackstoreError, match="aptpl_abc"):
+        lio.create("db0", ram(serial="abc"))
+    assert tree(kernel) == set()
+
+
+def test_an_endpoint_with_a_guest_is_not_deleted(lio: Bench, kernel: FakeKernel) -> None:
+    spec = lio.create("db0", ram(0), ram(1), wwpn=WWPN)
+    assert lio.driver.show("db0").connected is False
+    before = tree(kernel)
+    lio.attach(spec)
+    assert lio.driver.show("db0").connected is True
+    with pytest.raises(BusyError, match="attached"):
+        lio.driver.delete("db0")
+    with pytest.raises(BusyError, match="attached"):
+        lio.driver.update(spec, replace(spec, luns=spec.luns[:1]))
+    assert tree(kernel) == before
+    assert lio.driver.show("db0").connected is True
+    lio.detach(spec)
+    lio.driver.delete("db0")
+    assert tree(kernel) == set()
+
+
+def test_attachment_is_seen_without_luns(lio: Bench, kernel: FakeKernel) -> None:
+    spec = lio.driver.resolve(replace(lio.spec("db0"), luns=(), wwpn=WWPN))
+    lio.driver.create(spec)
+    before = tree(kernel)
+    assert lio.driver.show("db0").connected is False
+    lio.attach(spec)
+    assert lio.driver.show("db0").connected is True
+    assert tree(kernel) == before
+
+
+def test_force_takes_the_disks_away(lio: Bench, kernel: FakeKernel) -> None:
+    spec = lio.create("db0", ram(0), ram(1), wwpn=WWPN)
+    lio.attach(spec)
+    fewer = replace(spec, luns=spec.luns[:1])
+    lio.driver.update(spec, fewer, force=True)
+    with pytest.raises(DegradedError, match="db0"):
+        lio.driver.delete("db0", force=True)
+    assert lio.driver.backstores() == ()
+    lio.detach(spec)
+    lio.driver.delete("db0", force=True)
+    assert tree(kernel) == set()
+
+
+def test_a_lun_is_added_while_a_guest_is_there(lio: Bench) -> None:
+    spec = lio.create("db0", ram(0))
+    lio.attach(spec)
+    more = lio.driver.resolve(replace(spec, luns=(*spec.luns, ram(1))))
+    lio.driver.update(spec, more)
+    assert [lun.lun for lun in lio.driver.show("db0").luns] == [0, 1]
+    far = lio.driver.resolve(replace(more, luns=(*more.luns, ram(0, target=1))))
+    with pytest.raises(ConflictError, match="target 1"):
+        lio.driver.update(more, far)
+
+
+def test_a_backstore_is_shared(lio: Bench, kernel: FakeKernel) -> None:
+    shared = BackstoreSpec(SpecKind.PATH, path=lio.image(), name="quorum", serial="q")
+    lio.create("db0", LunSpec(0, 0, shared), LunSpec(0, 1, shared))
+    lio.create("db1", LunSpec(0, 0, shared))
+    assert [store.used_by for store in lio.driver.backstores()] == [("db0/0:0", "db0/0:1", "db1/0:0")]
+    lio.driver.delete("db0")
+    assert [store.used_by for store in lio.driver.backstores()] == [("db1/0:0",)]
+    lio.driver.delete("db1")
+    assert tree(kernel) == set()
+
+
+def test_foreign_objects_are_shown_and_left_alone(lio: Bench, kernel: FakeKernel) -> None:
+    other = LioDriver(Settings(kernel.configfs, kernel.sysfs, lio.folder / "other", kernel.kmsg, ("false",)))
+    other.create(other.resolve(lio.spec("theirs", ram(), wwpn=WWPN)))
+    before = tree(kernel)
+    info = lio.driver.show(WWPN)
+    assert (info.name, info.state, info.spec) == (WWPN, EndpointState.FOREIGN, None)
+    assert [store.foreign for store in lio.driver.backstores()] == [True]
+    lio.create("ours")
+    lio.driver.delete(WWPN, force=True)
+    lio.driver.delete("theirs", force=True)
+    with pytest.raises(ConflictError, match="not Ringway's"):
+        lio.create("db1", ram(), wwpn=WWPN)
+    lio.driver.delete("ours")
+    assert tree(kernel) == before
+
+
+def test_what_a_crash_left_is_made_whole(lio: Bench, kernel: FakeKernel) -> None:
+    spec = lio.create("db0", ram(0), ram(1), wwpn=WWPN)
+    for path in (f"vhost/{WWPN}/tpgt_0/lun/lun_1/db0:0:1",):
+        (kernel.configfs / path).unlink()
+    assert lio.driver.show("db0").state is EndpointState.DEGRADED
+    assert "0:1" in (lio.driver.show("db0").message or "")
+    lio.driver.create(spec)
+    assert lio.driver.show("db0").state is EndpointState.READY
+
+
+def test_a_device_that_was_never_enabled_is_made_anew(lio: Bench, kernel: FakeKernel) -> None:
+    spec = lio.create("db0", ram(), wwpn=WWPN)
+    device = device_of(kernel, WWPN)
+    lio.driver.delete("db0")
+    os.makedirs(kernel.configfs / device)
+    lio.driver.create(spec)
+    assert value(kernel, f"{device}/enable") == "1"
+
+
+def test_counters(lio: Bench, kernel: FakeKernel) -> None:
+    lio.create("db0", ram(0), ram(1), wwpn=WWPN)
+    kernel.use(WWPN, 0, 1, commands=12, read=5 * MIB, written=3 * MIB)
+    idle, busy = lio.driver.statistics("db0").luns
+    assert (idle.other, idle.read_bytes) == (0, 0)
+    assert (busy.other, busy.read_bytes, busy.write_bytes) == (12, 5 * MIB, 3 * MIB)
+
+
+def test_watch_tells_of_guests_and_of_what_others_changed(lio: Bench, kernel: FakeKernel) -> None:
+    spec = lio.create("db0", ram(), wwpn=WWPN)
+    assert isinstance(lio.driver, LioDriver)
+    told: list[str] = []
+    lio.driver.look_again(told.append)
+    lio.driver.look_again(told.append)
+    assert told == []
+    lio.attach(spec)
+    lio.driver.look_again(told.append)
+    assert told == ["db0"]
+    assert lio.driver.list()[0].connected is True
+    (kernel.configfs / f"vhost/{WWPN}/tpgt_0/lun/lun_0/db0:0:0").unlink()
+    lio.driver.look_again(told.append)
+    assert told == ["db0", "db0"]
+
+
+def test_watching_ends(lio: Bench) -> None:
+    lio.driver.watch(lambda _: None)
+    lio.driver.close()
+    assert "lio-watch" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_module_that_is_absent_is_named_with_its_package(tmp_path: Path) -> None:
+    with FakeKernel(tmp_path, modules=("target_core_mod",)) as kernel:
+        driver = LioDriver(Settings(kernel.configfs, kernel.sysfs, tmp_path / "run", kernel.kmsg, ("false",)))
+        report = driver.probe()
+        assert not report.usable
+        assert {check.name for check in report.checks if not check.ok} >= {"vhost_scsi"}
+        spec = driver.resolve(EndpointSpec(name="db0", engine=EngineKind.LIO, luns=(ram(),)))
+        with pytest.raises(NotFoundError, match="vhost_scsi") as caught:
+            driver.create(spec)
+        assert "install" in (caught.value.hint or "")
+        assert driver.list() == ()
+        kernel.load("vhost_scsi")
+        driver.create(spec)
+        assert [info.name for info in driver.list()] == ["db0"]
+
+
+def test_a_comma_in_a_path_is_refused(lio: Bench) -> None:
+    path = lio.image("a,b.img")
+    with pytest.raises(UsageError, match="comma") as caught:
+        lio.create("db0", disk(path))
+    assert "link" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("lun", "what"),
+    [
+        (ram(16384), "16384"),
+        (ram(0, size_bytes=1000), "whole pages"),
+        (ram(0, size_bytes=0), "no bytes"),
+        (disk("relative.img"), "absolute"),
+        (disk("/x" * 200), "255"),
+        (ram(0, serial="a/b"), "slash"),
+        (ram(0, attributes={"../x": "1"}), "attribute"),
+        (LunSpec(0, 0, BackstoreSpec(SpecKind.TCMU, path="user_0/x", serial="1")), "serial"),
+    ],
+)
+def test_what_the_kernel_would_misread_is_refused(lio: Bench, lun: LunSpec, what: str) -> None:
+    with pytest.raises(UsageError, match=what) as caught:
+        lio.create("db0", lun)
+    assert caught.value.hint
+
+
+def test_a_file_that_has_shrunk_is_refused_on_restore(lio: Bench) -> None:
+    path = lio.image(size_bytes=2 * MIB)
+    spec = lio.create("db0", disk(path, size_bytes=2 * MIB))
+    lio.driver.delete("db0")
+    os.truncate(path, MIB)
+    with pytest.raises(BackstoreError, match="missing"):
+        lio.driver.create(spec)
+    assert lio.names() == set()
