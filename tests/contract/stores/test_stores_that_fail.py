@@ -19,10 +19,11 @@ from ringway.errors import BackstoreError
 from ringway.model import BackstoreSpec, DeviceKind, SpecKind
 from ringway.target.backstore import open_backstore
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
+from ringway.testing.fuse import Op
 from ringway.testing.target import ServedTarget
 
 from .. import cdb
-from ..fuse import FuseDisk, Op, fuse_disk
+from ..fuse import FuseDisk, fuse_disk
 from ..requests import front_end, make_ready, read, write
 
 ENGINES: Final = ("uring", "epoll")
