@@ -22,6 +22,7 @@ ARROWS = {
     "digest": set[str](),
     "units": {"errors"},
     "holders": set[str](),
+    "logs": set[str](),
     "model": {"errors"},
     "vhost_user": {"errors", "_core"},
     "scsi": {"errors", "digest", "ringway"},
@@ -44,7 +45,7 @@ ARROWS = {
     "testing": {"errors", "vhost_user", "_core"},
     "bench": {"errors", "units", "model", "testing", "_core"},
     "trace": {"errors", "units", "model"},
-    "cli": {"errors", "units", "model", "notation", "ringway"},
+    "cli": {"errors", "units", "model", "notation", "logs", "ringway"},
     "__main__": {"cli"},
 }
 

@@ -121,7 +121,7 @@ def blk() -> NoReturn:
 
 
 def _serve(config: Any, socket_path: str | None, fd: int | None, sandbox: str, user: str | None) -> None:
-    from ringway.cli import logs
+    from ringway import logs
     from ringway.cli.signals import stop_signals
     from ringway.errors import RingwayError
     from ringway.model import SandboxMode

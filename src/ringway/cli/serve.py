@@ -11,7 +11,8 @@ from typing import Final
 import click
 import msgspec
 
-from ringway.cli import howto, live, logs, privileges
+from ringway import logs
+from ringway.cli import howto, live, privileges
 from ringway.cli.signals import StopSignals, as_ctrl_c, held_back, stop_signals
 from ringway.errors import RingwayError, UsageError
 from ringway.model import (

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from ringway.cli import logs
-from ringway.cli.logs import MAX_WAITING, QueuedHandler, write_line
+from ringway import logs
+from ringway.logs import MAX_WAITING, QueuedHandler, write_line
 
 
 class Reader:
