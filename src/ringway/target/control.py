@@ -19,11 +19,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, get_args
 
 import msgspec
 
-from ringway.errors import ControlError, RingwayError, TimedOutError, UnreachableError, error_from_code
+from ringway.control import ControlChannel
+from ringway.errors import ControlError, RingwayError
 from ringway.model import (
     CONTROL_VERSION,
     ControlEnvelope,
@@ -58,7 +59,6 @@ _VERBS_HINT: Final = f"this target knows {', '.join(map(str, _VERBS[:-1]))} and 
 _REQUEST: Final[msgspec.json.Decoder[ControlRequest]] = msgspec.json.Decoder(ControlRequest)
 
 Handler = Callable[[ControlRequest, int | None], msgspec.Struct]
-AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
 
 
 class ControlServer:
@@ -189,43 +189,11 @@ def decode_request(line: bytes) -> ControlRequest:
         raise ControlError(problem, hint=_VERBS_HINT) from error
 
 
-class ControlClient:
-    """Asks a target. Use it in a ``with`` statement.
+class ControlClient(ControlChannel):
+    """Asks a target, and opens files for it. Use it in a ``with`` statement.
 
     :raises UnreachableError: nobody listens on the path, or it may not be used.
     """
-
-    def __init__(self, path: str, *, timeout_s: float = 30.0) -> None:
-        self._path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout_s)
-        self._buffer = b""
-        try:
-            self._socket.connect(path)
-        except OSError as error:
-            self._socket.close()
-            hint = "give the target's socket, as printed by ringway serve, and run as the user who started it"
-            raise UnreachableError(f"no target answers on '{path}': {error.strerror}", hint=hint) from error
-
-    def call(self, request: ControlRequest, answer: type[AnswerT], *, fd: int | None = None) -> AnswerT:
-        """Ask, and wait for the answer.
-
-        :param fd: an open file to send along; the caller keeps it.
-        :raises RingwayError: what the target answers, as the class of its code.
-        :raises TimedOutError: no answer in time. :raises UnreachableError: the target hung up.
-        """
-        line = msgspec.json.encode(request) + b"\n"
-        try:
-            if fd is None:
-                self._socket.sendall(line)
-            else:
-                sent = socket.send_fds(self._socket, [line], [fd])
-                self._socket.sendall(line[sent:])
-            return _decode_answer(self._read_line(), answer)
-        except TimeoutError as error:
-            raise TimedOutError(f"the target on '{self._path}' does not answer") from error
-        except OSError as error:
-            raise UnreachableError(f"the target on '{self._path}' hung up: {error.strerror}") from error
 
     def add_lun(self, spec: LunSpec) -> LunInfo:
         """Open a disk with the rights of this process, and let the target serve it: it opens no files itself.
@@ -240,24 +208,6 @@ class ControlClient:
             return self.call(LunAddRequest(_as_seen_here(spec)), LunInfo, fd=fd)
         finally:
             os.close(fd)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._socket.close()
-
-    def __enter__(self) -> ControlClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _read_line(self) -> bytes:
-        while b"\n" not in self._buffer:
-            if not (more := self._socket.recv(65536)):
-                raise UnreachableError(f"the target on '{self._path}' hung up")
-            self._buffer += more
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
 
 
 def _as_seen_here(spec: LunSpec) -> LunSpec:
@@ -329,15 +279,3 @@ class _LineReader:
 
 def _line(**field: msgspec.Struct) -> bytes:
     return msgspec.json.encode({"version": CONTROL_VERSION, **field}) + b"\n"
-
-
-def _decode_answer(line: bytes, answer: type[AnswerT]) -> AnswerT:
-    """:raises RingwayError: the answer is an error. :raises ControlError: it is none at all."""
-    try:
-        message = msgspec.json.decode(line)
-        if "error" in message:
-            record = msgspec.convert(message["error"], ErrorRecord)
-            raise error_from_code(record.code, record.message, hint=record.hint)
-        return msgspec.convert(message["ok"], answer)
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
-        raise ControlError(f"the target's answer is not understood: {error}") from error
