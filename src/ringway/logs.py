@@ -15,11 +15,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 EVENT: Final = logging.getLogger("ringway.event")
 MAX_WAITING: Final = 1000  #: lines that wait for a slow reader
 _FLUSH_S: Final = 1.0  #: how long the process's end waits for one
+
+_HandlerT = TypeVar("_HandlerT", bound=logging.Handler)
 
 
 def log_event(event: str, message: str, **fields: Any) -> None:
@@ -38,6 +40,13 @@ def log_as_json() -> QueuedHandler:
     return _install(handler)
 
 
+def log_directly() -> None:
+    """As :func:`log_as_json`, where stderr is a file: a line is written at once, whoever dies next."""
+    handler = _DirectHandler()
+    handler.setFormatter(_JsonFormatter())
+    _install(handler)
+
+
 def log_as_text(write: Callable[[str], None]) -> QueuedHandler:
     """Lines for a person, given to ``write`` (which knows how to keep a live display below them).
 
@@ -51,12 +60,18 @@ def log_as_text(write: Callable[[str], None]) -> QueuedHandler:
     return _install(handler)
 
 
-def _install(handler: QueuedHandler) -> QueuedHandler:
+def _install(handler: _HandlerT) -> _HandlerT:
     root = logging.getLogger("ringway")
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     root.propagate = False
     return handler
+
+
+class _DirectHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # no room
+            write_line(sys.stderr.fileno(), self.format(record))
 
 
 class _JsonFormatter(logging.Formatter):

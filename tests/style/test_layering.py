@@ -36,12 +36,14 @@ ARROWS = {
     "testing": {"errors", "vhost_user", "_core"},
     "bench": {"errors", "units", "model", "testing", "_core"},
     "trace": {"errors", "units", "model"},
-    "cli": {"errors", "units", "model", "notation", "logs", "ringway"},
+    "cli": {"errors", "units", "model", "notation", "control", "logs", "ringway"},
     "__main__": {"cli"},
 }
 
 #: Modules that may reach further than their layer: who runs a target, or asks one, holds a piece of it.
 EXCEPTIONS = {
+    "engine.user.birth": {"logs", "target"},
+    "engine.user.spawner": {"logs", "target"},
     "cli.serve": {"target"},
     "cli.program": {"target"},
     "cli.control": {"target"},

@@ -14,6 +14,7 @@ import msgspec
 from ringway import logs
 from ringway.cli import howto, live, privileges
 from ringway.cli.signals import StopSignals, as_ctrl_c, held_back, stop_signals
+from ringway.control import SUFFIX
 from ringway.errors import RingwayError, UsageError
 from ringway.model import (
     BackstoreSpec,
@@ -29,12 +30,11 @@ from ringway.model import (
 from ringway.notation import check_block_size, check_serial, parse_backstore, parse_lun
 from ringway.target import host
 from ringway.target.backstore import create_image
-from ringway.target.listen import Listener, check_path, listen
+from ringway.target.listen import check_path, endpoint
 from ringway.target.sandbox import Sandbox
 from ringway.target.target import Target
 from ringway.units import format_duration, format_size, parse_size
 
-CONTROL_SUFFIX: Final = ".ctl"
 _MOST_CPUS: Final = 1024  # of sched_setaffinity's usual set
 _EPILOG: Final = """\b
 Examples:
@@ -209,7 +209,7 @@ def new_image(specs: tuple[LunSpec, ...], size: str | None, socket_path: str) ->
     Remove it again unless the yielded function was called.
     """
     check_path(socket_path)
-    check_path(socket_path + CONTROL_SUFFIX)
+    check_path(socket_path + SUFFIX)
     path = specs[0].backstore.path
     if size is None:
         yield lambda: None
@@ -228,22 +228,6 @@ def new_image(specs: tuple[LunSpec, ...], size: str | None, socket_path: str) ->
                 host.forget(path)
             else:
                 host.remove(path, made)
-
-
-@contextlib.contextmanager
-def endpoint(path: str) -> Iterator[tuple[Listener, Listener]]:
-    """Listen for front ends, and for the control socket's clients."""
-    main = listen(path)
-    try:
-        control = listen(path + CONTROL_SUFFIX, mode=0o600)
-    except BaseException:
-        main.close()
-        raise
-    try:
-        yield main, control
-    finally:
-        control.close()
-        main.close()
 
 
 def run(target: Target, path: str | None) -> None:

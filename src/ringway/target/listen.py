@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from ringway.control import SUFFIX
 from ringway.errors import BusyError, ConflictError, NotFoundError, PermissionDeniedError, UsageError
 from ringway.holders import process_name
 from ringway.target import host
@@ -66,10 +67,17 @@ class Listener:
         self.socket.close()
 
 
-def listen(path: str, *, mode: int = 0o660) -> Listener:
+def listen(
+    path: str,
+    *,
+    mode: int = 0o660,
+    group: int | None = None,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+) -> Listener:
     """Listen on a path. A socket that a dead process left there is replaced; nothing else is touched.
 
-    :param mode: permissions; set before anybody can connect.
+    :param mode: permissions; set before anybody can connect, as is the ``group`` (a number) that owns it.
+    :param kind: of the socket: a stream of bytes, or packets in their order.
     :raises UsageError: the path is empty or too long.
     :raises NotFoundError: its directory does not exist.
     :raises PermissionDeniedError: its directory is not writable.
@@ -80,20 +88,39 @@ def listen(path: str, *, mode: int = 0o660) -> Listener:
     try:
         with _one_at_a_time(path):
             _clear(path)
-            return _bound(path, mode)
+            return _bound(path, mode, group, kind)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise _not_writable(path) from error
         raise
 
 
-def _bound(path: str, mode: int) -> Listener:
+@contextlib.contextmanager
+def endpoint(path: str, *, group: int | None = None) -> Iterator[tuple[Listener, Listener]]:
+    """Listen for front ends, and beside that, for this user alone, for the control socket's clients.
+
+    :param group: whose front ends may come; as for :func:`listen`, which says what may be wrong.
+    """
+    main = listen(path, group=group)
+    try:
+        control = listen(path + SUFFIX, mode=0o600)
+    except BaseException:
+        main.close()
+        raise
+    try:
+        yield main, control
+    finally:
+        control.close()
+        main.close()
+
+
+def _bound(path: str, mode: int, group: int | None, kind: socket.SocketKind) -> Listener:
     """Bind where nothing is. :raises OSError: as bind; then nothing is there."""
-    sock = _PathSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _PathSocket(socket.AF_UNIX, kind)
     try:
         os.fchmod(sock.fileno(), mode)  # bind makes the path so, less what the umask takes away
         sock.bind_path(path)
-        _set_mode(path, mode)
+        _set_mode(path, mode, group)
         sock.listen(_BACKLOG)
     except BaseException:
         sock.close()
@@ -126,12 +153,19 @@ def check_path(path: str) -> None:
         raise NotFoundError(f"'{directory}' is not a directory", hint=f"make it with: mkdir -p '{directory}'")
 
 
-def _set_mode(path: str, mode: int) -> None:
-    """Give a socket that was just bound its mode, whatever the umask is. A symbolic link is not followed."""
+def _set_mode(path: str, mode: int, group: int | None) -> None:
+    """Give a socket that was just bound its group and its mode, whatever the umask is.
+
+    A symbolic link is not followed.
+    """
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
-        if stat.S_ISSOCK(status.st_mode) and stat.S_IMODE(status.st_mode) != mode:
+        if not stat.S_ISSOCK(status.st_mode):
+            return
+        if group is not None and status.st_gid != group:
+            os.chown(f"/proc/self/fd/{fd}", -1, group)
+        if stat.S_IMODE(status.st_mode) != mode:
             os.chmod(f"/proc/self/fd/{fd}", mode)
     finally:
         os.close(fd)

@@ -156,10 +156,10 @@ def test_a_link_in_the_place_of_a_socket_changes_no_mode(
     victim.touch(0o600)
     set_mode = listen_module._set_mode
 
-    def swap(where: str, mode: int) -> None:
+    def swap(where: str, mode: int, group: int | None) -> None:
         os.unlink(where)
         os.symlink(victim, where)
-        set_mode(where, mode)
+        set_mode(where, mode, group)
 
     monkeypatch.setattr(listen_module, "_set_mode", swap)
     listener = listen(str(path))

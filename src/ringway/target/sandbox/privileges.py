@@ -27,6 +27,7 @@ _ATTEMPTS: Final = 8
 
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_SET_NAME = 24, 38, 47, 15
 _PR_CAPBSET_READ: Final = 23
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION_3: Final = 0x20080522
 
@@ -177,6 +178,11 @@ def _capability_header() -> bytes:
 def forbid_new_privileges() -> None:
     """No program that is started gains anything by its file's mode. :raises OSError: the kernel refuses."""
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose parents ended. :raises OSError: the kernel refuses."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
 def name_process(name: str) -> None:

@@ -1,0 +1,163 @@
+"""What a child of the spawner does: be a target, or open a file for one. It answers its client itself."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+import socket
+import stat
+import time
+import traceback
+from typing import Final, NoReturn
+
+from ringway import logs
+from ringway.engine.user import records
+from ringway.engine.user.orders import (
+    Add,
+    Added,
+    Answer,
+    Born,
+    Failed,
+    Found,
+    Order,
+    Probe,
+    Probed,
+    Ready,
+    Serve,
+    send_answer,
+)
+from ringway.engine.user.processes import Identity
+from ringway.engine.user.records import Record
+from ringway.errors import BusyError, RingwayError
+from ringway.target.backstore import open_backstore
+from ringway.target.control import ControlClient
+from ringway.target.listen import endpoint
+from ringway.target.sandbox import Sandbox, privileges
+from ringway.target.target import Target
+
+_log: Final = logging.getLogger(__name__)
+
+NAME: Final = "ringway-target"
+MAX_LOG: Final = 1 << 18  #: bytes of a log that a new target writes on behind
+_LOCK_S: Final = 2.0
+_MAX_LUNS_TOLD: Final = 256
+
+
+def carry_out(client: socket.socket, order: Order) -> NoReturn:
+    """Do what was ordered, and end."""
+    status = 1
+    try:
+        _become_own(client)
+        match order:
+            case Serve():
+                status = _serve(client, order)
+            case Probe():
+                status = _tell(client, _probe(order))
+            case Add():
+                status = _tell(client, _add(order))
+    except RingwayError as error:
+        _tell(client, Failed.of(error))
+    except BaseException as error:
+        traceback.print_exc()
+        _tell(client, Failed.of(RingwayError(f"the target could not be started: {error!r}")))
+    finally:
+        os._exit(status)
+
+
+def _become_own(client: socket.socket) -> None:
+    """Have nothing of the spawner's but its memory."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    keep = client.fileno()
+    os.closerange(3, keep)
+    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+    client.setblocking(True)
+    gc.enable()
+
+
+def _tell(client: socket.socket, answer: Answer, fd: int | None = None) -> int:
+    """Who asked may be gone: nothing depends on it. :returns: the exit status of who is done."""
+    with contextlib.suppress(OSError):
+        send_answer(client, answer, fd)
+    return int(isinstance(answer, Failed))
+
+
+def _serve(client: socket.socket, order: Serve) -> int:
+    """Serve an endpoint until its end. :returns: exit status."""
+    privileges.name_process(NAME)
+    identity = Identity.of(os.getpid())
+    own = os.pidfd_open(os.getpid())
+    _tell(client, Born(identity), own)
+    os.close(own)
+    if order.log is not None:
+        _take_log(order.log, order.socket)
+        logs.log_directly()
+        logs.log_event("starting", "starting")
+    if order.record is not None and order.spec is not None:
+        records.write(order.record, Record(process=identity, spec=order.spec))
+    with (
+        Sandbox(order.sandbox, order.user) as sandbox,
+        endpoint(order.socket, group=order.group) as (main, beside),
+        Target(order.config, main, beside, sandbox) as target,
+    ):
+        signal.signal(signal.SIGTERM, lambda *_: target.quit())
+        for each in sandbox.missing:
+            _log.warning("the sandbox is not whole: this host does not offer %s", each)
+        _log.info("serving")
+        _tell(client, Ready(target.info() if len(order.config.luns) <= _MAX_LUNS_TOLD else None))
+        client.close()
+        target.wait()
+        _log.info("ending")
+    return int(target.failed)
+
+
+def _take_log(path: str, what: str) -> None:
+    """Say all from now on into a log, locked while this process lives: an endpoint has one.
+
+    :raises BusyError: another target has it. :raises OSError: it cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    log = os.open(path, flags, 0o640)
+    deadline = time.monotonic() + _LOCK_S
+    while not _try_lock(log):
+        if time.monotonic() > deadline:
+            raise BusyError(f"another target serves '{what}', or is about to", hint="wait for it, or stop it")
+        time.sleep(0.01)
+    status = os.fstat(log)
+    if stat.S_ISREG(status.st_mode) and status.st_size > MAX_LOG:
+        os.ftruncate(log, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _probe(order: Probe) -> Probed:
+    """:raises RingwayError: what a target would say."""
+    found = []
+    with contextlib.ExitStack() as opened:
+        for lun in order.luns:
+            backstore = open_backstore(lun.backstore)
+            opened.callback(backstore.close)
+            geometry = backstore.geometry
+            found.append(Found(backstore.kind.value, geometry.size_bytes, geometry.block_size))
+    return Probed(tuple(found))
+
+
+def _add(order: Add) -> Added:
+    """:raises RingwayError: what the target says, or what is wrong with the file."""
+    with ControlClient(order.control) as client:
+        return Added(client.add_lun(order.spec))

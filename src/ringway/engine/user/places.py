@@ -1,0 +1,101 @@
+"""Where an endpoint's sockets and files are, below the host's runtime folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from ringway import control
+from ringway.errors import UsageError
+
+MAX_SOCKET_PATH: Final = 107  #: bytes of sun_path without its terminating zero
+_RECORD: Final = ".json"
+
+
+class Places(Struct, frozen=True):
+    """The folders of one host (``/run/ringway``)."""
+
+    run: Path
+
+    @property
+    def endpoints(self) -> Path:
+        """The folder of all endpoints' files."""
+        return self.run / "endpoint"
+
+    @property
+    def spawner(self) -> Path:
+        """Where the spawner listens."""
+        return self.run / "spawner.sock"
+
+    def of(self, name: str) -> EndpointPlaces:
+        """The files of one endpoint."""
+        return EndpointPlaces(self.endpoints, name)
+
+    def names(self) -> list[str]:
+        """The endpoints that have a record, in order; none when the folder cannot be read."""
+        try:
+            files = os.listdir(self.endpoints)
+        except OSError:
+            return []
+        return sorted(file.removesuffix(_RECORD) for file in files if file.endswith(_RECORD))
+
+
+class EndpointPlaces(Struct, frozen=True):
+    """The files of one endpoint: all of them begin with its name."""
+
+    folder: Path
+    name: str
+
+    @property
+    def socket(self) -> str:
+        """Where front ends come."""
+        return str(self.folder / f"{self.name}.sock")
+
+    @property
+    def control(self) -> str:
+        """Where its driver comes."""
+        return self.socket + control.SUFFIX
+
+    @property
+    def record(self) -> str:
+        """Who serves it, and what."""
+        return str(self.folder / f"{self.name}{_RECORD}")
+
+    @property
+    def log(self) -> str:
+        """What its target says; locked while there is one."""
+        return str(self.folder / f"{self.name}.log")
+
+    def check(self) -> None:
+        """:raises UsageError: the name is too long for a socket in this folder."""
+        length = len(os.fsencode(self.control))
+        if length > MAX_SOCKET_PATH:
+            raise UsageError(
+                f"the name '{self.name}' is too long: its socket's path would have {length} bytes, and can "
+                f"have {MAX_SOCKET_PATH}",
+                hint=f"take a name of at most {len(os.fsencode(self.name)) + MAX_SOCKET_PATH - length} bytes",
+            )
+
+    def remove(self) -> None:
+        """Remove all of them; nobody serves the endpoint."""
+        for path in (self.socket, self.control, self.record, self.log):
+            Path(path).unlink(missing_ok=True)
+
+
+def is_locked(path: str) -> bool:
+    """Whether a target that lives has a log: it is locked by who writes it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -1,0 +1,221 @@
+"""``ringway-spawner``: a process that has imported all that targets need, and forks them.
+
+It has one thread, and it waits for no child and no client: a child answers its client itself. Its death ends
+no target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import click
+import msgspec
+
+import ringway
+from ringway import logs
+from ringway.engine.user import birth
+from ringway.engine.user.orders import Failed, Serve, read_order, send_answer
+from ringway.errors import ConflictError, RingwayError, UsageError
+from ringway.target import host
+from ringway.target.listen import listen
+from ringway.target.sandbox import privileges
+from ringway.target.sandbox.confinement import warm_up
+
+_log: Final = logging.getLogger(__name__)
+
+NAME: Final = "ringway-spawner"
+_BACKLOG: Final = 512
+_FIRST_PASSED_FD: Final = 3  # as sd_listen_fds(3) has it
+_M_ARENA_MAX: Final = -8
+_MAX_ORDER_WORD: Final = 16
+
+
+class Spawner:
+    """Takes orders on a listening socket until it is told to end.
+
+    :param listener: of packets; only this user comes there.
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._waiting: dict[int, socket.socket] = {}  # clients that have yet to say what they want
+        self._children: dict[int, str | None] = {}  # process -> its log
+        self._poller = select.poll()
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT. Children go on."""
+        receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        self._listener.setblocking(False)
+        self._poller.register(self._listener, select.POLLIN)
+        self._poller.register(receiver, select.POLLIN)
+        while True:
+            for fd, _ in self._poller.poll():
+                if fd == receiver:
+                    if _ending(os.read(receiver, 4096)):
+                        return
+                    self._reap()
+                elif fd == self._listener.fileno():
+                    self._accept()
+                else:
+                    self._take_order(self._waiting.pop(fd))
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError as error:  # it left, or there are too many files
+            _log.warning("a client could not be accepted: %s", error)
+            return
+        client.setblocking(False)
+        self._waiting[client.fileno()] = client
+        self._poller.register(client, select.POLLIN)
+
+    def _take_order(self, client: socket.socket) -> None:
+        """Fork who carries an order out; the client is theirs."""
+        self._poller.unregister(client)
+        with client:
+            try:
+                self._fork(client)
+            except (OSError, msgspec.MsgspecError) as error:
+                _log.warning("an order could not be taken: %s", error)
+                refusal = ConflictError(f"the spawner cannot start a process: {error}")
+                with contextlib.suppress(OSError):
+                    send_answer(client, Failed.of(refusal))
+
+    def _fork(self, client: socket.socket) -> None:
+        """:raises OSError: no process can be had. :raises MsgspecError: no order."""
+        _, fds, _, _ = socket.recv_fds(client, _MAX_ORDER_WORD, 1, socket.MSG_CMSG_CLOEXEC)
+        if not fds:
+            return  # it left
+        try:
+            order = read_order(fds[0])
+        finally:
+            os.close(fds[0])
+        if (pid := os.fork()) == 0:
+            birth.carry_out(client, order)
+        self._children[pid] = order.log if isinstance(order, Serve) else None
+
+    def _reap(self) -> None:
+        """Take leave of children that ended; who was killed has that written into its log."""
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = ended
+                log = self._children.pop(pid, None)
+                if os.WIFSIGNALED(status) and log is not None:
+                    _write_obituary(log, pid, signal.Signals(os.WTERMSIG(status)))
+
+
+def _ending(received: bytes) -> bool:
+    return any(number != signal.SIGCHLD for number in received)
+
+
+def _write_obituary(path: str, pid: int, number: signal.Signals) -> None:
+    """Append a line to a log, if it is there still."""
+    message = f"the target (pid {pid}) was killed by {number.name}"
+    line = json.dumps({"time": time.time(), "level": "critical", "logger": __name__, "message": message})
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            logs.write_line(fd, line)
+        finally:
+            os.close(fd)
+
+
+def prepare() -> None:
+    """Make now what each child would make for itself, and leave memory alone from now on.
+
+    A collection writes to each object that it looks at: all pages would be every child's own.
+    """
+    warm_up()
+    gc.disable()
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_ARENA_MAX, 1)
+    gc.collect()
+    libc.malloc_trim(0)
+    gc.freeze()
+
+
+def handed_socket() -> socket.socket | None:
+    """The listening socket that a service manager opened for us, if one did (sd_listen_fds(3))"""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    os.set_inheritable(_FIRST_PASSED_FD, False)
+    return socket.socket(fileno=_FIRST_PASSED_FD)
+
+
+def own_socket(path: str) -> socket.socket:
+    """Listen on a path. :raises RingwayError: as ``listen``."""
+    listener = listen(path, mode=0o600, kind=socket.SOCK_SEQPACKET).socket
+    host.forget(path)  # no target may have it removed
+    listener.listen(_BACKLOG)
+    return listener
+
+
+@click.command(NAME)
+@click.option("--socket", "path", metavar="PATH", help="Listen there, unless a socket was handed in.")
+@click.option("--detach", is_flag=True, help="Return once it listens, and go on in the background.")
+@click.version_option(ringway.__version__, message="%(prog)s %(version)s")
+def command(path: str | None, detach: bool) -> None:
+    """Start the targets of the user engine, for ringwayd.
+
+    It is started when it is needed. Ending it ends no target.
+    """
+    listener = handed_socket()
+    if listener is None and path is None:
+        raise UsageError("there is nowhere to listen", hint=f"as in: {NAME} --socket spawner.sock")
+    listener = listener or own_socket(str(path))
+    logs.log_directly()
+    prepare()
+    if detach:
+        _detach(listener)
+    privileges.name_process(NAME)
+    privileges.adopt_orphans()  # the stewards of targets that were killed
+    os.chdir("/")
+    Spawner(listener).run()
+    listener.close()
+
+
+def _detach(listener: socket.socket) -> None:
+    """Go on as somebody's child no more, silently."""
+    if os.fork() != 0:
+        os._exit(0)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for number in range(3):
+        os.dup2(null, number)
+    listener.listen(_BACKLOG)  # so that its peers are told the process that goes on
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The program ``ringway-spawner``."""
+    try:
+        command.main(arguments, prog_name=NAME, standalone_mode=False)
+    except RingwayError as error:
+        _complain(error.message, error.hint)
+        sys.exit(error.exit_status)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def _complain(message: str, hint: str | None) -> None:
+    click.echo(f"error: {message}" + (f"\nhint: {hint}" if hint else ""), err=True)
+
+
+if __name__ == "__main__":
+    main()
