@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from msgspec.structs import replace
@@ -13,15 +13,26 @@ from ringway.engine.user import choices
 from ringway.engine.user.client import SpawnerClient
 from ringway.engine.user.endpoint import Endpoint
 from ringway.errors import RingwayError, UsageError
-from ringway.model import DeviceKind, Done, EndpointSpec, Limits, LunRemoveRequest, LunSpec
+from ringway.model import (
+    DeviceKind,
+    Done,
+    EndpointSpec,
+    Limits,
+    LunInfo,
+    LunLimitRequest,
+    LunRemoveRequest,
+    LunSpec,
+)
 
 _log: Final = logging.getLogger(__name__)
 
 
-def apply_changes(endpoint: Endpoint, new: EndpointSpec, spawner: SpawnerClient) -> None:
+def apply_changes(endpoint: Endpoint, new: EndpointSpec, spawner: SpawnerClient, *, force: bool) -> None:
     """Let a target serve the LUNs of ``new``, and put that down.
 
+    :param force: take LUNs away even while a guest is connected.
     :raises UsageError: what differs cannot be changed while it runs; nothing was.
+    :raises BusyError: a LUN shall go that a guest may use; nothing was changed.
     :raises RingwayError: a step failed; those before it are undone as far as the host allows.
     """
     old = endpoint.spec
@@ -30,6 +41,8 @@ def apply_changes(endpoint: Endpoint, new: EndpointSpec, spawner: SpawnerClient)
     come = [lun for lun in new.luns if _bare(lun) not in map(_bare, old.luns)]
     if old.device is DeviceKind.BLK and (gone or come):
         raise UsageError("a blk device keeps its disk", hint="take --device scsi for disks that come and go")
+    if gone and not force:
+        endpoint.refuse_if_used()
     endpoint.note(old, pending=new)
     undo: list[Callable[[], object]] = []
     try:
@@ -39,12 +52,27 @@ def apply_changes(endpoint: Endpoint, new: EndpointSpec, spawner: SpawnerClient)
         for lun in come:
             spawner.add(endpoint.places.control, lun)
             undo.append(lambda lun=lun: _remove(endpoint, lun))  # type: ignore[misc]
+        for before, after in _limited(old, new):
+            _limit(endpoint, after)
+            undo.append(lambda lun=before: _limit(endpoint, lun))  # type: ignore[misc]
     except BaseException:
         _undo(endpoint, undo)
         raise
     endpoint.note(new)
     with contextlib.suppress(RingwayError):
         endpoint.look()  # what is listed
+
+
+def _limited(old: EndpointSpec, new: EndpointSpec) -> Iterator[tuple[LunSpec, LunSpec]]:
+    """LUNs that stay, and are limited in another way: as they were, and as they shall be."""
+    for before in old.luns:
+        for after in new.luns:
+            if _bare(before) == _bare(after) and before.limits != after.limits:
+                yield before, after
+
+
+def _limit(endpoint: Endpoint, lun: LunSpec) -> None:
+    endpoint.ask(LunLimitRequest(lun.target, lun.lun, lun.limits), LunInfo)
 
 
 def _undo(endpoint: Endpoint, steps: list[Callable[[], object]]) -> None:

@@ -14,7 +14,6 @@ from ringway.model import (
     BackstoreSpec,
     DeviceKind,
     EndpointSpec,
-    Limits,
     LunSpec,
     Protection,
     SpecKind,
@@ -61,8 +60,6 @@ def refuse_foreign(spec: EndpointSpec) -> None:
         raise UsageError(f"the user engine has no use for {what}", hint="leave it out, or take --engine lio")
     for lun in spec.luns:
         _refuse_foreign_backstore(lun.backstore)
-        if lun.limits != Limits():
-            raise UsageError("the user engine does not limit LUNs", hint="leave the limits out")
 
 
 def _refuse_foreign_backstore(disk: BackstoreSpec) -> None:

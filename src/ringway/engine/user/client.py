@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -41,6 +43,7 @@ from ringway.model import LunInfo, LunSpec, TargetInfo
 #: Seconds until a target serves: it waits for I/O of a dead predecessor, which may take ten.
 READY_S: Final = 30.0
 _SPAWNER_S: Final = 30.0  #: until the spawner itself listens
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred
 _KILL_S: Final = 5.0
 
 
@@ -94,13 +97,15 @@ class SpawnerClient:
                 _refuse(answer)
             return answer.info
 
-    def is_there(self) -> bool:
-        """Whether a spawner listens now."""
+    def pid(self) -> int | None:
+        """Process id of the spawner that listens now; ``None``: none does."""
         try:
-            self._connect().close()
+            with self._connect() as channel:
+                raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         except OSError:
-            return False
-        return True
+            return None
+        pid, _, _ = _CREDENTIALS.unpack(raw)
+        return int(pid)
 
     @contextlib.contextmanager
     def _given(self, order: Order, timeout_s: float) -> Iterator[socket.socket]:
@@ -164,7 +169,8 @@ class SpawnerClient:
     def _start(self) -> str:
         """Start one that is nobody's child. :returns: what it said, if it did not start."""
         module = ["-P", "-m", "ringway.engine.user.spawner"]
-        command = [sys.executable, *module, "--detach", "--socket", self._path]
+        log = os.path.splitext(self._path)[0] + ".log"
+        command = [sys.executable, *module, "--detach", log, "--socket", self._path]
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,

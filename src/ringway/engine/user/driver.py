@@ -36,6 +36,7 @@ from ringway.model import (
     BackstoreInfo,
     BackstoreSpec,
     Check,
+    CountersRequest,
     DeviceKind,
     EndpointInfo,
     EndpointSpec,
@@ -47,6 +48,7 @@ from ringway.model import (
     SandboxMode,
     SpecKind,
     StatisticsRequest,
+    TargetCounters,
     TargetStatistics,
 )
 
@@ -95,7 +97,7 @@ class UserDriver:
             version=ringway.__version__,
             devices=tuple(DeviceKind),
             backstores=tuple(str(kind) for kind in choices.KINDS),
-            limits=False,
+            limits=True,
             resize=True,
             migration=True,
             checks=checks,
@@ -140,11 +142,11 @@ class UserDriver:
             return
         self._start(spec)
 
-    def update(self, old: EndpointSpec, new: EndpointSpec) -> None:
+    def update(self, old: EndpointSpec, new: EndpointSpec, *, force: bool = False) -> None:
         """As the protocol says. What is there is what counts, whatever ``old`` says."""
         endpoint = self._running(old.name)
         endpoint.look()
-        apply_changes(endpoint, new, self._spawner)
+        apply_changes(endpoint, new, self._spawner, force=force)
 
     def delete(self, name: str, *, force: bool = False) -> None:
         """As the protocol says."""
@@ -210,6 +212,10 @@ class UserDriver:
     def statistics(self, name: str) -> TargetStatistics:
         """As the protocol says."""
         return self._running(name).ask(StatisticsRequest(), TargetStatistics)
+
+    def counters(self, name: str) -> TargetCounters:
+        """As the protocol says."""
+        return self._running(name).ask(CountersRequest(), TargetCounters)
 
     def watch(self, notify: Notify) -> None:
         """As the protocol says."""
@@ -346,8 +352,9 @@ class UserDriver:
         return Check(name="group", ok=True, detail=f"sockets are open to {who}")
 
     def _check_spawner(self) -> Check:
-        runs = "runs" if self._spawner.is_there() else "is started when it is needed"
-        return Check(name="spawner", ok=True, detail=f"the spawner {runs}")
+        pid = self._spawner.pid()
+        state = "it is started when it is needed" if pid is None else f"pid {pid}"
+        return Check(name="spawner", ok=True, detail=state)
 
 
 def _not_found(name: str) -> NotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from typing import Final, TypeVar
 
 import msgspec
@@ -35,6 +36,10 @@ from ringway.model import (
 LOOK_S: Final = 2.0
 #: Seconds until an endpoint ends: asked to, told to, and killed.
 QUIT_S, TERMINATE_S, KILL_S = 10.0, 5.0, 5.0
+
+#: Seconds that a target has to notice that its front end hung up.
+LEAVING_S: Final = 0.5
+_PAUSE_S: Final = 0.02
 
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
 Address = tuple[int, int]
@@ -115,17 +120,20 @@ class Endpoint:
         )
 
     def refuse_if_used(self) -> None:
-        """:raises BusyError: a front end is connected."""
-        try:
-            connected = self.look().connected
-        except RingwayError:
-            connected = False  # who does not answer serves nobody
+        """Give one that has just left the time to be gone. :raises BusyError: a front end is connected."""
+        deadline = time.monotonic() + LEAVING_S
+        while (connected := self._is_connected()) and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
         if connected:
-            raise BusyError(
-                f"a guest is connected to '{self.name}'",
-                holder="a guest",
-                hint="detach it first; --force takes its disks away",
-            )
+            hint = "detach it first; --force takes the disks away from under it"
+            raise BusyError(f"a guest is connected to '{self.name}'", holder="a guest", hint=hint)
+
+    def _is_connected(self) -> bool:
+        """Who does not answer serves nobody."""
+        try:
+            return self.look().connected
+        except RingwayError:
+            return False
 
     # What is told of it
 
@@ -172,18 +180,16 @@ def _status(lun: LunSpec, told: LunInfo | None) -> LunStatus:
         readonly=disk.readonly,
         serial=disk.serial if told is None else told.serial,
         ownership=None if told is None else told.ownership,
-        limits=lun.limits,
+        limits=lun.limits if told is None else told.limits,
     )
 
 
 def _what_is(info: TargetInfo, record: Record) -> EndpointSpec:
     """What an interrupted change has come to: of each LUN that is there, the specification that it fits."""
     wanted = record.pending or record.spec
-    candidates = {lun: None for lun in (*wanted.luns, *record.spec.luns)}
     served = []
     for told in info.luns:
-        fits = [lun for lun in candidates if _fits(lun, told)]
-        served += fits[:1]
+        served += [lun for lun in (*wanted.luns, *record.spec.luns) if _fits(lun, told)][:1]
     return replace(wanted, luns=tuple(served))
 
 
@@ -191,6 +197,7 @@ def _fits(lun: LunSpec, told: LunInfo) -> bool:
     disk = lun.backstore
     return (
         (lun.target, lun.lun, disk.readonly) == (told.target, told.lun, told.readonly)
+        and lun.limits == told.limits
         and str(disk) == told.name
         and disk.serial in (None, told.serial)
         and disk.block_size in (None, told.block_size)

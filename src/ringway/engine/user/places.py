@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -81,9 +83,14 @@ class EndpointPlaces(Struct, frozen=True):
             )
 
     def remove(self) -> None:
-        """Remove all of them; nobody serves the endpoint."""
-        for path in (self.socket, self.control, self.record, self.log):
-            Path(path).unlink(missing_ok=True)
+        """Remove all of them; nobody serves the endpoint. A socket's name on what is none is not ours."""
+        for path, is_ours in (
+            *((path, stat.S_ISSOCK) for path in (self.socket, self.control)),
+            *((path, stat.S_ISREG) for path in (self.record, self.log)),
+        ):
+            with contextlib.suppress(FileNotFoundError):
+                if is_ours(os.lstat(path).st_mode):
+                    os.unlink(path)
 
 
 def is_locked(path: str) -> bool:

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn, Self
 
 import click
 import msgspec
@@ -27,7 +27,7 @@ import ringway
 from ringway import logs
 from ringway.engine.user import birth
 from ringway.engine.user.orders import Failed, Serve, read_order, send_answer
-from ringway.errors import ConflictError, RingwayError, UsageError
+from ringway.errors import ConflictError, PermissionDeniedError, RingwayError, UsageError
 from ringway.target import host
 from ringway.target.listen import listen
 from ringway.target.sandbox import privileges
@@ -37,9 +37,34 @@ _log: Final = logging.getLogger(__name__)
 
 NAME: Final = "ringway-spawner"
 _BACKLOG: Final = 512
+_LOOK_MS: Final = 30_000  #: how often it is looked whether the path is still there
 _FIRST_PASSED_FD: Final = 3  # as sd_listen_fds(3) has it
 _M_ARENA_MAX: Final = -8
+_SORTING_SIZES: Final = (60000, 3000, 1024)  #: bytes; what is free is put in order by who asks for so much
 _MAX_ORDER_WORD: Final = 16
+
+
+class _Place(NamedTuple):
+    """A path, and the socket that we put there."""
+
+    path: str
+    inode: int | None
+
+    @classmethod
+    def of(cls, listener: socket.socket) -> Self:
+        path = listener.getsockname()
+        return cls(path, _inode(path))
+
+    def is_ours(self) -> bool:
+        return _inode(self.path) == self.inode
+
+
+def _inode(path: str) -> int | None:
+    """``None``: nothing is there, or it cannot be told."""
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return None
 
 
 class Spawner:
@@ -50,12 +75,16 @@ class Spawner:
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
+        self._place = _Place.of(listener)
         self._waiting: dict[int, socket.socket] = {}  # clients that have yet to say what they want
         self._children: dict[int, str | None] = {}  # process -> its log
         self._poller = select.poll()
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT. Children go on."""
+        """Until SIGTERM or SIGINT, or until the socket's path is gone: nobody can come then.
+
+        Children go on.
+        """
         receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
@@ -63,8 +92,8 @@ class Spawner:
         self._listener.setblocking(False)
         self._poller.register(self._listener, select.POLLIN)
         self._poller.register(receiver, select.POLLIN)
-        while True:
-            for fd, _ in self._poller.poll():
+        while self._place.is_ours():
+            for fd, _ in self._poller.poll(_LOOK_MS):
                 if fd == receiver:
                     if _ending(os.read(receiver, 4096)):
                         return
@@ -138,15 +167,19 @@ def _write_obituary(path: str, pid: int, number: signal.Signals) -> None:
 def prepare() -> None:
     """Make now what each child would make for itself, and leave memory alone from now on.
 
-    A collection writes to each object that it looks at: all pages would be every child's own.
+    A collection writes to each object that it looks at, and the first large allocation sorts what is free; a
+    page that is written to is a child's own.
     """
     warm_up()
     gc.disable()
     libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
     libc.mallopt(_M_ARENA_MAX, 1)
     gc.collect()
-    libc.malloc_trim(0)
     gc.freeze()
+    libc.malloc_trim(0)
+    for size in _SORTING_SIZES:
+        libc.free(ctypes.c_void_p(libc.malloc(size)))
 
 
 def handed_socket() -> socket.socket | None:
@@ -159,6 +192,7 @@ def handed_socket() -> socket.socket | None:
 
 def own_socket(path: str) -> socket.socket:
     """Listen on a path. :raises RingwayError: as ``listen``."""
+    path = os.path.abspath(path)
     listener = listen(path, mode=0o600, kind=socket.SOCK_SEQPACKET).socket
     host.forget(path)  # no target may have it removed
     listener.listen(_BACKLOG)
@@ -167,9 +201,9 @@ def own_socket(path: str) -> socket.socket:
 
 @click.command(NAME)
 @click.option("--socket", "path", metavar="PATH", help="Listen there, unless a socket was handed in.")
-@click.option("--detach", is_flag=True, help="Return once it listens, and go on in the background.")
+@click.option("--detach", metavar="LOG", help="Return once it listens, and go on in the background.")
 @click.version_option(ringway.__version__, message="%(prog)s %(version)s")
-def command(path: str | None, detach: bool) -> None:
+def command(path: str | None, detach: str | None) -> None:
     """Start the targets of the user engine, for ringwayd.
 
     It is started when it is needed. Ending it ends no target.
@@ -180,8 +214,8 @@ def command(path: str | None, detach: bool) -> None:
     listener = listener or own_socket(str(path))
     logs.log_directly()
     prepare()
-    if detach:
-        _detach(listener)
+    if detach is not None:
+        _detach(listener, detach)
     privileges.name_process(NAME)
     privileges.adopt_orphans()  # the stewards of targets that were killed
     os.chdir("/")
@@ -189,14 +223,21 @@ def command(path: str | None, detach: bool) -> None:
     listener.close()
 
 
-def _detach(listener: socket.socket) -> None:
-    """Go on as somebody's child no more, silently."""
+def _detach(listener: socket.socket, log: str) -> None:
+    """Go on as somebody's child no more, and say all into a log from now on.
+
+    :raises PermissionDeniedError: the log cannot be written.
+    """
+    try:
+        said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    except OSError as error:
+        raise PermissionDeniedError(f"'{log}' cannot be written: {error.strerror}") from error
     if os.fork() != 0:
         os._exit(0)
     os.setsid()
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for number in range(3):
-        os.dup2(null, number)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    for number, fd in enumerate((null, said, said)):
+        os.dup2(fd, number)
     listener.listen(_BACKLOG)  # so that its peers are told the process that goes on
 
 
