@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from typing import Final, NoReturn
 
 from ringway import _core, holders
@@ -53,6 +54,8 @@ class Backstore:
         self.store = _make_store(spec, fd, medium)
         self._fd = fd
         self._medium = medium
+        self._reloading = threading.Lock()  # held for as long as a file system takes to answer
+        self._closing = threading.Lock()  # guards the file; held for a moment
         self._real_path = None if spec.path is None else os.path.realpath(spec.path)
 
     @property
@@ -90,36 +93,38 @@ class Backstore:
     def reload(self, *, size_bytes: int | None = None, fd: int | None = None) -> bool:
         """Look at the size again, and make a new ``store`` when it changed.
 
-        On failure the store, its size and its file stay as they are.
+        On failure the store, its size, its file and the claim on that stay as they are. It takes as long as
+        the file system does to answer, and another reload of this backstore waits for it.
+
+        A new file is claimed before it is used. The claim on the old one stays, for requests that still use
+        the old store: once they have ended, ``ownership.drop_old`` gives it up.
 
         :param size_bytes: of a null disk.
         :param fd: an open file that replaces the present one; its caller keeps its own.
         :returns: whether ``store`` is a new one.
         :raises UsageError: a size that this kind cannot take.
-        :raises ConflictError: ``fd`` is of another file.
+        :raises ConflictError: ``fd`` is of another file, or the backstore was closed meanwhile.
         :raises PermissionDeniedError: ``fd`` is not open as guests use it.
-        :raises BackstoreError: the new size cannot be served.
+        :raises BackstoreError: the new size cannot be served, or ``fd`` cannot be claimed.
         """
-        if self._fd is None:
-            medium = memory_medium(self.spec, self.kind, self._new_memory_size(size_bytes))
-            return self._renew(None, medium)
-        if size_bytes is not None:
-            raise UsageError(
-                f"'{self.name}' has a size of its own", hint="change it first, then leave out the size"
-            )
-        if fd is not None and not _same(os.fstat(fd), os.fstat(self._fd)):
-            raise ConflictError(f"the file that came with the request is not '{self.name}'")
-        new = os.dup(self._fd if fd is None else fd)
-        try:
-            if fd is not None:
-                _check_access(self.spec, new)
-            changed = self._renew(new, examine(self.spec, new))
-        except BaseException:
-            os.close(new)
-            raise
-        os.close(self._fd if changed else new)
-        self._fd = new if changed else self._fd
-        return changed
+        with self._reloading:
+            if self.spec.path is None:
+                return self._renew(
+                    None, memory_medium(self.spec, self.kind, self._new_memory_size(size_bytes))
+                )
+            if size_bytes is not None:
+                raise UsageError(
+                    f"'{self.name}' has a size of its own", hint="change it first, then leave out the size"
+                )
+            with contextlib.ExitStack() as undo:
+                new = self._dup_of(fd)
+                undo.callback(os.close, new)
+                if fd is not None:
+                    _check_access(self.spec, new)
+                changed = self._renew(new, examine(self.spec, new))
+                if changed:
+                    undo.pop_all()
+            return changed
 
     def forget_cached(self) -> None:
         """Drop clean pages from the page cache: another host may have written since they were read."""
@@ -131,10 +136,11 @@ class Backstore:
 
         The core closes its own copies when the last request is done.
         """
+        with self._closing:
+            fd, self._fd = self._fd, None
         self.ownership.close()
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if fd is not None:
+            os.close(fd)
 
     def _new_memory_size(self, size_bytes: int | None) -> int:
         if self.kind is StoreKind.RAM or size_bytes is None:
@@ -143,11 +149,36 @@ class Backstore:
             )
         return size_bytes
 
+    def _dup_of(self, fd: int | None) -> int:
+        """A duplicate of the file that is to be served from now on, the present one's without another.
+
+        :raises ConflictError: it is not of this backstore, or that is closed.
+        """
+        with self._closing:
+            if self._fd is None:
+                raise ConflictError(f"'{self.name}' is closed")
+            old = os.dup(self._fd)
+        try:
+            if fd is not None and not os.path.samestat(os.fstat(fd), os.fstat(old)):
+                raise ConflictError(f"the file that came with the request is not '{self.name}'")
+            return os.dup(old if fd is None else fd)
+        finally:
+            os.close(old)
+
     def _renew(self, fd: int | None, medium: Medium) -> bool:
+        """Make a new store for a new size; its file is this object's from then on."""
         if medium.geometry.size_bytes == self.geometry.size_bytes:
             return False
-        self.store = _make_store(self.spec, fd, medium)
-        self._medium = medium
+        store = _make_store(self.spec, fd, medium)
+        with self._closing:
+            if fd is not None:
+                if self._fd is None:
+                    raise ConflictError(f"'{self.name}' is closed")
+                self.ownership.follow(fd)
+            fd, self._fd = self._fd, fd
+            self.store, self._medium = store, medium
+        if fd is not None:
+            os.close(fd)
         return True
 
 
@@ -366,9 +397,3 @@ def _make_store(spec: BackstoreSpec, fd: int | None, medium: Medium) -> _core.St
     except (OSError, MemoryError, ValueError) as error:
         hint = "take a smaller size" if fd is None else None
         raise BackstoreError(f"'{spec}' of {format_size(size_bytes)}: {error}", hint=hint) from error
-
-
-def _same(one: os.stat_result, other: os.stat_result) -> bool:
-    if stat.S_ISBLK(one.st_mode) and stat.S_ISBLK(other.st_mode):
-        return one.st_rdev == other.st_rdev
-    return os.path.samestat(one, other)

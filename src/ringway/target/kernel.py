@@ -91,6 +91,13 @@ def is_readable(fd: int) -> bool:
     return not flags & os.O_PATH and flags & os.O_ACCMODE != os.O_WRONLY
 
 
+def is_same_description(one: int, other: int) -> bool:
+    """Whether two descriptors are of one open file: then they share their position, which is moved."""
+    os.lseek(one, 0, os.SEEK_SET)
+    os.lseek(other, 1, os.SEEK_SET)
+    return os.lseek(one, 0, os.SEEK_CUR) == 1
+
+
 def appends(fd: int) -> bool:
     """Whether each write goes to the end of the file, wherever it was meant to go."""
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)

@@ -7,6 +7,7 @@ their node, and are opened O_EXCL besides.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -53,6 +54,16 @@ class Claim(Protocol):
     def close(self) -> None:
         """Give it up for good. Idempotent."""
 
+    def follow(self, fd: int, *, held: bool) -> Claim | None:
+        """Make the same claim through another open file, while this one is kept.
+
+        :param fd: of the same file or device; duplicated.
+        :param held: this claim is held, and the other is to be: there is no look at others, whom this claim
+            keeps out.
+        :returns: the other claim; ``None``: this one reaches ``fd`` already.
+        :raises BackstoreError: it cannot be claimed; then nothing has changed. :raises BusyError: as much.
+        """
+
 
 class NoClaim:
     """For what nobody else can reach (memory), and for what the user forced."""
@@ -70,6 +81,9 @@ class NoClaim:
     def close(self) -> None:
         """Nothing is open."""
 
+    def follow(self, fd: int, *, held: bool) -> None:
+        """Nothing has to be claimed."""
+
 
 class FileClaim:
     """QEMU-compatible byte locks on an image. A reader lets readers in, and a writer nobody who minds.
@@ -80,6 +94,7 @@ class FileClaim:
     def __init__(self, fd: int, name: str, *, writable: bool) -> None:
         self._fd = os.dup(fd)
         self._name = name
+        self._writable = writable
         self._used = _ALL if writable else (_READ,)
 
     def take(self, *, name_holder: bool = True) -> None:
@@ -92,10 +107,7 @@ class FileClaim:
             taken = self._lock() and self._nobody_minds()
         except OSError as error:
             self.drop()
-            raise BackstoreError(
-                f"'{self._name}' cannot be locked: {error.strerror}",
-                hint="if its file system has no locks, copy the image to one that has",
-            ) from error
+            raise self._unlockable(error) from error
         if not taken:
             self.drop()  # first: a holder is found by its locks, and it is not this one
             raise busy(self._name, self.holder() if name_holder else None)
@@ -115,6 +127,30 @@ class FileClaim:
             self.drop()
             os.close(self._fd)
             self._fd = -1
+
+    def follow(self, fd: int, *, held: bool) -> FileClaim | None:
+        """A lock is its open file description's, and lasts as long as I/O on that: what a target had in the
+        kernel when it died is covered only if it was submitted on a description that has the locks.
+        """
+        if kernel.is_same_description(self._fd, fd):
+            return None
+        with contextlib.ExitStack() as undo:
+            other = FileClaim(fd, self._name, writable=self._writable)
+            undo.callback(other.close)
+            try:
+                locked = not held or other._lock()
+            except OSError as error:
+                raise self._unlockable(error) from error
+            if not locked:  # exclusively, by who cares for nobody's shared locks
+                raise busy(self._name, None)
+            undo.pop_all()
+        return other
+
+    def _unlockable(self, error: OSError) -> BackstoreError:
+        return BackstoreError(
+            f"'{self._name}' cannot be locked: {error.strerror}",
+            hint="if its file system has no locks, copy the image to one that has",
+        )
 
     def _lock(self) -> bool:
         try:
@@ -137,12 +173,13 @@ class DeviceClaim:
     image on its node: QEMU opens no device exclusively.
 
     :param fd: of the device; duplicated, and opened again exclusively to claim it.
+    :param locks: on ``fd``, if there are some already; they are this claim's from then on.
     """
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, locks: FileClaim | None = None) -> None:
         self._fd = os.dup(fd)
         self._name = name
-        self._locks = FileClaim(fd, name, writable=True)
+        self._locks = locks or FileClaim(fd, name, writable=True)
         self._claim: int | None = None
 
     def take(self, *, name_holder: bool = True) -> None:
@@ -168,6 +205,19 @@ class DeviceClaim:
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
+
+    def follow(self, fd: int, *, held: bool) -> DeviceClaim | None:
+        """The exclusive open passes on: it carries no I/O, and there cannot be two."""
+        locks = self._locks.follow(fd, held=held)
+        if locks is None:
+            return None
+        try:
+            other = DeviceClaim(fd, self._name, locks)
+        except OSError:
+            locks.close()
+            raise
+        other._claim, self._claim = self._claim, None
+        return other
 
     def close(self) -> None:
         """Close both opens."""
@@ -195,6 +245,7 @@ class Ownership:
 
     def __init__(self, claim: Claim, name: str) -> None:
         self._claim = claim
+        self._old: list[Claim] = []  # through files that late I/O may still use
         self._name = name
         self._lock = threading.RLock()
         self._state = OwnershipState.RELEASED
@@ -261,8 +312,29 @@ class Ownership:
         """Give it up for good; it cannot be acquired again. Idempotent."""
         with self._lock:
             self._turn += 1
+            self.drop_old()
             self._claim.close()
             self._state = OwnershipState.RELEASED
+
+    def follow(self, fd: int) -> None:
+        """Claim the store through another open file of it from now on, without a moment in between.
+
+        The claim through the present file is kept besides, for I/O that is under way: see :meth:`drop_old`.
+
+        :param fd: duplicated.
+        :raises BackstoreError: it cannot be claimed so; nothing has changed. :raises BusyError: as much.
+        """
+        with self._lock:
+            other = self._claim.follow(fd, held=self.held)
+            if other is not None:
+                self._old.append(self._claim)
+                self._claim = other
+
+    def drop_old(self) -> None:
+        """Give up what is claimed through earlier files. The caller knows that no request uses these."""
+        with self._lock:
+            while self._old:
+                self._old.pop().close()
 
     def release_later(self, flush: Callable[[], None], ready: Callable[[], bool] = lambda: True) -> None:
         """Flush the store in the background, then give it up, unless it is acquired again before that.
@@ -284,6 +356,7 @@ class Ownership:
         ).start()
 
     def _let_go(self) -> None:
+        self.drop_old()
         self._claim.drop()
         self._state = OwnershipState.RELEASED
 

@@ -322,6 +322,24 @@ def test_a_file_may_be_replaced_by_itself_only(image: Path, opened: Opened, tmp_
     assert store.geometry.size_bytes == 32 * MIB
 
 
+def test_a_file_that_is_replaced_takes_the_claim_with_it(image: Path, opened: Opened) -> None:
+    """What a target that dies has under way is on the new file: its locks must last as long as that I/O."""
+    store = opened(file(image))
+    os.truncate(image, 32 * MIB)
+    with open(image, "r+b") as same, open(image, "r+b") as late:
+        assert store.reload(fd=same.fileno())
+        store.ownership.drop_old()
+        assert not kernel.ofd_is_locked_by_others(same.fileno(), 201), "its own open file has the lock"
+        assert kernel.ofd_is_locked_by_others(late.fileno(), 201)
+
+
+def test_a_backstore_that_is_closed_cannot_be_reloaded(image: Path) -> None:
+    store = open_backstore(file(image))
+    store.close()
+    with pytest.raises(ConflictError, match="closed"):
+        store.reload()
+
+
 # New images
 
 

@@ -14,6 +14,7 @@ import pytest
 from ringway import holders
 from ringway.errors import BackstoreError, BusyError, PermissionDeniedError
 from ringway.model import BackstoreSpec, SpecKind, StoreKind
+from ringway.target import kernel
 from ringway.target.backstore import open_backstore
 
 from .conftest import MIB, Spawn
@@ -199,3 +200,23 @@ def test_a_disk_is_in_use_when_its_partition_is(attach: Attach, tmp_path: Path) 
     assert store.geometry.size_bytes == 4 * MIB
     assert store.geometry.discard_granularity > 0, "the limits are the whole disk's"
     store.close()
+
+
+def test_a_device_that_is_opened_anew_stays_ours(attach: Attach, image: Path) -> None:
+    """The locks go to the file that is served; there cannot be two exclusive opens, and there is no gap."""
+    device = attach()
+    store = open_backstore(spec(device))
+    os.truncate(image, 32 * MIB)
+    subprocess.run(["losetup", "--set-capacity", str(device)], check=True, timeout=30)
+    with open(device, "r+b") as same:
+        assert store.reload(fd=same.fileno())
+        store.ownership.drop_old()
+        assert not kernel.ofd_is_locked_by_others(same.fileno(), 201), "it has the lock itself"
+        with pytest.raises(BusyError):
+            open_backstore(spec(device))
+        with pytest.raises(OSError, match="busy"):
+            os.open(device, os.O_RDONLY | os.O_EXCL)
+        store.ownership.release()
+        store.ownership.acquire()
+        store.close()
+        open_backstore(spec(device)).close()

@@ -21,6 +21,8 @@ from ringway.target.ownership import FileClaim, Ownership
 
 from .conftest import Spawn
 
+_UNSHARED_WRITE = 201  # the byte that says "others may not write"
+
 
 @pytest.fixture
 def fd(image: Path) -> Iterator[int]:
@@ -273,6 +275,75 @@ class _Flaky:
     def close(self) -> None:
         pass
 
+    def follow(self, fd: int, *, held: bool) -> None:
+        pass
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_claim_follows_to_another_open_file_without_a_gap(image: Path, fd: int, writable: bool) -> None:
+    """I/O on the new file that outlived its target was covered by no lock: those lay on the old file."""
+    ownership = Ownership(FileClaim(fd, "image", writable=writable), "image")
+    ownership.acquire()
+    new = os.open(image, os.O_RDWR)
+    ownership.follow(new)
+    assert (ownership.held, ownership.epoch) == (True, 1)
+    assert kernel.ofd_is_locked_by_others(fd, _UNSHARED_WRITE), "the new one is locked"
+    assert kernel.ofd_is_locked_by_others(new, _UNSHARED_WRITE), "and the old one still is"
+    ownership.drop_old()
+    assert kernel.ofd_is_locked_by_others(fd, _UNSHARED_WRITE)
+    assert not kernel.ofd_is_locked_by_others(new, _UNSHARED_WRITE)
+    rival = _other(image, writable=True)
+    with pytest.raises(BusyError):
+        rival.take()
+    ownership.close()
+    rival.take()
+    rival.close()
+    os.close(new)
+
+
+def test_a_claim_that_follows_to_its_own_file_is_not_lost(image: Path, fd: int) -> None:
+    """A lock is given up for all descriptors of an open file at once."""
+    ownership = Ownership(FileClaim(fd, "image", writable=True), "image")
+    ownership.acquire()
+    ownership.follow(fd)
+    ownership.drop_old()
+    rival = _other(image, writable=True)
+    with pytest.raises(BusyError):
+        rival.take()
+    ownership.close()
+    rival.close()
+
+
+def test_a_claim_that_cannot_follow_stays_where_it_is(image: Path, fd: int) -> None:
+    ownership = Ownership(FileClaim(fd, "image", writable=True), "image")
+    ownership.acquire()
+    blind = os.open(image, os.O_WRONLY)  # a shared lock needs a file that can be read
+    with pytest.raises(BackstoreError, match="cannot be locked"):
+        ownership.follow(blind)
+    os.close(blind)
+    assert ownership.held
+    rival = _other(image, writable=True)
+    with pytest.raises(BusyError):
+        rival.take()
+    ownership.close()
+    rival.take()
+    rival.close()
+
+
+def test_what_is_not_held_is_not_taken_by_following(image: Path, fd: int) -> None:
+    ownership = Ownership(FileClaim(fd, "image", writable=True), "image")
+    new = os.open(image, os.O_RDWR)
+    ownership.follow(new)
+    rival = _other(image, writable=True)
+    rival.take()
+    with pytest.raises(BusyError):
+        ownership.acquire()
+    rival.close()
+    ownership.acquire()
+    assert not kernel.ofd_is_locked_by_others(new, _UNSHARED_WRITE), "it is the new file that is locked"
+    ownership.release()
+    os.close(new)
+
 
 def test_a_wish_survives_errors_and_looks_for_the_holder_once() -> None:
     """An ENOLCK ended the waiting thread, and its rings waited for ever; each try looked at all processes."""
@@ -345,6 +416,9 @@ class _Side:
 
     def close(self) -> None:
         self.drop()
+
+    def follow(self, fd: int, *, held: bool) -> None:
+        """There are no files here."""
 
 
 class TwoSides(RuleBasedStateMachine):
