@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -17,6 +18,8 @@ from ringway.target.blk_device import serial_bytes
 
 _log: Final = logging.getLogger(__name__)
 
+#: Seconds that requests on the hot path have to end in when their LUN is removed, or gets another store.
+DRAIN_S: Final = 10.0
 #: Seconds that the slow path's present request for a LUN has to end in when that is removed.
 SETTLE_S: Final = 2.0
 #: Seconds that a request has to end in for a LUN that was removed before: a look, rather than a wait.
@@ -45,7 +48,7 @@ class LunListener(Protocol):
         """Wait until no request of the slow path uses the store (of a LUN). :returns: whether none does."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Lun:
     """An open LUN."""
 
@@ -76,12 +79,22 @@ class Lun:
 
 
 class LunTable:
-    """All LUNs of an endpoint. Changes come one at a time, from any thread."""
+    """All LUNs of an endpoint. Its methods may be called from any thread.
 
-    def __init__(self, core: _core.Device, kind: DeviceKind, listener: LunListener) -> None:
+    Changes come one at a time. No file is looked at, opened or closed meanwhile: its file system may hang,
+    and other LUNs can still be asked about, added and removed.
+
+    :param owned: whether the LUNs' stores are this target's from the start: not those of a migration's
+        destination, which :meth:`acquire_later` obtains.
+    """
+
+    def __init__(
+        self, core: _core.Device, kind: DeviceKind, listener: LunListener, *, owned: bool = True
+    ) -> None:
         self._core = core
         self._kind = kind
         self._listener = listener
+        self._owned = owned  # what comes is to be owned from its first moment: guests may use it at once
         self._lock = threading.RLock()
         self._luns: dict[tuple[int, int], Lun] = {}
         self._lingering: list[Lun] = []  # removed, but requests that do not end still use them
@@ -90,23 +103,17 @@ class LunTable:
         """The LUNs by address."""
         return iter([lun for _, lun in sorted(self._luns.items())])
 
-    def add(self, spec: LunSpec, *, claim: bool = True, fd: int | None = None) -> LunInfo:
-        """Open a backstore and serve it.
+    def add(self, spec: LunSpec, *, fd: int | None = None) -> LunInfo:
+        """Open a backstore and serve it; own it if this target owns its stores by then.
 
         On failure nothing is served that was not before, and nothing stays open.
 
-        :param claim: own it at once; without, :meth:`acquire_later` does.
         :raises ConflictError: the address is taken. :raises RingwayError: as ``open_backstore``.
         """
         self.reap()
-        with self._lock:
-            self._check_new(spec)
-        backstore = open_backstore(spec.backstore, claim=claim, fd=fd)  # for as long as its medium likes
-        try:
-            return self.add_open(spec, backstore)
-        except BaseException:
-            backstore.close()
-            raise
+        while (info := self._try_to_add(spec, fd)) is None:
+            _log.debug("the stores changed hands while '%s' was opened: again", spec.backstore)
+        return info
 
     def add_open(self, spec: LunSpec, backstore: Backstore) -> LunInfo:
         """Serve an open backstore, which is the table's from then on; on failure it stays the caller's.
@@ -132,24 +139,25 @@ class LunTable:
             gone = self._find(target, lun)
             self._listener.lun_removed(target, lun)
             del self._luns[target, lun]
-            if not (self._core.remove_lun(target, lun) and self._listener.settled(SETTLE_S, target, lun)):
-                self._lingering.append(gone)
-                raise TimedOutError(f"LUN {_words(target, lun)} is removed, but its last requests do not end")
-            gone.backstore.close()
+            self._lingering.append(gone)
+            self._core.remove_lun(target, lun, timeout_s=0)
+        if not self._is_settled(gone, DRAIN_S, SETTLE_S):
+            raise TimedOutError(f"LUN {_words(target, lun)} is removed, but its last requests do not end")
+        self._close_lingering(gone)
 
     def resize(
         self, target: int, lun: int, *, size_bytes: int | None = None, fd: int | None = None
     ) -> LunInfo:
         """Look at a LUN's size again, and serve and show the new one.
 
-        :raises NotFoundError: no such LUN. :raises RingwayError: as ``Backstore.reload``.
+        :raises NotFoundError: no such LUN, or it was removed meanwhile.
+        :raises RingwayError: as ``Backstore.reload``.
         """
         with self._lock:
             found = self._find(target, lun)
-            if found.backstore.reload(size_bytes=size_bytes, fd=fd):
-                self._set_store(found)
-                self._listener.lun_resized(target, lun, found.backstore)
-            return found.info()
+        if found.backstore.reload(size_bytes=size_bytes, fd=fd):
+            self._show(found, self._listener.lun_resized)
+        return found.info()
 
     def limit(self, target: int, lun: int, limits: Limits) -> LunInfo:
         """Limit what guests may do to a LUN, from now on. :raises NotFoundError: no such LUN."""
@@ -162,7 +170,10 @@ class LunTable:
     def reap(self) -> None:
         """Close what was removed while requests used it, once they have ended."""
         with self._lock:
-            self._lingering = [gone for gone in self._lingering if not self._reaped(gone)]
+            lingering = tuple(self._lingering)
+        for gone in lingering:
+            if self._is_settled(gone, _LOOK_S, _LOOK_S):
+                self._close_lingering(gone)
 
     @property
     def held(self) -> bool:
@@ -170,8 +181,17 @@ class LunTable:
         return all(lun.backstore.ownership.held for lun in self)
 
     def keep(self) -> bool:
-        """Call off a release that still flushes. :returns: whether requests may reach all stores."""
-        return all([lun.backstore.ownership.keep() for lun in self])
+        """Call off a release that still flushes.
+
+        :returns: whether requests may reach all stores, and those of LUNs that come from now on.
+        """
+        while True:
+            luns = tuple(self)
+            held = all([lun.backstore.ownership.keep() for lun in luns])
+            with self._lock:
+                if luns == tuple(self):
+                    self._owned = self._owned or held
+                    return held
 
     def acquire_later(self, when_held: Callable[[], None]) -> None:
         """Own each store as soon as its holder lets go; ``when_held`` is called for each that is obtained."""
@@ -189,10 +209,9 @@ class LunTable:
 
         One that cannot be served so is served as it was.
         """
-        with self._lock:
-            for lun in self:
-                if lun.backstore.spec.kind is SpecKind.PATH:
-                    self._reload(lun)
+        for lun in self:
+            if lun.backstore.spec.kind is SpecKind.PATH:
+                self._reload(lun)
 
     def flush_unguarded(self, timeout_s: float) -> None:
         """Write back what the page cache has of block devices: their claims do not reach other hosts, where
@@ -218,16 +237,20 @@ class LunTable:
 
     def release_later(self, ready: Callable[[], bool]) -> None:
         """Flush the stores and give them up, in the background, once ``ready`` says that nobody uses them."""
-        for lun in self:
+        with self._lock:
+            self._owned = False
+            luns = tuple(self)
+        for lun in luns:
             lun.backstore.ownership.release_later(lun.backstore.store.flush, ready)
 
     def close(self) -> None:
         """Close all backstores. The core is closed: nobody uses them."""
         with self._lock:
-            for lun in (*self, *self._lingering):
-                lun.backstore.close()
+            luns = (*self, *self._lingering)
             self._luns.clear()
             self._lingering.clear()
+        for lun in luns:
+            lun.backstore.close()
 
     def _check_new(self, spec: LunSpec) -> None:
         address = (spec.target, spec.lun)
@@ -246,21 +269,50 @@ class LunTable:
                 f"there is no LUN {_words(target, lun)}", hint="ringway target info shows them"
             ) from None
 
-    def _reaped(self, gone: Lun) -> bool:
-        """Close a removed LUN's backstore if no request is left. (A busy successor makes it wait.)"""
-        drained = self._core.drain(target=gone.target, lun=gone.lun, timeout_s=_LOOK_S)
-        if drained and self._listener.settled(_LOOK_S, gone.target, gone.lun):
-            gone.backstore.close()
-            return True
-        return False
+    def _try_to_add(self, spec: LunSpec, fd: int | None) -> LunInfo | None:
+        """:returns: ``None``: it was opened as one that is owned, and now it must not be; or the reverse."""
+        with self._lock:
+            self._check_new(spec)
+            owned = self._owned
+        backstore = open_backstore(spec.backstore, claim=owned, fd=fd)
+        with contextlib.ExitStack() as undo:
+            undo.callback(backstore.close)
+            with self._lock:
+                if owned is not self._owned:
+                    return None
+                info = self.add_open(spec, backstore)
+            undo.pop_all()
+        return info
+
+    def _is_settled(self, gone: Lun, hot_s: float, slow_s: float) -> bool:
+        """Wait for a removed LUN's requests, on both paths. :returns: whether they have ended."""
+        drained = self._core.drain(target=gone.target, lun=gone.lun, timeout_s=hot_s)
+        return drained and self._listener.settled(slow_s, gone.target, gone.lun)
+
+    def _close_lingering(self, gone: Lun) -> None:
+        """Close a removed LUN's backstore, unless another thread does."""
+        with self._lock:
+            if all(gone is not each for each in self._lingering):
+                return
+            self._lingering = [each for each in self._lingering if each is not gone]
+        gone.backstore.close()
 
     def _reload(self, lun: Lun) -> None:
         try:
             if lun.backstore.reload():
-                self._set_store(lun)
-                self._listener.lun_reloaded(lun.target, lun.lun, lun.backstore)
+                self._show(lun, self._listener.lun_reloaded)
         except (RingwayError, OSError) as error:
             _log.error("'%s' is served in its old size: %s", lun.backstore.name, error)
+
+    def _show(self, lun: Lun, tell: Callable[[int, int, Backstore], None]) -> None:
+        """Let the core serve a LUN's new store, and tell of it. :raises NotFoundError: it was removed."""
+        with self._lock:
+            if self._find(lun.target, lun.lun) is not lun:
+                raise NotFoundError(f"LUN {_words(lun.target, lun.lun)} was removed meanwhile")
+            unused = self._set_store(lun, timeout_s=0)
+            tell(lun.target, lun.lun, lun.backstore)
+        if unused or self._core.drain(target=lun.target, lun=lun.lun, timeout_s=DRAIN_S):
+            lun.backstore.ownership.drop_old()
 
     def _serve(self, lun: Lun) -> None:
         """Let the core serve a new LUN, then show it; on failure neither."""
@@ -276,14 +328,15 @@ class LunTable:
         """What GET_ID answers (blk only). :raises UsageError: too long for it."""
         return serial_bytes(serial) if self._kind is DeviceKind.BLK else b""
 
-    def _set_store(self, lun: Lun) -> None:
-        """Let the core serve a LUN's present store."""
-        self._core.set_lun(
+    def _set_store(self, lun: Lun, timeout_s: float = DRAIN_S) -> bool:
+        """Let the core serve a LUN's present store. :returns: whether no request uses the one before."""
+        return self._core.set_lun(
             lun.target,
             lun.lun,
             lun.backstore.store,
             block_size=lun.backstore.geometry.block_size,
             serial=self._serial_bytes(lun.serial),
+            timeout_s=timeout_s,
         )
 
     def _set_limits(self, lun: Lun) -> None:

@@ -112,7 +112,7 @@ class Target:
         if (reason := self._core.engine_reason) is not None:
             _log.warning("io_uring cannot be used, epoll does its work with less speed: %s", reason)
         self._face = self._make_face()
-        self._luns = LunTable(self._core, config.device, self._face)
+        self._luns = LunTable(self._core, config.device, self._face, owned=not config.incoming)
         undo.callback(self._close_luns)
         undo.callback(self._core.close)
         for spec in config.luns:
@@ -208,7 +208,7 @@ class Target:
 
     def add_lun(self, spec: LunSpec, fd: int | None = None) -> LunInfo:
         """Open a backstore and show it to the guest. :raises RingwayError: as ``LunTable.add``."""
-        info = self._luns.add(spec, claim=not self.config.incoming or self._luns.held, fd=fd)
+        info = self._luns.add(spec, fd=fd)
         self._device.luns_changed()
         return info
 
