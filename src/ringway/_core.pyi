@@ -164,6 +164,12 @@ class Command:
     @property
     def id(self) -> int: ...
     @property
+    def instance(self) -> int:
+        """The LUN that it is for: see :meth:`Device.lun_instance`. Zero: there was none at its address.
+
+        Another may have come there since, which it is not for.
+        """
+    @property
     def task_attribute(self) -> int: ...
     @property
     def cdb(self) -> bytes:
@@ -235,8 +241,16 @@ class Device:
         """
     def remove_lun(self, target: int, lun: int, *, timeout_s: float = 10.0) -> bool:
         """:returns: whether no request uses it any more. :raises KeyError: no such LUN."""
-    def set_gate(self, target: int, lun: int, word: int) -> None:
-        """Publish what of the hot path a LUN allows (``GATE_*``). :raises KeyError: no such LUN."""
+    def lun_instance(self, target: int, lun: int) -> int:
+        """Which of all LUNs that there have been is at an address: never zero, and unique in this process.
+
+        :raises KeyError: no such LUN.
+        """
+    def set_gate(self, target: int, lun: int, word: int, *, instance: int | None = None) -> None:
+        """Publish what of the hot path a LUN allows (``GATE_*``).
+
+        :param instance: that LUN alone, and no later one at its address. :raises KeyError: no such LUN.
+        """
     def set_limit(
         self, target: int, lun: int, *, iops: int = 0, bytes_per_s: int = 0, burst_s: float = 0.0
     ) -> None:
@@ -247,14 +261,24 @@ class Device:
         :raises KeyError: no such LUN.
         """
     def lock_range(
-        self, target: int, lun: int, offset: int, length: int, *, reads: bool = True, timeout_s: float = 10.0
+        self,
+        target: int,
+        lun: int,
+        offset: int,
+        length: int,
+        *,
+        reads: bool = True,
+        timeout_s: float = 10.0,
+        instance: int | None = None,
     ) -> int | None:
         """Hold back writes (and reads) of guests to a range of bytes; wait for those in flight.
 
         Costs guests nothing while nobody holds a lock.
 
+        :param instance: as for :meth:`set_gate`.
         :returns: a handle for :meth:`unlock_range`, or ``None`` (nothing is locked) when others held on too
             long.
+        :raises KeyError: no such LUN.
         """
     def unlock_range(self, target: int, lun: int, handle: int) -> None: ...
 
@@ -366,12 +390,15 @@ class Device:
         target: int | None = None,
         lun: int | None = None,
         id: int | None = None,
+        instance: int | None = None,
         cancel: bool = False,
         timeout_s: float = 5.0,
     ) -> bool:
         """Wait until what is in flight now, on the hot path, and matches, is finished. New requests go on.
 
+        :param target: with ``lun`` an address: what was sent to a LUN that is gone from there counts, too.
         :param id: one command, by its virtio tag. :param cancel: ask the kernel to cancel it.
+        :param instance: of one LUN alone: see :meth:`lun_instance`.
         :returns: whether all finished in time.
         """
     def start_trace(

@@ -181,6 +181,8 @@ _STATUSES: Final = frozenset(Status)
 class _Host:
     """What a unit needs of a data path that does nothing else meanwhile."""
 
+    instance = 1
+
     def __init__(self) -> None:
         self.gates: dict[Nexus, Gate] = {}
 

@@ -253,12 +253,14 @@ impl Device {
             format!("blocks of {block_size} bytes on a store of {}", store.options().offset_align)
         })?;
         let queues = self.queues.len();
+        let mut instance = 0;
         let generation = self.change(|view, slots| {
             let mut luns = LunTable::clone(&view.luns);
             let old = luns.get(target, number).cloned();
             let state = old
                 .as_ref()
                 .map_or_else(|| Arc::new(LunState::new(target, number, queues)), |lun| lun.state.clone());
+            instance = state.id.instance;
             let file_slot = store.file_descriptor().and_then(|_| take_slot(slots));
             let lun = Lun { state, store, block_shift, file_slot, serial };
             luns.replace(target, number, Some(Arc::new(lun)));
@@ -266,19 +268,35 @@ impl Device {
             old.and_then(|lun| lun.file_slot).map(|slot| slots.remove(&slot));
             Ok(())
         })?;
-        Ok(self.wait_for(Matcher::StoresBefore(generation), false, timeout))
+        Ok(self.wait_for(Matcher::StoreBefore { instance, generation }, false, timeout))
     }
 
     /// Remove a LUN; whether nothing uses it any more.
     pub fn remove_lun(&self, target: u8, number: u16, timeout: Duration) -> Result<bool> {
+        let mut instance = 0;
         let generation = self.change(|view, slots| {
             let mut luns = LunTable::clone(&view.luns);
             let old = luns.replace(target, number, None).ok_or(Error::NoLun(target, number))?;
+            instance = old.state.id.instance;
             view.luns = Arc::new(luns);
             old.file_slot.map(|slot| slots.remove(&slot));
             Ok(())
         })?;
-        Ok(self.wait_for(Matcher::StoresBefore(generation), false, timeout))
+        Ok(self.wait_for(Matcher::StoreBefore { instance, generation }, false, timeout))
+    }
+
+    /// Which of all LUNs that there have been is at an address.
+    pub fn lun_instance(&self, target: u8, number: u16) -> Result<u64> {
+        self.lun(target, number).map(|lun| lun.state.id.instance)
+    }
+
+    /// The LUN at an address, if it is that instance (or whichever it is).
+    fn instance(&self, (target, number): (u8, u16), instance: Option<u64>) -> Result<Arc<Lun>> {
+        let lun = self.lun(target, number)?;
+        match instance.is_none_or(|instance| instance == lun.state.id.instance) {
+            true => Ok(lun),
+            false => Err(Error::NoLun(target, number)),
+        }
     }
 
     fn lun(&self, target: u8, number: u16) -> Result<Arc<Lun>> {
@@ -286,8 +304,8 @@ impl Device {
     }
 
     /// Publish a gate word.
-    pub fn set_gate(&self, target: u8, number: u16, word: u64) -> Result<()> {
-        self.lun(target, number).map(|lun| lun.state.set_gate(word))
+    pub fn set_gate(&self, address: (u8, u16), instance: Option<u64>, word: u64) -> Result<()> {
+        self.instance(address, instance).map(|lun| lun.state.set_gate(word))
     }
 
     /// Limit what guests may do to a LUN, from now on and whatever waits.
@@ -300,17 +318,18 @@ impl Device {
     /// Lock a range of bytes and wait for what is in flight in it.
     pub fn lock_range(
         &self,
-        (target, number): (u8, u16),
+        address: (u8, u16),
+        instance: Option<u64>,
         start: u64,
         end: u64,
         reads: bool,
         timeout: Duration,
     ) -> Result<Option<u64>> {
         ensure(start < end, || format!("an empty range [{start}, {end})"))?;
-        let lun = self.lun(target, number)?;
+        let lun = self.instance(address, instance)?;
         let deadline = Instant::now() + timeout;
         let Some(handle) = lun.state.ranges.lock(start, end, reads, deadline) else { return Ok(None) };
-        let matcher = Matcher::Range { target, lun: number, start, end };
+        let matcher = Matcher::Range { instance: lun.state.id.instance, start, end };
         if self.wait_for(matcher, false, deadline.saturating_duration_since(Instant::now())) {
             return Ok(Some(handle));
         }

@@ -124,6 +124,8 @@ pub struct SlowCommand {
     pub lun: [u8; 8],
     /// The driver's tag.
     pub id: u64,
+    /// Which LUN of those that have been at its address; zero: there was none.
+    pub instance: u64,
     /// Task attribute.
     pub task_attribute: u8,
     /// Zero-padded.
@@ -284,6 +286,7 @@ mod tests {
             queue: 0,
             lun: [0; 8],
             id: 0,
+            instance: 0,
             task_attribute: 0,
             cdb: [0; 32],
             data_out: Charged::default(),

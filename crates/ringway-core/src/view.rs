@@ -25,13 +25,31 @@ const EVENT_IDX: u64 = 1 << 29;
 const LOG_ALL: u64 = 1 << 26;
 const SCSI_T10_PI: u64 = 1 << 3;
 
-/// What stays the same of a LUN while its store is swapped.
-#[derive(Debug)]
-pub struct LunState {
+/// Which LUN: another one may come to the address of one that was removed, and what was meant for that is not for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LunId {
     /// Target number.
     pub target: u8,
     /// LUN number.
     pub number: u16,
+    /// Unique in the process, and never zero.
+    pub instance: u64,
+}
+
+impl LunId {
+    /// (target, LUN).
+    pub fn address(&self) -> (u8, u16) {
+        (self.target, self.number)
+    }
+}
+
+static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
+
+/// What stays the same of a LUN while its store is swapped.
+#[derive(Debug)]
+pub struct LunState {
+    /// Which it is.
+    pub id: LunId,
     gate: AtomicU64,
     doubtful: AtomicBool,
     /// Range locks.
@@ -48,8 +66,7 @@ impl LunState {
     pub fn new(target: u8, number: u16, queues: usize) -> Self {
         let counters = (0..queues).map(|_| OnceLock::new()).collect();
         LunState {
-            target,
-            number,
+            id: LunId { target, number, instance: NEXT_INSTANCE.fetch_add(1, Relaxed) },
             gate: AtomicU64::new(0),
             doubtful: AtomicBool::new(false),
             ranges: RangeLocks::default(),
@@ -117,6 +134,11 @@ impl LunTable {
     #[inline(always)]
     pub fn get(&self, target: u8, number: u16) -> Option<&Arc<Lun>> {
         self.0.get(target as usize)?.get(number as usize)?.as_ref()
+    }
+
+    /// A LUN, unless it was removed.
+    pub fn find(&self, id: LunId) -> Option<&Arc<Lun>> {
+        self.get(id.target, id.number).filter(|lun| lun.state.id == id)
     }
 
     /// Put a LUN in its place (or none); returns what was there.

@@ -287,7 +287,7 @@ impl<'a> Play<'a> {
     }
 
     fn abort(&mut self, id: Option<u64>) {
-        let matcher = Matcher::Hot { target: id.is_none().then_some(0), lun: None, id };
+        let matcher = Matcher::Hot { target: id.is_none().then_some(0), lun: None, id, instance: None };
         let (reply, _) = sync_channel(1);
         let deadline = Instant::now();
         self.mailbox.send(Message::Fence(Fence { matcher, deadline, cancel: true, before: 0, reply }));

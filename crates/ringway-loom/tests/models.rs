@@ -28,6 +28,7 @@ fn command(kind: SlowKind, tag: u64) -> Box<SlowCommand> {
         queue: 0,
         lun: [0; 8],
         id: 0,
+        instance: 0,
         task_attribute: 0,
         cdb: [0; 32],
         data_out: Charged::default(),

@@ -45,6 +45,11 @@ impl Command {
     }
 
     #[getter]
+    fn instance(&self) -> u64 {
+        self.0.instance
+    }
+
+    #[getter]
     fn task_attribute(&self) -> u8 {
         self.0.task_attribute
     }

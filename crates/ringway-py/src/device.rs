@@ -97,8 +97,8 @@ impl Device {
         py.detach(|| self.0.remove_lun(target, lun, timeout)).map_err(raise)
     }
 
-    fn set_gate(&self, py: Python<'_>, target: u8, lun: u16, word: u64) -> PyResult<()> {
-        py.detach(|| self.0.set_gate(target, lun, word)).map_err(raise)
+    fn lun_instance(&self, target: u8, lun: u16) -> PyResult<u64> {
+        self.0.lun_instance(target, lun).map_err(raise)
     }
 
     #[pyo3(signature = (target, lun, *, iops=0, bytes_per_s=0, burst_s=0.0))]
@@ -116,7 +116,19 @@ impl Device {
         py.detach(|| self.0.set_limit(target, lun, rates)).map_err(raise)
     }
 
-    #[pyo3(signature = (target, lun, offset, length, *, reads=true, timeout_s=10.0))]
+    #[pyo3(signature = (target, lun, word, *, instance=None))]
+    fn set_gate(
+        &self,
+        py: Python<'_>,
+        target: u8,
+        lun: u16,
+        word: u64,
+        instance: Option<u64>,
+    ) -> PyResult<()> {
+        py.detach(|| self.0.set_gate((target, lun), instance, word)).map_err(raise)
+    }
+
+    #[pyo3(signature = (target, lun, offset, length, *, reads=true, timeout_s=10.0, instance=None))]
     #[allow(clippy::too_many_arguments)]
     fn lock_range(
         &self,
@@ -127,9 +139,10 @@ impl Device {
         length: u64,
         reads: bool,
         timeout_s: f64,
+        instance: Option<u64>,
     ) -> PyResult<Option<u64>> {
         let (end, timeout) = (offset.saturating_add(length), seconds(timeout_s)?);
-        py.detach(|| self.0.lock_range((target, lun), offset, end, reads, timeout)).map_err(raise)
+        py.detach(|| self.0.lock_range((target, lun), instance, offset, end, reads, timeout)).map_err(raise)
     }
 
     fn unlock_range(&self, py: Python<'_>, target: u8, lun: u16, handle: u64) -> PyResult<()> {
@@ -257,18 +270,20 @@ impl Device {
         self.0.post_event(event, lun, reason);
     }
 
-    #[pyo3(signature = (*, target=None, lun=None, id=None, cancel=false, timeout_s=5.0))]
+    #[pyo3(signature = (*, target=None, lun=None, id=None, instance=None, cancel=false, timeout_s=5.0))]
+    #[allow(clippy::too_many_arguments)]
     fn drain(
         &self,
         py: Python<'_>,
         target: Option<u8>,
         lun: Option<u16>,
         id: Option<u64>,
+        instance: Option<u64>,
         cancel: bool,
         timeout_s: f64,
     ) -> PyResult<bool> {
         let timeout = seconds(timeout_s)?;
-        Ok(py.detach(|| self.0.wait_for(Matcher::Hot { target, lun, id }, cancel, timeout)))
+        Ok(py.detach(|| self.0.wait_for(Matcher::Hot { target, lun, id, instance }, cancel, timeout)))
     }
 
     #[pyo3(signature = (*, interval=1, capacity=16384, queue=None, lun=None))]

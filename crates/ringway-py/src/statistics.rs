@@ -26,8 +26,8 @@ fn lun_rows<'py>(py: Python<'py>, device: &core::device::Device) -> PyResult<Bou
             let Some(c) = lun.state.counters_if_used(queue) else { continue };
             let fields = [
                 ("queue", queue.into()),
-                ("target", lun.state.target.into()),
-                ("lun", lun.state.number.into()),
+                ("target", lun.state.id.target.into()),
+                ("lun", lun.state.id.number.into()),
                 ("reads", c.reads.get()),
                 ("writes", c.writes.get()),
                 ("flushes", c.flushes.get()),

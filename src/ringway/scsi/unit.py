@@ -51,6 +51,10 @@ class Gate(Flag):
 class Host(Protocol):
     """What a logical unit needs of the data path that serves it."""
 
+    @property
+    def instance(self) -> int:
+        """Tells the unit from all others that have been at its address."""
+
     def set_gate(self, nexus: Nexus, gate: Gate) -> None:
         """Commands of ``nexus`` that begin after this returns see ``gate``. Does not block."""
 

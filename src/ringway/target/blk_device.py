@@ -112,7 +112,7 @@ class BlkDevice:
         """A guest goes on where it was. It may have chosen write-through from a back end that is gone."""
         self._core.doubt_writeback()
 
-    def settled(self, timeout_s: float, target: int | None = None, lun: int | None = None) -> bool:
+    def settled(self, timeout_s: float, instance: int | None = None) -> bool:
         """The core does all the work."""
         return True
 

@@ -44,7 +44,7 @@ class LunListener(Protocol):
     def lun_removed(self, target: int, lun: int) -> None:
         """Show it no more; the core still serves it. :raises UsageError: it cannot be removed."""
 
-    def settled(self, timeout_s: float, target: int | None = None, lun: int | None = None) -> bool:
+    def settled(self, timeout_s: float, instance: int | None = None) -> bool:
         """Wait until no request of the slow path uses the store (of a LUN). :returns: whether none does."""
 
 
@@ -97,7 +97,8 @@ class LunTable:
         self._owned = owned  # what comes is to be owned from its first moment: guests may use it at once
         self._lock = threading.RLock()
         self._luns: dict[tuple[int, int], Lun] = {}
-        self._lingering: list[Lun] = []  # removed, but requests that do not end still use them
+        # removed, but requests that do not end still use them; by instance: others may be at their addresses
+        self._lingering: dict[int, Lun] = {}
 
     def __iter__(self) -> Iterator[Lun]:
         """The LUNs by address."""
@@ -137,13 +138,14 @@ class LunTable:
         self.reap()
         with self._lock:
             gone = self._find(target, lun)
+            instance = self._core.lun_instance(target, lun)
             self._listener.lun_removed(target, lun)
             del self._luns[target, lun]
-            self._lingering.append(gone)
+            self._lingering[instance] = gone
             self._core.remove_lun(target, lun, timeout_s=0)
-        if not self._is_settled(gone, DRAIN_S, SETTLE_S):
+        if not self._is_settled(instance, DRAIN_S, SETTLE_S):
             raise TimedOutError(f"LUN {_words(target, lun)} is removed, but its last requests do not end")
-        self._close_lingering(gone)
+        self._close_lingering(instance)
 
     def resize(
         self, target: int, lun: int, *, size_bytes: int | None = None, fd: int | None = None
@@ -171,9 +173,9 @@ class LunTable:
         """Close what was removed while requests used it, once they have ended."""
         with self._lock:
             lingering = tuple(self._lingering)
-        for gone in lingering:
-            if self._is_settled(gone, _LOOK_S, _LOOK_S):
-                self._close_lingering(gone)
+        for instance in lingering:
+            if self._is_settled(instance, _LOOK_S, _LOOK_S):
+                self._close_lingering(instance)
 
     @property
     def held(self) -> bool:
@@ -246,7 +248,7 @@ class LunTable:
     def close(self) -> None:
         """Close all backstores. The core is closed: nobody uses them."""
         with self._lock:
-            luns = (*self, *self._lingering)
+            luns = (*self, *self._lingering.values())
             self._luns.clear()
             self._lingering.clear()
         for lun in luns:
@@ -284,18 +286,18 @@ class LunTable:
             undo.pop_all()
         return info
 
-    def _is_settled(self, gone: Lun, hot_s: float, slow_s: float) -> bool:
+    def _is_settled(self, instance: int, hot_s: float, slow_s: float) -> bool:
         """Wait for a removed LUN's requests, on both paths. :returns: whether they have ended."""
-        drained = self._core.drain(target=gone.target, lun=gone.lun, timeout_s=hot_s)
-        return drained and self._listener.settled(slow_s, gone.target, gone.lun)
+        return self._core.drain(instance=instance, timeout_s=hot_s) and self._listener.settled(
+            slow_s, instance
+        )
 
-    def _close_lingering(self, gone: Lun) -> None:
+    def _close_lingering(self, instance: int) -> None:
         """Close a removed LUN's backstore, unless another thread does."""
         with self._lock:
-            if all(gone is not each for each in self._lingering):
-                return
-            self._lingering = [each for each in self._lingering if each is not gone]
-        gone.backstore.close()
+            gone = self._lingering.pop(instance, None)
+        if gone is not None:
+            gone.backstore.close()
 
     def _reload(self, lun: Lun) -> None:
         try:
@@ -310,8 +312,9 @@ class LunTable:
             if self._find(lun.target, lun.lun) is not lun:
                 raise NotFoundError(f"LUN {_words(lun.target, lun.lun)} was removed meanwhile")
             unused = self._set_store(lun, timeout_s=0)
+            instance = self._core.lun_instance(lun.target, lun.lun)
             tell(lun.target, lun.lun, lun.backstore)
-        if unused or self._core.drain(target=lun.target, lun=lun.lun, timeout_s=DRAIN_S):
+        if unused or self._core.drain(instance=instance, timeout_s=DRAIN_S):
             lun.backstore.ownership.drop_old()
 
     def _serve(self, lun: Lun) -> None:

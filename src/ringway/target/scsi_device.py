@@ -36,7 +36,7 @@ from ringway.scsi import (
 )
 from ringway.target.lanes import Lanes
 from ringway.target.scsi_control import DRAIN_TIMEOUT_S, ControlQueue
-from ringway.target.scsi_tasks import Command, Job, Scope, TaskCore, TaskSet
+from ringway.target.scsi_tasks import Command, Job, TaskCore, TaskSet
 from ringway.target.virtio_scsi import Address, Event, Feature, ResetReason, Response
 
 _log = logging.getLogger(__name__)
@@ -71,9 +71,17 @@ class DiskGeometry(Protocol):
 class Core(TaskCore, Protocol):
     """What is needed of ``_core.Device``; see there."""
 
-    def set_gate(self, target: int, lun: int, word: int) -> None: ...
+    def lun_instance(self, target: int, lun: int) -> int: ...
+    def set_gate(self, target: int, lun: int, word: int, *, instance: int | None = None) -> None: ...
     def lock_range(
-        self, target: int, lun: int, offset: int, length: int, *, reads: bool = True
+        self,
+        target: int,
+        lun: int,
+        offset: int,
+        length: int,
+        *,
+        reads: bool = True,
+        instance: int | None = None,
     ) -> int | None: ...
     def unlock_range(self, target: int, lun: int, handle: int) -> None: ...
     def complete_control(self, tag: int, response: bytes) -> None: ...
@@ -82,22 +90,27 @@ class Core(TaskCore, Protocol):
 
 
 class _Host:
-    """The data path under one logical unit."""
+    """The data path under one logical unit, and under no later one at its address.
+
+    :raises KeyError: the data path has no such LUN.
+    """
 
     def __init__(self, core: Core, target: int, number: int) -> None:
         self._core, self._target, self._number = core, target, number
+        self.instance: Final = core.lun_instance(target, number)
 
     def set_gate(self, nexus: Nexus, gate: Gate) -> None:
         """There is one nexus, and a word for it; a LUN that is just being removed has none."""
         word = _core.GATE_ATTENTION if gate & Gate.ATTENTION else 0
         word |= _core.GATE_NO_WRITE if gate & Gate.NO_WRITE else 0
         with suppress(KeyError):
-            self._core.set_gate(self._target, self._number, word)
+            self._core.set_gate(self._target, self._number, word, instance=self.instance)
 
     @contextmanager
     def lock_range(self, offset: int, length: int, *, reads: bool) -> Iterator[None]:
         """:raises Busy: others held on for too long."""
-        handle = self._core.lock_range(self._target, self._number, offset, length, reads=reads)
+        address = (self._target, self._number)
+        handle = self._core.lock_range(*address, offset, length, reads=reads, instance=self.instance)
         if handle is None:
             raise Busy
         try:
@@ -108,7 +121,12 @@ class _Host:
 
     def drain(self) -> bool:
         """:returns: whether what was in flight is finished."""
-        return self._core.drain(target=self._target, lun=self._number, timeout_s=DRAIN_TIMEOUT_S)
+        return self._core.drain(instance=self.instance, timeout_s=DRAIN_TIMEOUT_S)
+
+
+def _is_anothers(command: Command, unit: LogicalUnit | None) -> bool:
+    """Whether a command was sent to another unit than the one that is at its address now."""
+    return command.instance not in (0, None if unit is None else unit.host.instance)
 
 
 def _log_broken(queue: int, reason: str) -> None:
@@ -252,9 +270,9 @@ class ScsiDevice:
 
     # Commands
 
-    def settled(self, timeout_s: float, target: int | None = None, lun: int | None = None) -> bool:
+    def settled(self, timeout_s: float, instance: int | None = None) -> bool:
         """Wait until no command (of a LUN) uses the medium. :returns: whether none does."""
-        return self._tasks.settled(Scope(target, lun), timeout_s)
+        return self._tasks.settled(instance, timeout_s)
 
     def serve_waiting(self) -> None:
         """Decide on all commands that wait, and complete or resume them. It does not wait for a medium."""
@@ -282,7 +300,7 @@ class ScsiDevice:
         if address is None or target is None or command.failure:
             return False
         unit, kind = target.get(address.lun), target.kind_of(address.lun, command.cdb)
-        if unit is None or not kind & Kind.WAITS:
+        if unit is None or not kind & Kind.WAITS or _is_anothers(command, unit):
             return False
         if not self._tasks.put(Job(command, unit, writes=bool(kind & Kind.WRITES))):
             self._core.complete(command.tag, response=Response.OK, status=Status.BUSY)
@@ -324,8 +342,11 @@ class ScsiDevice:
         if address is None or target is None:
             self._core.complete(command.tag, response=Response.BAD_TARGET)
             return
+        unit = target.get(address.lun)
+        # what was sent to a unit that is gone finds none, whatever came to its address meanwhile
+        number = None if _is_anothers(command, unit) else address.lun
         task = Task(command.cdb, self._nexus, command.data_out, command.data_out_size, command.failure)
-        end = target.execute(address.lun, task, only)
+        end = target.execute(number, task, only or unit)
         if end is RESUME:
             self._core.resume(command.tag)
             return

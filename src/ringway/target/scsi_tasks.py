@@ -33,6 +33,8 @@ class Command(Protocol):
     @property
     def id(self) -> int: ...
     @property
+    def instance(self) -> int: ...
+    @property
     def cdb(self) -> bytes: ...
     @property
     def data_out(self) -> bytes: ...
@@ -62,6 +64,7 @@ class TaskCore(Protocol):
         target: int | None = None,
         lun: int | None = None,
         id: int | None = None,
+        instance: int | None = None,
         cancel: bool = False,
         timeout_s: float = 5.0,
     ) -> bool: ...
@@ -69,7 +72,12 @@ class TaskCore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Commands, by whom they are for. The narrower fields of ``None`` mean all."""
+    """Commands, by whom they are for. The narrower fields of ``None`` mean all.
+
+    To a guest, a unit is its address. When another unit has come there, a function is about both: told that
+    its commands have ended, a guest uses their memory for something else, and one that was sent to the unit
+    that is gone may still be under way.
+    """
 
     target: int | None = None
     lun: int | None = None
@@ -167,9 +175,9 @@ class TaskSet:
                 self._core.complete(job.command.tag, response=response)
         return self._lanes.settled(timeout_s, lambda job: job.writes and scope.includes(job.command))
 
-    def settled(self, scope: Scope, timeout_s: float) -> bool:
-        """Wait until no command of these uses the medium, given up or not. :returns: whether none does."""
-        return self._lanes.settled(timeout_s, lambda job: scope.includes(job.command))
+    def settled(self, instance: int | None, timeout_s: float) -> bool:
+        """Wait until no command uses the medium (of a unit), given up or not. :returns: whether none does."""
+        return self._lanes.settled(timeout_s, lambda job: instance in (None, job.unit.host.instance))
 
     def _do(self, job: Job) -> None:
         if not job.command.dead:

@@ -277,3 +277,63 @@ def test_requests_of_a_dead_back_end_run_before_the_ring_is_handed_on() -> None:
     core.close()
     memory.close()
     os.close(fd)
+
+
+def replace_disk(bench: Bench) -> _core.Store:
+    """Remove LUN 0:0, and let another disk come to its address."""
+    assert bench.core.remove_lun(0, 0, timeout_s=WAIT_S)
+    other = _core.Store.ram(MIB)
+    bench.core.set_lun(0, 0, other, block_size=512)
+    return other
+
+
+def test_a_write_that_waited_is_not_for_another_disk_at_its_address(bench: Bench) -> None:
+    """Once it was tried again on whatever LUN was there by then."""
+    instance = bench.core.lun_instance(0, 0)
+    assert bench.core.lock_range(0, 0, 0, 4096) is not None
+    bench.memory.write(bench.data + MIB, b"X" * 512)
+    bench.submit(write10(0, 1), data_out=512)
+    while bench.core.drain(timeout_s=0):
+        pass
+    other = replace_disk(bench)
+    command = bench.next_command()
+    assert command.cdb[0] == 0x2A, "Python is asked what to answer"
+    assert command.instance == instance != bench.core.lun_instance(0, 0)
+    bench.core.complete(command.tag, response=3)
+    while bench.ring.used_index == 0:
+        pass
+    assert (bench.store.read(0, 512), other.read(0, 512)) == (bytes(512), bytes(512))
+
+
+def test_a_write_that_python_sends_back_is_not_for_another_disk_at_its_address(bench: Bench) -> None:
+    bench.core.set_gate(0, 0, _core.GATE_ATTENTION)
+    bench.memory.write(bench.data + MIB, b"X" * 512)
+    bench.submit(write10(0, 1), data_out=512)
+    command = bench.next_command()
+    other = replace_disk(bench)
+    bench.core.resume(command.tag)
+    again = bench.next_command()
+    assert again.instance == command.instance != bench.core.lun_instance(0, 0)
+    bench.core.complete(again.tag, response=3)
+    while bench.ring.used_index == 0:
+        pass
+    assert other.read(0, 512) == bytes(512)
+
+
+def test_a_lun_that_is_gone_opens_no_gate_of_the_next_one(bench: Bench) -> None:
+    """Once what became of a reservation on one disk decided who could write to another."""
+    gone = bench.core.lun_instance(0, 0)
+    replace_disk(bench)
+    bench.core.set_gate(0, 0, _core.GATE_NO_WRITE)
+    with pytest.raises(KeyError):
+        bench.core.set_gate(0, 0, 0, instance=gone)
+    with pytest.raises(KeyError):
+        bench.core.lock_range(0, 0, 0, 512, instance=gone)
+    bench.submit(write10(0, 1), data_out=512)
+    assert bench.next_command().instance == bench.core.lun_instance(0, 0), "the gate is closed"
+
+
+def test_a_swap_of_the_store_keeps_the_lun(bench: Bench) -> None:
+    before = bench.core.lun_instance(0, 0)
+    bench.core.set_lun(0, 0, _core.Store.ram(2 * MIB), block_size=512)
+    assert bench.core.lun_instance(0, 0) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,16 @@ from typing import Final
 import pytest
 
 from ringway.errors import TimedOutError
-from ringway.model import BackstoreSpec, Done, IoEngine, LunRemoveRequest, LunSpec, SpecKind
+from ringway.model import (
+    BackstoreSpec,
+    Done,
+    IoEngine,
+    LunInfo,
+    LunRemoveRequest,
+    LunResizeRequest,
+    LunSpec,
+    SpecKind,
+)
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd, lun_address
 from ringway.testing.target import ServedTarget
 
@@ -169,6 +179,44 @@ def test_a_disk_that_hangs_is_removed_alone(run_dir: Path, engine: IoEngine, hun
             client.call(LunRemoveRequest(target=0, lun=1), Done)
         assert [lun.lun for lun in target.info().luns] == [0]
         hung.go_on()
+
+
+def test_a_read_that_hangs_holds_up_no_change_of_another_disk(run_dir: Path, engine: IoEngine, hung: FuseDisk) -> None:
+    """Who waited for the requests of one LUN waited for those of all."""
+    image = run_dir / "other.img"
+    image.write_bytes(bytes(1 << 20))
+    with served(run_dir, engine, hung, image) as (target, front):
+        hung.hang("read")
+        front.send_command(cdb.read(0, 1), data_in=BLOCK)
+        wait_until(lambda: hung.waiting == 1, "the read to hang")
+        os.truncate(image, 2 << 20)
+        with target.control() as client:
+            assert client.call(LunResizeRequest(0, 1), LunInfo).size_bytes == 2 << 20
+            client.call(LunRemoveRequest(0, 1), Done)
+        assert [lun.lun for lun in target.info().luns] == [0]
+        hung.go_on()
+
+
+def test_a_read_that_hangs_holds_up_no_disk_that_comes_to_its_address(run_dir: Path, engine: IoEngine, hung: FuseDisk) -> None:
+    """The successor's COMPARE AND WRITE waited for it, and so did its removal. The guest's abort does: the
+    read may still write to its memory.
+    """
+    with served(run_dir, engine, hung, "ram:4M") as (target, front):
+        hung.hang("read")
+        first = front.send_command(cdb.read(0, 1), data_in=BLOCK, id=501)
+        wait_until(lambda: hung.waiting == 1, "the read to hang")
+        with target.control() as client:
+            with pytest.raises(TimedOutError, match="do not end"):
+                client.call(LunRemoveRequest(0, 0), Done)
+            client.add_lun(LunSpec(0, 0, BackstoreSpec(SpecKind.RAM, size_bytes=1 << 20)))
+            while front.command(cdb.TEST_UNIT_READY).status:
+                pass
+            both = bytes(BLOCK) + b"n" * BLOCK
+            assert front.command(COMPARE_AND_WRITE, data_out=both).status == cdb.GOOD
+            assert manage(front, ABORT_TASK, id=501) == FAILURE
+            client.call(LunRemoveRequest(0, 0), Done)
+        hung.go_on()
+        front.wait_command(first)
 
 
 def test_what_waits_for_a_disk_that_is_removed_is_not_done_on_its_successor(

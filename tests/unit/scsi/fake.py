@@ -115,6 +115,8 @@ def _overlap(one: range, other: range) -> bool:
 class MemoryHost:
     """What a logical unit needs, for real: gates that can be read, and the range lock."""
 
+    instance = 1
+
     def __init__(self) -> None:
         self.gates: dict[Nexus, Gate] = {}
         self.ranges = RangeLock()
@@ -232,6 +234,7 @@ class MemoryCommand:
     queue: int = 2
     lun: bytes = bytes((1, 0, 0, 0, 0, 0, 0, 0))
     id: int = 0
+    instance: int = 0
     cdb: bytes = bytes(32)
     data_out: bytes = b""
     data_out_size: int = 0
@@ -269,12 +272,23 @@ class MemoryCore:
     lock_calls: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
     locked_out: bool = False
     given_up: set[int] = field(default_factory=set)
+    instances: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def set_gate(self, target: int, lun: int, word: int) -> None:
+    def lun_instance(self, target: int, lun: int) -> int:
+        return self.instances.setdefault((target, lun), len(self.instances) + 1)
+
+    def set_gate(self, target: int, lun: int, word: int, *, instance: int | None = None) -> None:
         self.gates[target, lun] = word
 
     def lock_range(
-        self, target: int, lun: int, offset: int, length: int, *, reads: bool = True
+        self,
+        target: int,
+        lun: int,
+        offset: int,
+        length: int,
+        *,
+        reads: bool = True,
+        instance: int | None = None,
     ) -> int | None:
         if self.locked_out:
             return None
@@ -321,13 +335,17 @@ class MemoryCore:
         target: int | None = None,
         lun: int | None = None,
         id: int | None = None,
+        instance: int | None = None,
         cancel: bool = False,
         timeout_s: float = 5.0,
     ) -> bool:
         about = [
             each
             for each in self.in_flight
-            if target in (None, each.lun[1]) and lun in (None, each.lun[3]) and id in (None, each.id)
+            if target in (None, each.lun[1])
+            and lun in (None, each.lun[3])
+            and id in (None, each.id)
+            and instance in (None, self.lun_instance(each.lun[1], each.lun[3]))
         ]
         if timeout_s == 0:
             return not about

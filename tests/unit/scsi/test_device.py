@@ -347,3 +347,22 @@ def test_there_is_no_configuration_space(guest: Guest) -> None:
 def test_the_features_are_those_of_virtio() -> None:
     """Linux: include/uapi/linux/virtio_scsi.h, VIRTIO_SCSI_F_HOTPLUG and _CHANGE."""
     assert ScsiDevice.features == 1 << 1 | 1 << 2
+
+
+@pytest.mark.parametrize(
+    "cdb", [TEST_UNIT_READY, bytes.fromhex("2f 00 00000000 00 0001 00").ljust(32, b"\0")]
+)
+def test_a_command_for_a_unit_that_is_gone_is_not_for_the_next_one_at_its_address(
+    guest: Guest, cdb: bytes
+) -> None:
+    """What had waited in the ring ran on whatever disk had come there."""
+    gone = guest.core.lun_instance(0, 0)
+    guest.device.lun_removed(0, 0)
+    del guest.core.instances[0, 0]
+    guest.core.instances[0, 0] = gone + 7
+    guest.device.lun_added(0, 0, MemoryBackstore(), "SN1")
+    guest.device.handle(MemoryCommand(tag=50, cdb=cdb, instance=gone))
+    wait_until(lambda: 50 in guest.core.completions)
+    assert guest.core.completions[50].sense[2] == 5
+    assert tuple(guest.core.completions[50].sense[12:14]) == (0x25, 0), "LOGICAL UNIT NOT SUPPORTED"
+    assert guest.attention() == (0x29, 0), "the next one was not touched"

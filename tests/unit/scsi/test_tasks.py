@@ -148,7 +148,7 @@ def test_what_reads_is_aborted_while_its_medium_hangs(guest: Guest) -> None:
     assert tmf(guest, ABORT_TASK, id=1) is Response.OK
     assert ended(guest) == {1: Response.ABORTED}
     assert tmf(guest, QUERY_TASK, id=1) is Response.OK, "it is not here any more"
-    assert not guest.device.settled(0, 0, 0), "but it still uses the medium"
+    assert not guest.device.settled(0, guest.core.lun_instance(0, 0)), "but it still uses the medium"
     guest.core.given_up = {1}
     go_on(guest, 2, 3)
     assert guest.device.settled(20)
@@ -183,8 +183,8 @@ def test_a_medium_that_hangs_holds_up_nobody_but_itself(guest: Guest) -> None:
     assert tmf(guest, LUN_RESET, name(0, 1)) is Response.OK
     assert tmf(guest, QUERY_TASK, id=1) is Response.FUNCTION_SUCCEEDED
     guest.device.lun_removed(1, 0)
-    assert guest.device.settled(0, 1, 0)
-    assert not guest.device.settled(0, 0, 0)
+    assert guest.device.settled(0, guest.core.lun_instance(1, 0))
+    assert not guest.device.settled(0, guest.core.lun_instance(0, 0))
 
 
 def test_a_function_that_waits_holds_up_no_other_units(guest: Guest) -> None:

@@ -8,7 +8,8 @@ use super::pending::{Pending, Phase, Slab};
 /// Which requests a fence waits for.
 #[derive(Clone, Copy, Debug)]
 pub enum Matcher {
-    /// On the hot path, of a LUN (or all), of one driver's tag (or all).
+    /// On the hot path, of a LUN (or all), of one driver's tag (or all). To a guest, a LUN is an address: what it
+    /// aborts there is also what it sent to one that is gone. Who means one LUN alone gives its instance.
     Hot {
         /// (target, LUN); a target alone; none: all.
         target: Option<u8>,
@@ -16,13 +17,13 @@ pub enum Matcher {
         lun: Option<u16>,
         /// The driver's tag.
         id: Option<u64>,
+        /// `LunId::instance`.
+        instance: Option<u64>,
     },
     /// On the hot path, touching a range of a LUN.
     Range {
-        /// Target.
-        target: u8,
-        /// LUN.
-        lun: u16,
+        /// `LunId::instance`.
+        instance: u64,
         /// First byte.
         start: u64,
         /// Behind the last byte.
@@ -30,8 +31,13 @@ pub enum Matcher {
     },
     /// Anywhere, with spans in the memory of a view before this generation.
     MemoryBefore(u64),
-    /// In the kernel, on the stores of a view before this generation. What is parked uses none yet.
-    StoresBefore(u64),
+    /// In the kernel, on the store that a LUN had in a view before this generation. What is parked uses none yet.
+    StoreBefore {
+        /// `LunId::instance`.
+        instance: u64,
+        /// The view's.
+        generation: u64,
+    },
 }
 
 /// A wait for requests.
@@ -76,21 +82,22 @@ impl Fence {
             return false;
         }
         let hot = pending.phase != Phase::Slow;
-        let at = pending.address;
+        let of = |instance| pending.whose.is_some_and(|whose| whose.instance == instance);
         match self.matcher {
             Matcher::MemoryBefore(generation) => pending.origin.generation < generation,
-            Matcher::StoresBefore(generation) => {
-                pending.phase == Phase::Running && pending.current.generation < generation
+            Matcher::StoreBefore { instance, generation } => {
+                pending.phase == Phase::Running && of(instance) && pending.current.generation < generation
             }
-            Matcher::Hot { target, lun, id } => {
+            Matcher::Hot { target, lun, id, instance } => {
+                let at = pending.whose.map(|whose| whose.address());
                 let same =
                     at.is_some_and(|at| target.is_none_or(|t| t == at.0) && lun.is_none_or(|l| l == at.1));
-                hot && same && id.is_none_or(|id| id == pending.header.id())
+                hot && same && id.is_none_or(|id| id == pending.header.id()) && instance.is_none_or(of)
             }
-            Matcher::Range { target, lun, start, end } => {
+            Matcher::Range { instance, start, end } => {
                 // a parked request touches nothing yet: it is what the lock holds back
                 let met = pending.range.0 < end && start < pending.range.1;
-                pending.phase == Phase::Running && at == Some((target, lun)) && met
+                pending.phase == Phase::Running && of(instance) && met
             }
         }
     }

@@ -153,6 +153,7 @@ pub(crate) fn broken_notice(queue: u16, message: String) -> Box<SlowCommand> {
         queue,
         lun: [0; 8],
         id: 0,
+        instance: 0,
         task_attribute: 0,
         cdb: [0; 32],
         data_out: Charged::default(),

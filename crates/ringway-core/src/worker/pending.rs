@@ -7,7 +7,7 @@ use crate::engine::Job;
 use crate::limit::Permit;
 use crate::scsi::Failure;
 use crate::trace::Slot;
-use crate::view::{Lun, View};
+use crate::view::{Lun, LunId, View};
 use crate::vring::Chain;
 
 /// Recycled entries that are kept at most.
@@ -65,7 +65,8 @@ pub struct Pending {
     pub origin: Rc<View>,
     /// The view that it was last dispatched under: its LUN and store are that one's.
     pub current: Rc<View>,
-    pub address: Option<(u8, u16)>,
+    /// The LUN that it is for, also when that is gone.
+    pub whose: Option<LunId>,
     pub job: Job,
     pub class: Class,
     pub range: (u64, u64),
@@ -92,7 +93,7 @@ impl Pending {
             cancelled: None,
             origin: nothing.clone(),
             current: nothing.clone(),
-            address: None,
+            whose: None,
             job: Job::default(),
             class: Class::Other,
             range: (0, 0),
@@ -102,10 +103,9 @@ impl Pending {
         }
     }
 
-    /// The LUN that it is for.
+    /// The LUN that it is for, if that was there when it was last dispatched.
     pub fn lun(&self) -> Option<&Arc<Lun>> {
-        let (target, number) = self.address?;
-        self.current.luns.get(target, number)
+        self.current.luns.find(self.whose?)
     }
 }
 

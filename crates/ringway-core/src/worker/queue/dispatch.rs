@@ -47,7 +47,9 @@ impl Queue {
         let (out, room) =
             (turn.chain.readable_bytes - layout.bytes, turn.chain.writable_bytes - RESPONSE_BYTES);
         let address = scsi::lun_address(&header.0);
-        let Some(lun) = address.and_then(|(target, number)| turn.view.luns.get(target, number)) else {
+        let whose = turn.request.whose;
+        let lun = address.and_then(|(target, number)| turn.view.luns.get(target, number));
+        let Some(lun) = lun.filter(|lun| whose.is_none_or(|whose| whose == lun.state.id)) else {
             return self.ask_python(&mut turn, None, Failure::None);
         };
         match scsi::decode(&header.cdb(layout.cdb)) {

@@ -34,7 +34,7 @@ impl Queue {
         pending.cancelled = None;
         pending.current = context.view.clone();
         pending.origin = request.origin.take().unwrap_or_else(|| context.view.clone());
-        pending.address = lun.map(|lun| (lun.state.target, lun.state.number));
+        pending.whose = lun.map(|lun| lun.state.id).or(request.whose);
         (pending.class, pending.range, pending.bytes) = (Class::Other, (0, 0), 0);
         pending.failure = Failure::None;
         pending.slot = request.slot;
@@ -133,8 +133,8 @@ impl Queue {
     fn submit(&mut self, context: &mut Context, key: u32) {
         let pending = context.slab.get_mut(key);
         pending.phase = Phase::Running;
-        let Pending { job, chain, class, current, address, .. } = pending;
-        let lun = address.and_then(|(target, number)| current.luns.get(target, number));
+        let Pending { job, chain, class, current, whose, .. } = pending;
+        let lun = whose.and_then(|id| current.luns.find(id));
         let lun = lun.expect("a request for a store has a LUN");
         // SAFETY: `pending` is boxed and stays until `io_done`; it holds the views whose memory and store these are.
         unsafe { context.engine.submit(key, job, &lun.store, lun.file_slot, data_spans(chain, *class)) };
@@ -157,7 +157,7 @@ impl Queue {
         let mut pending = context.slab.remove(key);
         self.release(pending.head);
         let (view, current, request) = (context.view.clone(), pending.current.clone(), Request::of(&pending));
-        let lun = pending.address.and_then(|(target, number)| current.luns.get(target, number));
+        let lun = pending.whose.and_then(|id| current.luns.find(id));
         let (class, bytes, now) = (pending.class, pending.bytes, context.now);
         let (head, slot) = (pending.head, pending.slot);
         let turn = Turn { context, view: &view, request, chain: &mut pending.chain };
@@ -221,6 +221,7 @@ impl Queue {
             data_out,
             data_out_size: out,
             data_in_size: pending.chain.writable_bytes - answer_bytes,
+            instance: pending.whose.map_or(0, |id| id.instance),
             failure: pending.failure,
             message: String::new(),
             life: self.life.begin(),

@@ -23,7 +23,7 @@ use crate::notify::Call;
 use crate::slow::Life;
 use crate::stats::QueueCounters;
 use crate::trace::{Notice, Slot};
-use crate::view::View;
+use crate::view::{LunId, View};
 use crate::vring::{Chain, RingError, Vring};
 use life::Stop;
 pub use life::{QueueStart, RingLayout};
@@ -55,6 +55,8 @@ struct Request {
     past_gate: bool,
     permit: Permit,
     header: Header,
+    /// The LUN that it was for when it was held; another at its address is as none.
+    whose: Option<LunId>,
     /// The view that its spans point into, if that is not the current one.
     origin: Option<Rc<View>>,
     /// Where a trace follows it.
@@ -71,15 +73,16 @@ impl Request {
             past_gate: false,
             permit: Permit::default(),
             header: Header([0; 64]),
+            whose: None,
             origin: None,
             slot,
         }
     }
 
     fn of(pending: &Pending) -> Self {
-        let Pending { head, popped_ns, sequence, past_gate, permit, header, slot, .. } = *pending;
+        let Pending { head, popped_ns, sequence, past_gate, permit, header, whose, slot, .. } = *pending;
         let origin = Some(pending.origin.clone());
-        Request { head, popped_ns, sequence, past_gate, permit, header, origin, slot }
+        Request { head, popped_ns, sequence, past_gate, permit, header, whose, origin, slot }
     }
 }
 

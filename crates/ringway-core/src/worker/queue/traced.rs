@@ -141,7 +141,7 @@ impl Turn<'_> {
         let in_kernel = !action.is_instant(&lun.store);
         let Some(sample) = self.context.sample(self.request.slot) else { return };
         let (class, _, bytes) = Class::of(action);
-        sample.address = Some((lun.state.target, lun.state.number));
+        sample.address = Some(lun.state.id.address());
         (sample.operation, sample.opcode, sample.bytes) = (class.into(), opcode, bytes);
         dispatched(sample, if in_kernel { Carrier::Kernel } else { Carrier::Worker });
     }
@@ -236,7 +236,7 @@ impl Queue {
     pub(super) fn trace_asked(&self, context: &mut Context, key: u32) {
         let pending = context.slab.get(key);
         let opcode = opcode(context.kind, &pending.header, &pending.origin);
-        let (slot, address) = (pending.slot, pending.address);
+        let (slot, address) = (pending.slot, pending.whose.map(|id| id.address()));
         let Some(sample) = context.sample(slot) else { return };
         sample.address = address.or(sample.address);
         if self.role == Role::Request {
