@@ -13,6 +13,7 @@ pub mod device;
 pub mod dirty;
 pub mod driver;
 pub mod engine;
+pub mod epoch;
 pub mod error;
 mod fault;
 pub mod inflight;

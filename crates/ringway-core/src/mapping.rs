@@ -1,32 +1,37 @@
 //! Shared mappings that survive their file's shrinking.
 //!
 //! A load or store behind the end of a truncated file raises SIGBUS. The handler here puts a zero page under the
-//! faulting address of a known mapping (zeroes up to its end, once that was often), marks the mapping broken and goes on; whoever copies asks
-//! [`faults`] afterwards and fails the request. Faults elsewhere keep their old meaning.
+//! faulting address of a known mapping (zeroes up to its end, once that was often), marks the mapping broken and goes
+//! on; whoever copies asks [`faults`] afterwards and fails the request. Faults elsewhere keep their old meaning.
 //!
 //! A file system that is full raises it, too, and has room again later: [`Mapping::repair`] puts the file back under
 //! a mapping. What was copied meanwhile may have gone to one of those pages, which [`Mapping::epoch`] tells.
+//!
+//! The kernel may have no room for such a page: too many mappings, too much data. Then what needs less room stands in:
+//! shared memory, which is nobody's data, and what is left of the mapping, which splits it once and not twice. The
+//! process dies only where there is no memory left to promise, as it would in its allocator.
 
-use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::atomic::{compiler_fence, AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use std::sync::Once;
 
+use crate::epoch::Epoch;
 use crate::error::{ensure, Error, Result};
 
 const GUARDS: usize = 2048;
-/// Pages of a mapping that are put under it one by one; the next one brings all behind it along. Each may be a mapping
-/// of the kernel's, of which a process has 65,530: more than 509 regions of a front end's can use up like this.
+/// Pages of a mapping that are put under it one by one; the next one brings all behind it along.
 const SINGLE_PAGES: u32 = 64;
+/// Of all mappings together: each may make two mappings of the kernel's more, of which a process has 65,530.
+const ALL_SINGLE_PAGES: u32 = 8192;
 
 struct Guard {
     start: AtomicUsize,
     end: AtomicUsize,
     page: AtomicUsize,
     taken: AtomicBool,
-    /// Odd while a page of it is not the file's.
-    epoch: AtomicU32,
+    /// Which pages are the file's.
+    epoch: Epoch,
     /// Handlers at work.
     handling: AtomicU32,
     /// Pages that were put under it one by one.
@@ -34,10 +39,53 @@ struct Guard {
 }
 
 impl Guard {
-    fn spoil(&self) {
-        self.epoch.fetch_add(2, SeqCst);
-        self.epoch.fetch_or(1, SeqCst);
+    /// Whether a page may be put under it alone.
+    fn takes_single(&self) -> bool {
+        if !charge(&SINGLES, ALL_SINGLE_PAGES) {
+            return false;
+        }
+        let fits = charge(&self.pages, SINGLE_PAGES);
+        if !fits {
+            SINGLES.fetch_sub(1, SeqCst);
+        }
+        fits
     }
+
+    /// Its single pages are gone.
+    fn forget_singles(&self) {
+        SINGLES.fetch_sub(self.pages.swap(0, SeqCst), SeqCst);
+    }
+
+    /// Put zeroes under a page that is gone, of a mapping up to `end`; whether there was room.
+    fn stand_in(&self, address: usize, end: usize) -> bool {
+        let page = self.page.load(Acquire);
+        let base = address & !(page - 1);
+        self.takes_single() && put_zeroes(base, page) || put_zeroes(base, end - base)
+    }
+}
+
+/// Count one more, if there are fewer than so many.
+fn charge(counter: &AtomicU32, most: u32) -> bool {
+    let fits = counter.fetch_add(1, SeqCst) < most;
+    if !fits {
+        counter.fetch_sub(1, SeqCst);
+    }
+    fits
+}
+
+/// Map zeroes in place of a part of a mapping of ours; whether there was room. Private ones, or else shared ones: these
+/// count against no limit on a process's data.
+fn put_zeroes(base: usize, len: usize) -> bool {
+    let flags = libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    [libc::MAP_PRIVATE, libc::MAP_SHARED].iter().any(|kind| {
+        // SAFETY: mmap is a bare system call; the range lies inside a mapping that we own, and MAP_FIXED replaces just
+        // that. (An older kernel may have taken it away before it fails: the next attempt fills the hole.)
+        let mapped = unsafe {
+            let at = base as *mut libc::c_void;
+            libc::mmap(at, len, libc::PROT_READ | libc::PROT_WRITE, flags | kind, -1, 0)
+        };
+        mapped != libc::MAP_FAILED
+    })
 }
 
 static TABLE: [Guard; GUARDS] = [const {
@@ -46,17 +94,19 @@ static TABLE: [Guard; GUARDS] = [const {
         end: AtomicUsize::new(0),
         page: AtomicUsize::new(0),
         taken: AtomicBool::new(false),
-        epoch: AtomicU32::new(0),
+        epoch: Epoch(AtomicU32::new(0)),
         handling: AtomicU32::new(0),
         pages: AtomicU32::new(0),
     }
 }; GUARDS];
+/// Pages that stand in one by one, in all mappings.
+static SINGLES: AtomicU32 = AtomicU32::new(0);
 static FAULTS: AtomicU32 = AtomicU32::new(0);
 static INSTALL: Once = Once::new();
 
 thread_local! {
     /// Whether this thread took a fault that [`faulted_since`] has not reported.
-    static FAULTED: Cell<bool> = const { Cell::new(false) };
+    static FAULTED: AtomicBool = const { AtomicBool::new(false) };
 }
 
 /// How often a mapping broke since the process started, in any thread. For [`faulted_since`].
@@ -69,7 +119,8 @@ pub fn faults() -> u32 {
 /// faults; the process-wide count merely spares a look at the thread's own flag.
 #[inline(always)]
 pub fn faulted_since(before: u32) -> bool {
-    faults() != before && FAULTED.replace(false)
+    compiler_fence(SeqCst); // between a copy and what this thread's own signal handler has noted of it
+    faults() != before && FAULTED.with(|faulted| faulted.swap(false, Relaxed))
 }
 
 extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
@@ -81,20 +132,12 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c
             continue;
         }
         guard.handling.fetch_add(1, SeqCst);
-        guard.spoil(); // before there is a page that is not the file's, and after: see `repair`
-        let page = guard.page.load(Acquire);
-        let base = address & !(page - 1);
-        let len = if guard.pages.fetch_add(1, SeqCst) < SINGLE_PAGES { page } else { end - base };
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        // SAFETY: mmap is a bare system call; the page and what follows up to `end` lie inside a mapping that we own,
-        // and MAP_FIXED replaces just these.
-        let mapped = unsafe {
-            libc::mmap(base as *mut libc::c_void, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
-        };
-        guard.spoil();
+        guard.epoch.spoil(); // before there is a page that is not the file's, and after: see `repair`
+        let mapped = guard.stand_in(address, end);
+        guard.epoch.spoil();
         guard.handling.fetch_sub(1, SeqCst);
-        if mapped != libc::MAP_FAILED {
-            FAULTED.set(true);
+        if mapped {
+            FAULTED.with(|faulted| faulted.store(true, Relaxed));
             FAULTS.fetch_add(1, Release);
             return;
         }
@@ -211,18 +254,20 @@ impl Mapping {
         self.len == 0
     }
 
-    /// What was copied is the file's if this was even before, and is the same after: it is odd while a page is not.
+    /// Tells what was copied whether it met the file.
     #[inline(always)]
-    pub fn epoch(&self) -> u32 {
-        TABLE[self.guard].epoch.load(SeqCst)
+    pub fn epoch(&self) -> &Epoch {
+        &TABLE[self.guard].epoch
     }
 
     /// Put the file back under a shared mapping that is broken; what is not there breaks it again. From any thread.
+    ///
+    /// It stays broken when the kernel has no room for that.
     #[cold]
     pub fn repair(&self, fd: BorrowedFd<'_>) {
         let guard = &TABLE[self.guard];
         loop {
-            let epoch = guard.epoch.load(SeqCst);
+            let epoch = guard.epoch.now();
             if epoch & 1 == 0 {
                 return;
             }
@@ -237,10 +282,10 @@ impl Mapping {
             };
             // a handler that began after the look at `handling` has changed the epoch: its page may lie over ours
             let mended = base != libc::MAP_FAILED;
-            if mended {
-                guard.pages.store(0, SeqCst);
+            if mended || put_zeroes(self.base as usize, self.mapped) {
+                guard.forget_singles();
             }
-            if !mended || guard.epoch.compare_exchange(epoch, epoch + 1, SeqCst, SeqCst).is_ok() {
+            if !mended || guard.epoch.mend(epoch) {
                 // SAFETY: advice on our own mapping, as in `map`.
                 unsafe {
                     libc::madvise(self.base.cast(), self.mapped, libc::MADV_DONTDUMP);
@@ -261,6 +306,7 @@ impl Drop for Mapping {
         // SAFETY: our own mapping, and nobody holds a pointer into it any more.
         unsafe { libc::munmap(self.base.cast(), self.mapped) };
         if self.guard < GUARDS {
+            TABLE[self.guard].forget_singles();
             TABLE[self.guard].taken.store(false, Release);
         }
     }
@@ -270,8 +316,7 @@ fn claim_guard(start: usize, len: usize, page: usize) -> Result<usize> {
     let free = TABLE.iter().position(|g| g.taken.compare_exchange(false, true, AcqRel, Relaxed).is_ok());
     let index = free.ok_or_else(|| Error::errno("mappings", libc::ENOMEM))?;
     let guard = &TABLE[index];
-    guard.epoch.store(0, SeqCst);
-    guard.pages.store(0, SeqCst);
+    guard.epoch.0.store(0, SeqCst);
     guard.page.store(page, Release);
     guard.start.store(start, Release);
     guard.end.store(start + len, Release);
@@ -348,16 +393,16 @@ mod tests {
         std::thread::spawn(move || assert!(!faulted_since(before), "another thread's copies are good"))
             .join()
             .unwrap();
-        assert_eq!(mapping.epoch() & 1, 1);
+        assert_eq!(mapping.epoch().now() & 1, 1);
         file.set_len(8192).unwrap();
         mapping.repair(file.as_fd());
-        let mended = mapping.epoch();
+        let mended = mapping.epoch().now();
         let before = faults();
         // SAFETY: inside the mapping, which is the file's again.
         unsafe { mapping.as_ptr().add(5000).write_volatile(7) };
         let mut byte = [0];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 5000).unwrap();
-        assert_eq!((byte[0], mapping.epoch(), faulted_since(before)), (7, mended, false));
+        assert_eq!((byte[0], mapping.epoch().now(), faulted_since(before)), (7, mended, false));
         assert_eq!(mended & 1, 0);
     }
 

@@ -1,5 +1,7 @@
 //! What Ringway's threads share, over loom: the core's own files, with another `sync` beneath them.
 
+#[path = "../../ringway-core/src/epoch.rs"]
+pub mod epoch;
 #[path = "../../ringway-core/src/range.rs"]
 pub mod range;
 #[path = "../../ringway-core/src/slow.rs"]

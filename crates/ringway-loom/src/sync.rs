@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-pub use loom::sync::atomic::{fence, AtomicBool, AtomicUsize};
+pub use loom::sync::atomic::{fence, AtomicBool, AtomicU32, AtomicUsize};
 pub use loom::sync::{Arc, Condvar, Mutex};
 
 use loom::sync::atomic::Ordering::SeqCst;

@@ -4,12 +4,13 @@ use std::sync::mpsc::{sync_channel, TryRecvError};
 use std::time::{Duration, Instant};
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use loom::sync::Arc;
 use loom::thread;
 
 use ringway_core::scsi::Failure;
 use ringway_core::view::View;
+use ringway_loom::epoch::Epoch;
 use ringway_loom::range::RangeLocks;
 use ringway_loom::slow::{Charged, Life, Share, SlowCommand, SlowKind, SlowRing};
 use ringway_loom::worker::{close, read_mail, sleep, Mailbox, Message};
@@ -280,4 +281,55 @@ fn two_holders_of_a_range_take_turns() {
         other.join().unwrap();
         assert!(!ranges.blocks(0, 8, true), "a lock was left behind");
     });
+}
+
+/// A page of a mapping: the file's, or zeroes that stand in. What a copy meets is a plain load for the CPU's sake: it
+/// orders nothing.
+const FILE: usize = 0;
+const ZEROES: usize = 1;
+
+fn copy(epoch: &Epoch, page: &AtomicUsize, stored: bool) {
+    let before = epoch.now();
+    let met = page.load(Relaxed);
+    if epoch.held_since(before, stored) {
+        assert_eq!(met, FILE, "a copy to zeroes counts as one to the file");
+    }
+}
+
+fn lose(epoch: &Epoch, page: &AtomicUsize) {
+    epoch.spoil();
+    page.store(ZEROES, Relaxed);
+    epoch.spoil();
+}
+
+#[test]
+fn no_copy_counts_that_met_a_page_which_another_thread_lost() {
+    for stored in [false, true] {
+        model(move || {
+            let shared = Arc::new((Epoch(AtomicU32::new(0)), AtomicUsize::new(FILE)));
+            let other = shared.clone();
+            let thread = thread::spawn(move || lose(&other.0, &other.1));
+            copy(&shared.0, &shared.1, stored);
+            thread.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn no_copy_counts_that_met_a_page_before_it_was_mended() {
+    for stored in [false, true] {
+        model(move || {
+            let shared = Arc::new((Epoch(AtomicU32::new(0)), AtomicUsize::new(FILE)));
+            lose(&shared.0, &shared.1);
+            let other = shared.clone();
+            let thread = thread::spawn(move || {
+                let seen = other.0.now();
+                other.1.store(FILE, Relaxed);
+                assert!(other.0.mend(seen));
+            });
+            copy(&shared.0, &shared.1, stored);
+            thread.join().unwrap();
+            assert!(shared.0.held_since(shared.0.now(), stored), "it is the file again");
+        });
+    }
 }

@@ -32,7 +32,7 @@ pub(super) fn copy_once(
     skip: usize,
     len: usize,
 ) -> Copied {
-    let (before, epoch) = (faults(), mapping.epoch());
+    let (before, epoch) = (faults(), mapping.epoch().now());
     // SAFETY: the caller asked `contains`.
     let mut at = unsafe { mapping.as_ptr().add(offset as usize) };
     for_each_span(spans, skip, len, |base, len| {
@@ -47,7 +47,8 @@ pub(super) fn copy_once(
             at = at.add(len);
         }
     });
-    match (faulted_since(before), epoch & 1 == 0 && mapping.epoch() == epoch) {
+    let held = mapping.epoch().held_since(epoch, write);
+    match (faulted_since(before), held) {
         (false, true) => Copied::Whole,
         (true, true) => Copied::GuestGone,
         (true, false) => Copied::StoreGone,
