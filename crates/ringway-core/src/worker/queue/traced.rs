@@ -28,11 +28,11 @@ struct Arrival {
 
 /// What a queue keeps while it is traced.
 pub struct QueueTrace {
-    interval: u32,
-    /// Requests until the next one is followed.
-    countdown: u32,
+    interval: u64,
+    /// Requests until the next one is followed. (Up to two stretches: more than an interval's own 32 bits hold.)
+    countdown: u64,
     /// Requests of this stretch of `interval` that come after it.
-    rest: u32,
+    rest: u64,
     random: Random,
     /// Oldest first.
     arrivals: VecDeque<Arrival>,
@@ -46,7 +46,7 @@ impl QueueTrace {
     /// but one of them to an even step.
     pub fn new(interval: u32, seed: u64) -> Self {
         let mut trace = QueueTrace {
-            interval: interval.max(1),
+            interval: interval.max(1).into(),
             countdown: 0,
             rest: 0,
             random: Random::new(seed),
@@ -60,7 +60,7 @@ impl QueueTrace {
 
     /// Choose one of the next stretch.
     fn choose(&mut self) {
-        let place = below(self.random.next(), u64::from(self.interval)) as u32;
+        let place = below(self.random.next(), self.interval);
         self.countdown = self.rest + place + 1;
         self.rest = self.interval - 1 - place;
     }
@@ -305,6 +305,15 @@ mod tests {
             places[due.iter().position(|due| *due).unwrap()] += 1;
         }
         assert!(places.iter().all(|count| (STRETCHES / 5..STRETCHES / 3).contains(count)), "{places:?}");
+    }
+
+    #[test]
+    fn the_longest_interval_takes_two_of_its_kind() {
+        let mut trace = QueueTrace::new(u32::MAX, 3);
+        for _ in 0..1000 {
+            trace.choose();
+            assert!((1..=2 * u64::from(u32::MAX)).contains(&trace.countdown));
+        }
     }
 
     #[test]
