@@ -207,15 +207,26 @@ def test_a_target_outlives_its_steward(target: ServedTarget, run_dir: Path) -> N
     """Names are missing in the log, and its sockets stay; the next start replaces them."""
     (steward,) = Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().split()
     os.kill(int(steward), signal.SIGKILL)
+    target.wait_message("steward has ended")  # though nobody has asked for it
     with ScsiFrontEnd(target.socket).open() as front:
         ready(front, 0)
         target.wait_message(r"pid \d+ \(\?\) came")
         run("target", "add", target.socket, "1=ram:1M")
         ready(front, 1)
     assert target.stop() == 0
-    target.wait_message("could not be removed")
+    target.wait_message("could not be removed.*steward has ended")
+    assert sum("guests are served on" in line["message"] for line in target.log) == 1
     target.start()
     assert len(target.info().luns) == 1
+
+
+def test_what_needs_a_steward_that_is_gone_says_so(run_dir: Path, device: str) -> None:
+    with ServedTarget(run_dir, "null:1G", "--sandbox", "on") as target:
+        (steward,) = Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().split()
+        os.kill(int(steward), signal.SIGKILL)
+        result = run("target", "add", target.socket, f"1={device}", status=1)
+        assert "cannot be claimed: the target's steward has ended" in result.stderr
+        assert len(target.info().luns) == 1
 
 
 def test_a_steward_that_hangs_is_waited_for_once(target: ServedTarget, image: Path) -> None:

@@ -206,3 +206,28 @@ def test_the_tables_name_system_calls() -> None:
     unknown = [name for name in names if lib.resolve_syscall(lib.Arch.X86_64, name) == -1]
     assert unknown == []
     assert len(set(names)) == len(names)
+
+
+_LONG_QUESTIONS = """
+import os
+from ringway.target.host import Question
+from ringway.target.sandbox.steward import MAX_MESSAGE, Steward
+steward = Steward.start()
+steward.ask(Question.REMOVE, "/" + "\\udcff" * 4094)
+try:
+    steward.ask(Question.REMOVE, "x" * MAX_MESSAGE)
+except OSError as error:
+    print(error.strerror)
+print(steward.ask(Question.COMMAND_NAME, str(os.getpid()))[0] != "?")
+steward.close()
+"""
+
+
+def test_a_steward_takes_any_path_and_is_sent_nothing_longer() -> None:
+    """A path that is no text is six times as long on its way; what was cut off ended the steward."""
+    result = subprocess.run(
+        [sys.executable, "-c", _LONG_QUESTIONS], capture_output=True, text=True, check=True, timeout=60
+    )
+    refusal, answered = result.stdout.splitlines()
+    assert "the steward takes 32768" in refusal
+    assert answered == "True", "and it is still there"

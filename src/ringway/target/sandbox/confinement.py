@@ -94,8 +94,12 @@ class Sandbox:
     def seal(self) -> None:
         """Give up system calls, for all threads. Nothing is set up after this.
 
+        From now on the log says when the steward ends before its target.
+
         :raises ConflictError: the kernel has no seccomp (mode ``ON``).
         """
+        if self._steward is not None:
+            self._steward.watch()
         if self._filter is not None:
             self._try("seccomp", self._load_filter)
             self._check()

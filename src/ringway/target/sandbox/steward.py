@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
+import select
 import signal
 import socket
 import threading
@@ -22,8 +24,12 @@ from ringway.target.host import Question
 from ringway.target.sandbox import privileges
 from ringway.target.sandbox.filters import Filter
 
+_log: Final = logging.getLogger(__name__)
+
 NAME: Final = "ringway-steward"
-_MAX_MESSAGE: Final = 8192
+_ENDED: Final = "the target's steward has ended"
+#: Bytes of a message: a path has 4096, each of which takes six in JSON when it is no character.
+MAX_MESSAGE: Final = 32 * 1024
 _PATIENCE_S: Final = 5.0
 _READY: Final = b"ready"
 _STANDARD_FDS: Final = 3
@@ -40,6 +46,8 @@ class Steward:
         self._pid = pid
         self._asked = self._answered = 0
         self._lock = threading.Lock()
+        self._closing = False
+        self._ended = threading.Lock()  # taken by who tells of its end, for good
 
     @classmethod
     def start(cls, own_filter: Filter | None) -> Steward:
@@ -53,7 +61,7 @@ class Steward:
             _be_steward(theirs.detach(), own_filter)
         theirs.close()
         ours.settimeout(_PATIENCE_S)
-        if ours.recv(_MAX_MESSAGE) != _READY:
+        if ours.recv(MAX_MESSAGE) != _READY:
             raise ConnectionResetError("the steward ended")
         return cls(ours, pid)
 
@@ -62,14 +70,19 @@ class Steward:
 
         A steward can hang: it looks at other processes' files. Who asks again before it has answered, or for
         a name while another thread waits for it, is told so at once: a session waits for names.
+
+        :raises ConnectionResetError: it has ended.
         """
         if not self._lock.acquire(blocking=question is not Question.COMMAND_NAME):
             raise BlockingIOError(errno.EAGAIN, "the steward is busy")
         try:
             self._catch_up()
+            _send(self._channel, [self._asked + 1, question, text], fd)
             self._asked += 1
-            _send(self._channel, [self._asked, question, text], fd)
             value, error, opened = self._take()
+        except ConnectionError as error_:
+            self._tell_end()
+            raise ConnectionResetError(errno.ECONNRESET, _ENDED) from error_
         finally:
             self._lock.release()
         if error:
@@ -91,15 +104,40 @@ class Steward:
         finally:
             self._channel.settimeout(_PATIENCE_S)
 
+    def watch(self) -> None:
+        """Say so in the log if it ends before it is told to: it would be missed much later, or never."""
+        threading.Thread(target=self._watch, name="steward-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        poller = select.poll()
+        poller.register(self._channel, 0)  # a hang-up is told of in any case
+        poller.poll()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        if not self._closing and self._ended.acquire(blocking=False):
+            _log.error(
+                "%s (pid %d): it claims no block devices any more, names nobody who uses a disk, and this"
+                " target's sockets stay when it ends; guests are served on; start the target again soon",
+                _ENDED,
+                self._pid,
+            )
+
     def close(self) -> None:
         """Let it end, and wait for that."""
+        self._closing = True
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)  # for who watches, too
         self._channel.close()
         with contextlib.suppress(OSError):
             os.waitpid(self._pid, 0)
 
 
 def _send(channel: socket.socket, message: object, fd: int | None) -> None:
+    """:raises OSError: EMSGSIZE: it is too long; or nobody is there."""
     data = json.dumps(message).encode()
+    if len(data) > MAX_MESSAGE:
+        raise OSError(errno.EMSGSIZE, f"a message of {len(data)} bytes; the steward takes {MAX_MESSAGE}")
     if fd is None:
         channel.send(data)
     else:
@@ -107,8 +145,14 @@ def _send(channel: socket.socket, message: object, fd: int | None) -> None:
 
 
 def _receive(channel: socket.socket) -> tuple[Any, int | None]:
-    """:raises ConnectionResetError: the other side left. :raises OSError: nothing came in time."""
-    data, fds, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+    """:raises ConnectionResetError: the other side left, or speaks another language.
+
+    :raises OSError: nothing came in time.
+    """
+    data, fds, flags, _ = socket.recv_fds(channel, MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+    if flags & socket.MSG_TRUNC:
+        _close(fds[0] if fds else None)
+        raise ConnectionResetError("the other side sends more than it may")
     if not data:
         raise ConnectionResetError("the other side left")
     return json.loads(data), fds[0] if fds else None
