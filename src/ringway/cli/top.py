@@ -17,15 +17,13 @@ import msgspec
 
 from ringway.cli.control import connect
 from ringway.cli.signals import as_ctrl_c
-from ringway.errors import ControlError
 from ringway.model import (
-    CountersRequest,
-    Histogram,
     InfoRequest,
-    LunCounters,
+    LunStatistics,
     QueueStatistics,
-    TargetCounters,
+    StatisticsRequest,
     TargetInfo,
+    TargetStatistics,
     WorkerStatistics,
 )
 from ringway.target.control import ControlClient
@@ -41,7 +39,7 @@ Examples:
   ringway top --once --json disk.img.sock
 """
 _SHARES: Final = {"p50_ns": 0.5, "p99_ns": 0.99, "p999_ns": 0.999}
-RowT = TypeVar("RowT", LunCounters, QueueStatistics, WorkerStatistics)
+RowT = TypeVar("RowT", LunStatistics, QueueStatistics, WorkerStatistics)
 
 
 class LunRates(msgspec.Struct, frozen=True):
@@ -131,7 +129,7 @@ def top(socket: str, interval_s: float, once: bool, as_json: bool) -> None:
 # Figures
 
 
-def between(info: TargetInfo, before: TargetCounters, after: TargetCounters) -> Interval:
+def between(info: TargetInfo, before: TargetStatistics, after: TargetStatistics) -> Interval:
     """What happened from ``before`` to ``after``. What was not there before counts from zero."""
     seconds = max(after.uptime_s - before.uptime_s, 1e-9)
     luns = {(lun.target, lun.lun): lun for lun in before.luns}
@@ -163,18 +161,17 @@ def _grown(before: RowT | None, after: RowT, *names: str) -> int:
     return total
 
 
-def _latencies(before: LunCounters | None, after: LunCounters) -> dict[int, int]:
+def _latencies(before: LunStatistics | None, after: LunStatistics) -> dict[int, int]:
     """Reads and writes together, by bucket."""
     grown: dict[int, int] = {}
     for name in ("read_latency", "write_latency"):
-        old: Histogram = getattr(before, name, ())
-        past = dict(old)
-        for bound, count in getattr(after, name):
+        past = {} if before is None else dict(getattr(before, name).histogram)
+        for bound, count in getattr(after, name).histogram:
             grown[bound] = grown.get(bound, 0) + max(count - past.get(bound, 0), 0)
     return grown
 
 
-def _lun(before: LunCounters | None, after: LunCounters, seconds: float) -> LunRates:
+def _lun(before: LunStatistics | None, after: LunStatistics, seconds: float) -> LunRates:
     histogram = _latencies(before, after)
     return LunRates(
         after.target,
@@ -239,23 +236,12 @@ class _Pause:
 
 
 def _intervals(client: ControlClient, seconds: float, pause: _Pause) -> Iterator[tuple[TargetInfo, Interval]]:
-    before = _counters(client)
+    before = client.call(StatisticsRequest(), TargetStatistics)
     while pause.wait(seconds):
-        after = _counters(client)
+        after = client.call(StatisticsRequest(), TargetStatistics)
         info = client.call(InfoRequest(), TargetInfo)
         yield info, between(info, before, after)
         before = after
-
-
-def _counters(client: ControlClient) -> TargetCounters:
-    """:raises ControlError: the target is too old to know this."""
-    try:
-        return client.call(CountersRequest(), TargetCounters)
-    except ControlError as error:
-        raise ControlError(
-            f"the target cannot be watched: {error.message}",
-            hint="start it again with this version of ringway; ringway target statistics knows older ones",
-        ) from error
 
 
 def _show(client: ControlClient, seconds: float) -> None:

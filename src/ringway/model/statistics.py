@@ -1,16 +1,24 @@
-"""What a target counted since its start, in the two forms in which it tells it."""
+"""What a target counted since its start."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
+Histogram = tuple[tuple[int, int], ...]
+"""How many requests took less than so many nanoseconds, and no less than the bound before; empty buckets are
+left out."""
+
 
 class Latency(Struct, frozen=True):
-    """How long requests took, in nanoseconds; all zero when there was none."""
+    """How long requests took since the target's start, in nanoseconds; all zero when there was none.
+
+    The histogram is what can be subtracted from a later look.
+    """
 
     p50_ns: int = 0
     p99_ns: int = 0
     max_ns: int = 0
+    histogram: Histogram = ()
 
 
 class LunStatistics(Struct, frozen=True):
@@ -59,36 +67,5 @@ class TargetStatistics(Struct, frozen=True):
 
     uptime_s: float
     luns: tuple[LunStatistics, ...]
-    queues: tuple[QueueStatistics, ...]
-    workers: tuple[WorkerStatistics, ...]
-
-
-Histogram = tuple[tuple[int, int], ...]
-"""How many requests took less than so many nanoseconds, and no less than the bound before; empty buckets are
-left out."""
-
-
-class LunCounters(Struct, frozen=True):
-    """What guests did to one LUN since the target's start, ready to be subtracted from a later look."""
-
-    target: int
-    lun: int
-    reads: int
-    writes: int
-    flushes: int
-    unmaps: int
-    other: int
-    errors: int
-    read_bytes: int
-    write_bytes: int
-    read_latency: Histogram
-    write_latency: Histogram
-
-
-class TargetCounters(Struct, frozen=True):
-    """All counters of a target, with whole histograms."""
-
-    uptime_s: float
-    luns: tuple[LunCounters, ...]
     queues: tuple[QueueStatistics, ...]
     workers: tuple[WorkerStatistics, ...]

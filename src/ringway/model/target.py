@@ -299,12 +299,6 @@ class StatisticsRequest(Struct, frozen=True, tag="statistics", tag_field="verb",
     version: int = CONTROL_VERSION
 
 
-class CountersRequest(Struct, frozen=True, tag="counters", tag_field="verb", forbid_unknown_fields=True):
-    """Answered with TargetCounters."""
-
-    version: int = CONTROL_VERSION
-
-
 class TraceStartRequest(Struct, frozen=True, tag="trace-start", tag_field="verb", forbid_unknown_fields=True):
     """Follow one of each ``sample`` requests of a queue from now on, chosen at random; answered with Done.
 
@@ -388,7 +382,6 @@ class QuitRequest(Struct, frozen=True, tag="quit", tag_field="verb", forbid_unkn
 ControlRequest = (
     InfoRequest
     | StatisticsRequest
-    | CountersRequest
     | TraceStartRequest
     | TraceFetchRequest
     | TraceStopRequest

@@ -29,7 +29,6 @@ from ringway.model import (
     CONTROL_VERSION,
     ControlEnvelope,
     ControlRequest,
-    CountersRequest,
     ErrorRecord,
     InfoRequest,
     LunAddRequest,
@@ -52,7 +51,7 @@ MAX_CLIENTS: Final = 8
 MAX_FDS: Final = 1
 _PAUSE_S: Final = 0.1  #: rest after accept failed (no fds left, say): it would fail again at once
 PATIENCE_S: Final = 10.0  #: how long a client may take to say a line or to hear one
-_LOOKS: Final = (InfoRequest, StatisticsRequest, CountersRequest, TraceFetchRequest)  #: change nothing
+_LOOKS: Final = (InfoRequest, StatisticsRequest, TraceFetchRequest)  #: change nothing
 _ENVELOPE: Final = msgspec.json.Decoder(ControlEnvelope)
 _VERBS: Final = [kind.__struct_config__.tag for kind in get_args(ControlRequest)]
 _VERBS_HINT: Final = f"this target knows {', '.join(map(str, _VERBS[:-1]))} and {_VERBS[-1]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -11,12 +11,9 @@ import msgspec
 
 from ringway import _core
 from ringway.model import (
-    Histogram,
     Latency,
-    LunCounters,
     LunStatistics,
     QueueStatistics,
-    TargetCounters,
     TargetStatistics,
     WorkerStatistics,
 )
@@ -28,18 +25,11 @@ Row = Mapping[str, int | list[int]]
 
 def collect(rows: Mapping[str, Sequence[Row]], uptime_s: float) -> TargetStatistics:
     """Make the records of a target from ``_core.Device.statistics()``."""
-    luns = tuple(LunStatistics(**fields) for fields in _luns(rows["luns"], latency))
-    return TargetStatistics(uptime_s, luns, _queues(rows), _workers(rows))
-
-
-def counters(rows: Mapping[str, Sequence[Row]], uptime_s: float) -> TargetCounters:
-    """Make the records with whole histograms from ``_core.Device.statistics()``."""
-    luns = tuple(LunCounters(**fields) for fields in _luns(rows["luns"], _histogram))
-    return TargetCounters(uptime_s, luns, _queues(rows), _workers(rows))
+    return TargetStatistics(uptime_s, tuple(_luns(rows["luns"])), _queues(rows), _workers(rows))
 
 
 def latency(counts: Sequence[int]) -> Latency:
-    """Percentiles of a histogram of the core: each is its bucket's upper bound, and so never too low."""
+    """What a histogram of the core says. Percentiles are their bucket's upper bound, and so never too low."""
     total = sum(counts)
     if total == 0:
         return Latency()
@@ -47,6 +37,7 @@ def latency(counts: Sequence[int]) -> Latency:
         p50_ns=_percentile(counts, total, 0.5),
         p99_ns=_percentile(counts, total, 0.99),
         max_ns=_percentile(counts, total, 1.0),
+        histogram=tuple((bound, count) for bound, count in zip(_bounds(), counts, strict=True) if count),
     )
 
 
@@ -74,10 +65,6 @@ def _percentile(counts: Sequence[int], total: int, share: float) -> int:
     return bounds[-1]
 
 
-def _histogram(counts: Sequence[int]) -> Histogram:
-    return tuple((bound, count) for bound, count in zip(_bounds(), counts, strict=True) if count)
-
-
 def _queues(rows: Mapping[str, Sequence[Row]]) -> tuple[QueueStatistics, ...]:
     return tuple(msgspec.convert(row, QueueStatistics, strict=False) for row in rows["queues"])
 
@@ -86,15 +73,15 @@ def _workers(rows: Mapping[str, Sequence[Row]]) -> tuple[WorkerStatistics, ...]:
     return tuple(msgspec.convert(row, WorkerStatistics) for row in rows["workers"])
 
 
-def _luns(rows: Sequence[Row], summary: Callable[[list[int]], object]) -> Iterator[dict[str, Any]]:
-    """Add up each LUN's rows, one of each queue. Yields the fields of its record."""
+def _luns(rows: Sequence[Row]) -> Iterator[LunStatistics]:
+    """Add up each LUN's rows, one of each queue."""
     by_lun: defaultdict[tuple[Any, Any], list[Any]] = defaultdict(list)
     for row in rows:
         by_lun[row["target"], row["lun"]].append(row)
     for (target, lun), group in sorted(by_lun.items()):
         sums = {name: sum(row[name] for row in group) for name in _COUNTERS}
-        histograms = {
-            name: summary([sum(column) for column in zip(*(row[name] for row in group), strict=True)])
+        latencies: dict[str, Any] = {
+            name: latency([sum(column) for column in zip(*(row[name] for row in group), strict=True)])
             for name in _HISTOGRAMS
         }
-        yield {"target": target, "lun": lun, **sums, **histograms}
+        yield LunStatistics(target, lun, **sums, **latencies)

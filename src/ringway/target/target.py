@@ -19,7 +19,6 @@ from ringway.digest import sha256
 from ringway.errors import BusyError, ConflictError, ControlError, UsageError
 from ringway.model import (
     ControlRequest,
-    CountersRequest,
     DeviceKind,
     Done,
     DrainRequest,
@@ -36,7 +35,6 @@ from ringway.model import (
     SandboxMode,
     StatisticsRequest,
     TargetConfig,
-    TargetCounters,
     TargetInfo,
     TargetStatistics,
     TraceFetchRequest,
@@ -202,10 +200,6 @@ class Target:
         """Counters since the start."""
         return statistics.collect(self._core.statistics(), time.monotonic() - self._started_s)
 
-    def counters(self) -> TargetCounters:
-        """Counters since the start, with whole histograms."""
-        return statistics.counters(self._core.statistics(), time.monotonic() - self._started_s)
-
     def add_lun(self, spec: LunSpec, fd: int | None = None) -> LunInfo:
         """Open a backstore and show it to the guest. :raises RingwayError: as ``LunTable.add``."""
         info = self._luns.add(spec, fd=fd)
@@ -273,7 +267,7 @@ class Target:
 
     def _handle_control(self, request: ControlRequest, fd: int | None) -> msgspec.Struct:
         match request:
-            case InfoRequest() | StatisticsRequest() | CountersRequest():
+            case InfoRequest() | StatisticsRequest():
                 return self._look(request)
             case TraceStartRequest() | TraceFetchRequest() | TraceStopRequest():
                 return self._trace(request)
@@ -300,14 +294,12 @@ class Target:
             case LunLimitRequest():
                 return self.limit_lun(request.target, request.lun, request.limits)
 
-    def _look(self, request: InfoRequest | StatisticsRequest | CountersRequest) -> msgspec.Struct:
+    def _look(self, request: InfoRequest | StatisticsRequest) -> msgspec.Struct:
         match request:
             case InfoRequest():
                 return self.info()
             case StatisticsRequest():
                 return self.statistics()
-            case CountersRequest():
-                return self.counters()
 
     def _trace(self, request: TraceStartRequest | TraceFetchRequest | TraceStopRequest) -> msgspec.Struct:
         match request:

@@ -16,13 +16,13 @@ from ringway import _core
 from ringway.errors import BusyError, ControlError, NotFoundError, UsageError
 from ringway.model import (
     Carrier,
-    CountersRequest,
     Done,
     IoEngine,
     Notice,
     Operation,
     Poll,
-    TargetCounters,
+    StatisticsRequest,
+    TargetStatistics,
     TraceBatch,
     TraceFetchRequest,
     TraceSample,
@@ -310,9 +310,9 @@ def _can_trace(path: str) -> bool:
 def test_counters_can_be_subtracted(serve: Serve, disk_of: MakeDisk) -> None:
     path = serve("scsi", disk_of("ram"))
 
-    def look() -> TargetCounters:
+    def look() -> TargetStatistics:
         with ControlClient(f"{path}.ctl") as client:
-            return client.call(CountersRequest(), TargetCounters)
+            return client.call(StatisticsRequest(), TargetStatistics)
 
     with connected(path, "scsi") as front:
         assert isinstance(front, ScsiFrontEnd)
@@ -324,5 +324,5 @@ def test_counters_can_be_subtracted(serve: Serve, disk_of: MakeDisk) -> None:
         after = look()
     (old,), (new,) = before.luns, after.luns
     assert (new.reads - old.reads, new.writes - old.writes, new.other - old.other) == (5, 0, 1)
-    assert sum(count for _, count in new.read_latency) == new.reads
+    assert sum(count for _, count in new.read_latency.histogram) == new.reads
     assert after.queues[2].slow_commands - before.queues[2].slow_commands == 1

@@ -181,7 +181,9 @@ def test_a_disk_that_hangs_is_removed_alone(run_dir: Path, engine: IoEngine, hun
         hung.go_on()
 
 
-def test_a_read_that_hangs_holds_up_no_change_of_another_disk(run_dir: Path, engine: IoEngine, hung: FuseDisk) -> None:
+def test_a_read_that_hangs_holds_up_no_change_of_another_disk(
+    run_dir: Path, engine: IoEngine, hung: FuseDisk
+) -> None:
     """Who waited for the requests of one LUN waited for those of all."""
     image = run_dir / "other.img"
     image.write_bytes(bytes(1 << 20))
@@ -197,7 +199,9 @@ def test_a_read_that_hangs_holds_up_no_change_of_another_disk(run_dir: Path, eng
         hung.go_on()
 
 
-def test_a_read_that_hangs_holds_up_no_disk_that_comes_to_its_address(run_dir: Path, engine: IoEngine, hung: FuseDisk) -> None:
+def test_a_read_that_hangs_holds_up_no_disk_that_comes_to_its_address(
+    run_dir: Path, engine: IoEngine, hung: FuseDisk
+) -> None:
     """The successor's COMPARE AND WRITE waited for it, and so did its removal. The guest's abort does: the
     read may still write to its memory.
     """

@@ -36,7 +36,6 @@ from ringway.model import (
     BackstoreInfo,
     BackstoreSpec,
     Check,
-    CountersRequest,
     DeviceKind,
     EndpointInfo,
     EndpointSpec,
@@ -48,7 +47,6 @@ from ringway.model import (
     SandboxMode,
     SpecKind,
     StatisticsRequest,
-    TargetCounters,
     TargetStatistics,
 )
 
@@ -212,10 +210,6 @@ class UserDriver:
     def statistics(self, name: str) -> TargetStatistics:
         """As the protocol says."""
         return self._running(name).ask(StatisticsRequest(), TargetStatistics)
-
-    def counters(self, name: str) -> TargetCounters:
-        """As the protocol says."""
-        return self._running(name).ask(CountersRequest(), TargetCounters)
 
     def watch(self, notify: Notify) -> None:
         """As the protocol says."""

@@ -17,10 +17,10 @@ from ringway.target.backstore import Backstore, open_backstore
 from ringway.target.medium import Medium, examine
 from ringway.testing.frontend import ScsiFrontEnd
 
-from . import cdb
-from .conftest import ServeHere as Serve
-from .disks import SIZE, Disk, MakeDisk
-from .loads import wait_until
+from .. import cdb
+from ..conftest import ServeHere as Serve
+from ..disks import SIZE, Disk, MakeDisk
+from ..loads import wait_until
 from .test_change_of_hands import ready, rival
 
 pytestmark = pytest.mark.timeout(120)
