@@ -427,7 +427,7 @@ class Device:
             ``read_latency write_latency``: counts for each bucket of :func:`latency_bucket_bounds`. A queue
             row:
             ``queue kicks signals batches requests slow_commands in_flight running``. A worker row:
-            ``worker thread sleeps spins loops cpu_ns``.
+            ``worker thread sleeps spins alarms foreseen loops cpu_ns``.
         """
 
 @final

@@ -3,21 +3,26 @@
 //! Kicks arrive as multishot polls in the ring that also carries the I/O. Eventfds are never read: each
 //! write to one is an edge, for io_uring and (EPOLLET) for epoll alike.
 
+mod alarms;
+mod epoll;
 mod job;
 mod threads;
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use io_uring::register::Restriction;
 use io_uring::{cqueue, opcode, squeue, types, IoUring};
 
-use crate::error::{Error, Result};
+use crate::clock::now_ns;
+use crate::error::Result;
 use crate::memory::IoVec;
 use crate::store::Store;
 use crate::view::View;
+use alarms::Alarms;
+pub use epoll::Epoll;
 use job::File;
 pub use job::{Job, Progress};
 use threads::{Call, Threads};
@@ -159,11 +164,24 @@ impl Engine {
         }
     }
 
-    /// Sleep until something happens.
-    pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) {
+    /// Sleep until something happens; if an alarm went off meanwhile, when it was to.
+    pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> Option<u64> {
         match self {
             Engine::Uring(ring) => ring.wait(timeout, events),
-            Engine::Epoll(epoll) => epoll.wait(timeout, events),
+            Engine::Epoll(epoll) => {
+                epoll.wait(timeout, events);
+                None
+            }
+        }
+    }
+
+    /// Have [`Engine::wait`] end at these times, and at no other that was set; epoll has no alarms.
+    #[inline(always)]
+    pub fn set_alarms(&mut self, wanted: &[u64]) {
+        if let Engine::Uring(ring) = self {
+            if !wanted.is_empty() || !ring.alarms.is_empty() {
+                ring.set_alarms(wanted);
+            }
         }
     }
 
@@ -178,6 +196,7 @@ impl Engine {
 const WATCH: u64 = 1 << 56;
 const REQUEST: u64 = 2 << 56;
 const IGNORE: u64 = 3 << 56;
+const ALARM: u64 = 4 << 56;
 /// Names the event of [`Threads`] among what is watched; no queue has this token.
 const THREADS: u32 = u32::MAX - 1;
 
@@ -193,6 +212,7 @@ pub struct Uring {
     early: Vec<Event>,
     /// Once there was a store that needs them.
     threads: Option<Threads>,
+    alarms: Alarms,
 }
 
 impl Uring {
@@ -229,6 +249,7 @@ impl Uring {
             running: 0,
             early: Vec::new(),
             threads: None,
+            alarms: Alarms::default(),
         })
     }
 
@@ -294,6 +315,28 @@ impl Uring {
         }
     }
 
+    /// Remove the alarms that are not wanted, and set those that are missing.
+    fn set_alarms(&mut self, wanted: &[u64]) {
+        let others = self.alarms.others(wanted);
+        for name in &others {
+            let entry = opcode::TimeoutRemove::new(ALARM | u64::from(*name)).build().user_data(IGNORE);
+            // SAFETY: the entry points to nothing.
+            unsafe { self.push(&entry) };
+        }
+        if !others.is_empty() {
+            let mut early = std::mem::take(&mut self.early);
+            self.turn(&mut early);
+            self.early = early;
+        }
+        let now = now_ns();
+        for at in wanted {
+            if let Some((entry, name)) = self.alarms.set(*at, now) {
+                // SAFETY: the alarms have what the entry points to, and live as long as the ring.
+                unsafe { self.push(&entry.user_data(ALARM | u64::from(name))) };
+            }
+        }
+    }
+
     #[inline(always)]
     fn has_events(&mut self) -> bool {
         !self.early.is_empty() || self.ring.submission().taskrun() || !self.ring.completion().is_empty()
@@ -312,7 +355,8 @@ impl Uring {
         self.reap(events);
     }
 
-    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) {
+    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> Option<u64> {
+        self.alarms.forget_rang();
         let result = match timeout {
             None => self.ring.submit_and_wait(1),
             Some(timeout) => {
@@ -324,6 +368,7 @@ impl Uring {
         // EINTR, ETIME and EBUSY all mean: look, and come back
         let _ = result;
         self.reap(events);
+        self.alarms.rang()
     }
 
     #[inline(always)]
@@ -353,6 +398,7 @@ impl Uring {
                         rearm.push(low);
                     }
                 }
+                ALARM => self.alarms.ended(low, entry.result()),
                 _ => {}
             }
         }
@@ -380,7 +426,7 @@ impl Uring {
 }
 
 /// All that a ring is ever asked to do.
-const OPCODES: [u8; 9] = [
+const OPCODES: [u8; 11] = [
     opcode::Read::CODE,
     opcode::Write::CODE,
     opcode::Readv::CODE,
@@ -390,6 +436,8 @@ const OPCODES: [u8; 9] = [
     opcode::PollAdd::CODE,
     opcode::PollRemove::CODE,
     opcode::AsyncCancel::CODE,
+    opcode::Timeout::CODE,
+    opcode::TimeoutRemove::CODE,
 ];
 /// IORING_REGISTER_FILES_UPDATE
 const REGISTER_FILES_UPDATE: u8 = 6;
@@ -409,88 +457,6 @@ fn restrict(ring: &IoUring) -> io::Result<()> {
 
 /// IORING_ENTER_GETEVENTS
 const GETEVENTS: u32 = 1;
-
-/// An epoll of one worker, and its threads.
-pub struct Epoll {
-    fd: OwnedFd,
-    threads: Threads,
-    /// What the page cache had.
-    early: Vec<Event>,
-    /// Calls that were begun and not taken.
-    running: usize,
-}
-
-impl Epoll {
-    /// Set up.
-    pub fn new() -> Result<Self> {
-        // SAFETY: a plain system call.
-        let fd = match unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } {
-            -1 => return Err(Error::last_os("epoll")),
-            // SAFETY: the fd is ours.
-            fd => unsafe { OwnedFd::from_raw_fd(fd) },
-        };
-        let mut epoll = Epoll { fd, threads: Threads::new()?, early: Vec::new(), running: 0 };
-        epoll.watch(epoll.threads.event(), THREADS)?;
-        Ok(epoll)
-    }
-
-    /// Have a call made: on the spot, if the store is cached and the cache serves it, else by a thread.
-    ///
-    /// # Safety
-    /// What the call points to stays valid until its completion.
-    unsafe fn call(&mut self, key: u32, call: Call, cached: bool) {
-        self.running += 1;
-        match cached.then(|| call.try_now()).flatten() {
-            Some(done) => self.early.push(Event::Done(key, done)),
-            // SAFETY: the caller's promise.
-            None => unsafe { self.threads.submit(key, call) },
-        }
-    }
-
-    #[inline(always)]
-    fn has_ended(&self) -> bool {
-        !self.early.is_empty() || self.threads.has_ended()
-    }
-
-    #[inline(always)]
-    fn take(&mut self, events: &mut Vec<Event>) {
-        if self.running > 0 && self.has_ended() {
-            let ended = self.threads.take().into_iter().map(|(key, result)| Event::Done(key, result));
-            let before = events.len();
-            events.extend(self.early.drain(..).chain(ended));
-            self.running -= events.len() - before;
-        }
-    }
-
-    fn watch(&mut self, fd: RawFd, token: u32) -> Result<()> {
-        let mut event =
-            libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: token.into() };
-        // SAFETY: the event is copied by the kernel.
-        match unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) } {
-            0 => Ok(()),
-            _ => Err(Error::last_os("epoll_ctl")),
-        }
-    }
-
-    fn unwatch(&mut self, fd: RawFd) {
-        // SAFETY: DEL takes no event.
-        unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
-    }
-
-    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) {
-        let mut list = [libc::epoll_event { events: 0, u64: 0 }; 32];
-        if self.has_ended() {
-            return self.take(events);
-        }
-        let millis =
-            timeout.map_or(-1, |timeout| timeout.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32);
-        // SAFETY: the list is as long as it is said to be.
-        let count = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), list.as_mut_ptr(), 32, millis) };
-        let tokens = list.iter().take(count.max(0) as usize).map(|event| event.u64 as u32);
-        events.extend(tokens.filter(|token| *token != THREADS).map(Event::Ready));
-        self.take(events);
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -524,5 +490,23 @@ mod tests {
         assert!(events.contains(&Event::Done(3, -libc::ENOENT)), "what is allowed was done: {events:?}");
         assert!(ring.ring.submitter().unregister_files().is_err(), "the table is kept");
         assert!(ring.ring.submitter().register_files_update(0, &[0]).is_ok(), "and can be filled");
+    }
+
+    #[test]
+    fn an_alarm_ends_a_wait_and_is_kept_while_it_is_wanted() {
+        if IoUring::new(2).is_err() {
+            return; // this host forbids io_uring
+        }
+        let (mut ring, mut events) = (Uring::new().expect("a ring of ours"), Vec::new());
+        let (now, hour) = (now_ns(), 3_600_000_000_000);
+        ring.set_alarms(&[now + 1, now + hour]);
+        assert_eq!(ring.wait(None, &mut events), Some(now + 1));
+        ring.set_alarms(&[now + hour + 1]);
+        assert!(ring.ring.submission().is_empty(), "it is set, and close enough");
+        ring.set_alarms(&[]);
+        while !ring.alarms.is_empty() {
+            assert_eq!(ring.wait(None, &mut events), None, "what was removed does not go off");
+        }
+        assert_eq!(events, []);
     }
 }

@@ -21,6 +21,7 @@ pub mod limit;
 pub mod mapping;
 pub mod memory;
 pub mod notify;
+pub mod pace;
 pub mod poll;
 pub mod range;
 pub mod scsi;

@@ -130,6 +130,10 @@ pub struct WorkerCounters {
     pub sleeps: Counter,
     /// Times it spun without work.
     pub spins: Counter,
+    /// Times an alarm woke it for a request that was due.
+    pub alarms: Counter,
+    /// Requests, or batches of them, that it was awake for.
+    pub foreseen: Counter,
     /// Turns of the loop.
     pub loops: Counter,
 }

@@ -76,6 +76,8 @@ fn worker_rows<'py>(py: Python<'py>, device: &core::device::Device) -> PyResult<
                 ("thread", w.thread),
                 ("sleeps", w.sleeps),
                 ("spins", w.spins),
+                ("alarms", w.alarms),
+                ("foreseen", w.foreseen),
                 ("loops", w.loops),
                 ("cpu_ns", w.cpu_ns),
             ],

@@ -60,6 +60,8 @@ class WorkerStatistics(Struct, frozen=True):
     spins: int
     loops: int
     cpu_ns: int
+    alarms: int = 0  #: times that it woke up for a request that was due
+    foreseen: int = 0  #: requests that it was awake for, because they came at an even pace
 
 
 class TargetStatistics(Struct, frozen=True):

@@ -18,6 +18,10 @@ pub struct WorkerFigures {
     pub sleeps: u64,
     /// Times it spun.
     pub spins: u64,
+    /// Times it woke for a request that was due.
+    pub alarms: u64,
+    /// Requests that it was awake for, since it foresaw them.
+    pub foreseen: u64,
     /// Turns of its loop.
     pub loops: u64,
     /// CPU time.
@@ -44,6 +48,8 @@ impl Device {
                 thread,
                 sleeps: counters.sleeps.get(),
                 spins: counters.spins.get(),
+                alarms: counters.alarms.get(),
+                foreseen: counters.foreseen.get(),
                 loops: counters.loops.get(),
                 cpu_ns: if thread > 0 { thread_cpu_ns(thread as i32) } else { 0 },
             }

@@ -28,6 +28,7 @@ use crate::clock::now_ns;
 use crate::engine::{Engine, Epoll, Event, Uring};
 use crate::error::{Error, Result};
 use crate::fault;
+use crate::pace::Pace;
 use crate::poll::{PollMode, SpinBudget, FOR_A_GUEST_NS, FOR_THE_KERNEL_NS};
 use crate::slow::{Charged, Life, SlowCommand, SlowKind, SlowRing};
 use crate::stats::{QueueCounters, WorkerCounters};
@@ -118,6 +119,9 @@ struct Worker {
     /// For waits with I/O in the kernel, and for those without.
     kernel_spin: SpinBudget,
     guest_spin: SpinBudget,
+    pace: Pace,
+    /// When the wait began that an alarm interrupted.
+    waiting_since: Option<u64>,
     events: Vec<Event>,
     next_retry: u64,
     quitting: bool,
@@ -201,6 +205,7 @@ impl Worker {
         pin(setup.cpu)?;
         let (mut engine, reason) = open_engine(setup.engine)?;
         engine.watch(setup.mailbox.event.as_raw_fd(), MAIL)?;
+        let foresees = setup.poll == PollMode::Adaptive && engine.is_async();
         // SAFETY: gettid has no preconditions.
         setup.counters.thread.set(unsafe { libc::gettid() } as u64);
         let queues =
@@ -225,6 +230,8 @@ impl Worker {
             counters: setup.counters,
             kernel_spin: SpinBudget::new(setup.poll, FOR_THE_KERNEL_NS),
             guest_spin: SpinBudget::new(setup.poll, FOR_A_GUEST_NS),
+            pace: Pace::new(foresees, FOR_A_GUEST_NS),
+            waiting_since: None,
             events: Vec::new(),
             quitting: false,
         };
