@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ringway.bench.machine import Cpus, cpu_time, round_trip_ns, running_on
+from ringway.bench.machine import Cpus, busy, cpu_time, load, round_trip_ns, running_on
 from ringway.bench.plan import Case
 from ringway.bench.samples import Sample
 from ringway.errors import RingwayError
@@ -55,16 +55,25 @@ def command(case: Case, image: Path, seconds: float) -> list[str]:
 
 
 def sample(case: Case, image: Path, seconds: float, cpus: Cpus | None) -> Sample:
-    """Run fio on the target's CPU. :raises RingwayError: it fails."""
+    """Run fio on the target's CPU, while the client's is as busy as a client would keep it.
+
+    Otherwise fio alone would have that CPU for the disk's interrupts, and its host another.
+
+    :raises RingwayError: it fails.
+    """
     line = command(case, image, seconds)
     before = round_trip_ns(cpus)
-    with running_on(cpus.target if cpus else None):
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    waited = _waited(process.pid, seconds)
-    output, _ = process.communicate(timeout=_GRACE_S)
+    with busy(cpus.client if cpus else None):
+        start = load(cpus)
+        with running_on(cpus.target if cpus else None):
+            process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        waited = _waited(process.pid, seconds)
+        output, _ = process.communicate(timeout=_GRACE_S)
+        stolen_s = load(cpus).stolen_s - start.stolen_s
     if process.returncode:
         raise RingwayError(f"fio failed: {output.strip()[-300:]}")
-    return parse(output[output.index("{") :], case, (*before, *round_trip_ns(cpus)), waited)
+    trips = (*before, *round_trip_ns(cpus))
+    return parse(output[output.index("{") :], case, trips, waited, stolen_s / seconds)
 
 
 def _waited(pid: int, seconds: float) -> float:
@@ -76,7 +85,9 @@ def _waited(pid: int, seconds: float) -> float:
     return cpu_time(pid).waited_since(before) / 1e9 / (end - start)
 
 
-def parse(text: str, case: Case, round_trips_ns: tuple[float, ...], others_share: float) -> Sample:
+def parse(
+    text: str, case: Case, round_trips_ns: tuple[float, ...], others_share: float, stolen_share: float
+) -> Sample:
     """What fio measured. CPU an I/O: its user and system time over its requests."""
     job = msgspec.json.decode(text)["jobs"][0]
     seconds = job["job_runtime"] / 1000
@@ -95,7 +106,7 @@ def parse(text: str, case: Case, round_trips_ns: tuple[float, ...], others_share
         client_share=1.0,
         target_share=cpu_share,
         others_share=others_share,
-        stolen_share=0.0,
+        stolen_share=stolen_share,
         round_trips_ns=round_trips_ns,
         errors=job["error"],
         unsent=0,

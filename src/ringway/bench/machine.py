@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,6 +145,21 @@ def running_on(cpu: int | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def busy(cpu: int | None) -> Iterator[None]:
+    """Keep a CPU busy with a process that does nothing else."""
+    if cpu is None:
+        yield
+        return
+    with running_on(cpu):
+        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def round_trip_ns(cpus: Cpus | None) -> tuple[float, ...]:

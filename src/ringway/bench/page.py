@@ -67,7 +67,9 @@ _NOTES: Final = """
 * **CPU an I/O** is the time of all threads of the target, kernel workers included, over its requests. A
   target that polls while it is busy uses all of its CPU, so at full load that is the inverse of its IOPS.
   At partial load it is the price of a request.
-* **fio** runs on the host, on a file like the targets' own, and has no guest to serve.
+* **fio** runs on the host, on a file like the targets' own, and has no guest to serve. The other CPU is kept
+  busy meanwhile, as the client keeps it: on a virtual machine, an idle CPU is one more for the disk's
+  interrupts and for the host.
 * A scsi response is 108 bytes, a blk status is one. On a disk that does nothing else, that is the
   difference.
 * The ring alone, `cargo bench -p ringway-core`, takes 13 ns a request on an idle machine of this kind with
