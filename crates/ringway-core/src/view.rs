@@ -95,7 +95,10 @@ impl LunState {
 
     /// Begin or end the doubt.
     pub fn set_doubtful(&self, doubtful: bool) {
-        self.doubtful.store(doubtful, Relaxed);
+        // each flush says so, and a store would take the line with the gate away from all other workers
+        if self.is_doubtful() != doubtful {
+            self.doubtful.store(doubtful, Relaxed);
+        }
     }
 
     /// The counters of one queue, made at its first use.
