@@ -24,7 +24,9 @@ impl Worker {
         };
         let seen = match budget {
             0 => None,
-            _ => self.spin_until_work(now, budget.min(POLL_NS).min(self.context.next_due.saturating_sub(now))),
+            _ => {
+                self.spin_until_work(now, budget.min(POLL_NS).min(self.context.next_due.saturating_sub(now)))
+            }
         };
         if seen.is_none() && (budget == u64::MAX || self.has_overdue_fence()) {
             return;

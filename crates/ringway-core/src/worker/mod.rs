@@ -205,7 +205,7 @@ impl Worker {
         pin(setup.cpu)?;
         let (mut engine, reason) = open_engine(setup.engine)?;
         engine.watch(setup.mailbox.event.as_raw_fd(), MAIL)?;
-        let foresees = setup.poll == PollMode::Adaptive && engine.is_async();
+        let foresees = setup.poll == PollMode::Adaptive && engine.is_uring();
         // SAFETY: gettid has no preconditions.
         setup.counters.thread.set(unsafe { libc::gettid() } as u64);
         let queues =
