@@ -131,7 +131,7 @@ def test_reservations_survive_a_reboot(lio: Bench, kernel: FakeKernel) -> None:
 
 
 def test_reservations_that_cannot_be_read_stop_the_disk(lio: Bench, kernel: FakeKernel) -> None:
-    (kernel.dbroot / "pr").mkdir(parents=True)
+    (kernel.dbroot / "pr").mkdir(parents=True, exist_ok=True)
     (kernel.dbroot / "pr" / "aptpl_abc").write_text("PR_REG_START: 0\ninitiator_node=x\n")
     with pytest.raises(BackstoreError, match="aptpl_abc"):
         lio.create("db0", ram(serial="abc"))

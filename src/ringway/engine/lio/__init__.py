@@ -5,6 +5,18 @@
 """
 
 from ringway.engine.lio.driver import LioDriver
+from ringway.engine.lio.fabric_spec import VHOST, FabricSpec, parse_fabric_spec, print_fabric_spec
+from ringway.engine.lio.saveconfig import Imported, read_saveconfig, write_saveconfig
 from ringway.engine.lio.settings import Settings
 
-__all__ = ["LioDriver", "Settings"]
+__all__ = [
+    "VHOST",
+    "FabricSpec",
+    "Imported",
+    "LioDriver",
+    "Settings",
+    "parse_fabric_spec",
+    "print_fabric_spec",
+    "read_saveconfig",
+    "write_saveconfig",
+]

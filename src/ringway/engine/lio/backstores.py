@@ -51,6 +51,7 @@ class Found:
     readonly: bool = False
     null: bool = False
     direct: bool = False
+    write_through: bool = False  #: a file without a volatile write cache
 
     @property
     def kind(self) -> str:
@@ -174,18 +175,19 @@ class Backstores:
             readonly=plugin == "iblock" and " readonly" in info.partition("UDEV PATH: ")[2],
             null="nullio: 1" in info,
             direct="Async: 1" in info,
+            write_through=plugin == "fileio" and "Mode: O_DSYNC" in info,
         )
 
     def _handler(self, spec: BackstoreSpec) -> str:
         """A device of a user-space handler is its handler's: we map it, and no more."""
-        assert spec.path is not None
-        path = f"core/{spec.path}"
-        if not spec.path.startswith("user_") or self._fs.read_or(f"{path}/enable") != "1":
-            raise NotFoundError(
-                f"there is no user-space backstore '{spec.path}' in the kernel",
-                hint="its handler has to make it first; it is named as in core/, like user_0/disk1",
-            )
-        return path
+        for hba in self._fs.names("core"):
+            path = f"core/{hba}/{spec.path}"
+            if hba.startswith("user_") and self._fs.read_or(f"{path}/enable") == "1":
+                return path
+        raise NotFoundError(
+            f"there is no user-space backstore '{spec.path}' in the kernel",
+            hint="its handler has to make it first",
+        )
 
     def _make_folder(self, path: str, undo: Undo) -> bool:
         """Make adapter and device. Two names may share an adapter, of which one may be going just now."""
@@ -235,9 +237,11 @@ class Backstores:
             case "iblock":
                 return f"udev_path={spec.path},readonly={int(spec.readonly)}"
             case "fileio":
-                # the page cache is a volatile write cache, and guests are told so: they flush
-                mode = "fd_buffered_io=1" + (",fd_async_io=1" if spec.direct else "")
-                return f"fd_dev_name={spec.path},fd_dev_size={served_size(spec)},{mode}"
+                # The page cache is a volatile write cache, and guests are told so: they flush. One who does
+                # not want that has each write on the disk before it is answered.
+                mode = "" if spec.attributes.get("emulate_write_cache") == "0" else ",fd_buffered_io=1"
+                mode += ",fd_async_io=1" if spec.direct else ""
+                return f"fd_dev_name={spec.path},fd_dev_size={served_size(spec)}{mode}"
             case "rd_mcp":
                 nullio = int(spec.kind is SpecKind.NULL)
                 return f"rd_pages={(spec.size_bytes or 0) // PAGE},rd_nullio={nullio}"

@@ -68,13 +68,13 @@ class Configfs:
             return []
 
     def read(self, path: str) -> str:
-        """An attribute's text without the last newline.
+        """An attribute's text without what ends it; lists of the kernel's have a NUL behind each line.
 
         :raises OSError: as the kernel answers; who reads knows what ENODEV means there.
         """
         fd = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.read(fd, _PAGE).decode(errors="replace").rstrip("\n")
+            return os.read(fd, _PAGE).decode(errors="replace").replace("\0", "").rstrip("\n")
         finally:
             os.close(fd)
 

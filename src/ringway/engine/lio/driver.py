@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from ringway.engine.base import Notify
 from ringway.engine.lio import checks, choices
-from ringway.engine.lio.backstores import Backstores, served_size, usual_place
+from ringway.engine.lio.adoption import Adoption
+from ringway.engine.lio.assembly import Assembly, difference, possible_paths, rolled_back, stores_of
+from ringway.engine.lio.backstores import Backstores, served_size
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.counters import statistics_of
 from ringway.engine.lio.guests import guest_of
@@ -53,6 +55,7 @@ class LioDriver:
         self._ports = Ports(self._fs)
         self._backstores = Backstores(self._fs, self._settings)
         self._looks = Looks(self._fs, self._ports, self._backstores, self._records)
+        self._assembly = Assembly(self._fs, self._ports, self._backstores, self._looks, self._records)
         self._identities = checks.Identities()
         self._locks: dict[str, threading.RLock] = {}
         self._lock = threading.Lock()
@@ -76,7 +79,7 @@ class LioDriver:
         self._identities.forget()
         checks.check_names(spec, others)
         self._check_port(spec)
-        stores = [store for store in _stores_of(spec).values() if not self._is_mapped_by_us(spec, store)]
+        stores = [store for store in stores_of(spec).values() if not self._is_mapped_by_us(spec, store)]
         for store in stores:
             checks.check_medium(store)
         checks.check_sharing(spec, others, self._identities)
@@ -97,53 +100,46 @@ class LioDriver:
     def _is_mapped_by_us(self, spec: EndpointSpec, store: BackstoreSpec) -> bool:
         """Whether this endpoint has it already: who adds a LUN does not have the others looked at."""
         record = self._records.get(spec.name)
-        return record is not None and store in _stores_of(record.spec).values()
+        return record is not None and store in stores_of(record.spec).values()
 
     # Changes
 
     def create(self, spec: EndpointSpec) -> None:
         """As the protocol says. An endpoint that others made and that is as ``spec`` says becomes ours."""
         assert spec.wwpn is not None
-        for store in _stores_of(spec).values():
+        for store in stores_of(spec).values():
             checks.check_medium(store)
         self._kernel.make_ready()
-        with self._alone(spec), _rolled_back() as undo:
+        with self._alone(spec), rolled_back() as undo:
             known = self._records.get(spec.name)
-            places = self._places(spec, known)
+            places = self._assembly.places(spec, known)
             if known is None:
                 undo(lambda: self._records.drop(spec.name))
             self._records.put(Record(spec, places))
             made = self._ports.make(spec, undo)
             if not made and known is not None:
-                self._drop_strays(spec)
-            paths = {name: self._have(store, places, undo) for name, store in _stores_of(spec).items()}
-            for lun in spec.luns:
-                self._map(spec.wwpn, lun, paths, undo)
+                self._assembly.take_strays(spec)
+            self._assembly.add_all(spec, places, undo)
         self._forget(spec.name)
 
     def update(self, old: EndpointSpec, new: EndpointSpec, *, force: bool = False) -> None:
         """As the protocol says: LUNs come and go, and attributes change. Guests see both at once."""
         choices.resolve(new)
         _check_change(old, new)
-        assert new.wwpn is not None
-        gone, come = _difference(old, new), _difference(new, old)
+        gone, come = difference(old, new), difference(new, old)
         for lun in come:
             checks.check_medium(lun.backstore)
-        self._check_detached(old, new, gone, come, force=force)
-        with self._alone(old, new), _rolled_back() as undo:
-            places = self._places(new, self._records.get(old.name))
-            paths: dict[str, str] = {}
-            for lun in gone:
-                self._ports.unmap(new.wwpn, (lun.target, lun.lun), lun.backstore.name)
-                undo(lambda lun=lun: self._restore(old, lun, places))  # type: ignore[misc]
-            self._remove_stores(gone, kept=_stores_of(new), places=places)
-            for target in set(targets_of(new)) - set(targets_of(old)):
-                self._ports.make_group(new, target, undo)
-            for lun in come:
-                assert lun.backstore.name is not None
-                paths[lun.backstore.name] = self._have(lun.backstore, places, undo)
-                self._map(new.wwpn, lun, paths, undo)
-            self._drop_groups(new.wwpn, set(targets_of(old)) - set(targets_of(new)))
+        self._check_detached(old, new, gone, force=force)
+        parts = self._assembly
+        with self._alone(old, new), rolled_back() as undo:
+            known = self._records.get(old.name)
+            places = parts.places(new, known)
+            before = known.places if known is not None else {}
+            parts.take(old, gone, before, undo)
+            parts.drop_stores(gone, before, kept=_unchanged(old, new))
+            parts.add_groups(new, set(targets_of(new)) - set(targets_of(old)), undo)
+            parts.add(new, come, places, undo)
+            parts.drop_groups(new, set(targets_of(old)) - set(targets_of(new)))
             self._records.put(Record(new, places))
         self._forget(new.name)
 
@@ -162,8 +158,8 @@ class LioDriver:
             attached = self._ports.is_attached(wwpn, self._ports.targets(wwpn))
             if attached and not force:
                 raise self._attached(record.spec, "it is not deleted")
-            self._drop_luns(wwpn, record.spec)
-            self._remove_stores(record.spec.luns, kept={}, places=record.places)
+            self._assembly.take_all(record.spec)
+            self._assembly.drop_stores(record.spec.luns, record.places)
             if attached:
                 self._forget(name)
                 holder = guest_of(wwpn)
@@ -171,7 +167,7 @@ class LioDriver:
                     f"the disks of '{name}' are gone; the kernel keeps its port while {holder} is there",
                     hint="stop that guest, or detach its controller; the rest is then removed",
                 )
-            self._drop_groups(wwpn, set(self._ports.targets(wwpn)))
+            self._assembly.drop_groups(record.spec, self._ports.targets(wwpn))
             self._ports.remove(wwpn)
             self._records.drop(name)
         self._forget(name)
@@ -196,6 +192,23 @@ class LioDriver:
             self._backstores.resize(store, device, served_size(store))
         self._forget(name)
 
+    def adopt(self, names: tuple[str, ...] = ()) -> tuple[EndpointSpec, ...]:
+        """Describe foreign endpoints as they are, for :meth:`create` to take over. Nothing changes by it.
+
+        :param names: their WWPNs; all foreign ones if there is none.
+        :raises NotFoundError: there is no such port. :raises ConflictError: it is ours already.
+        :raises RingwayError: it is one that cannot be kept as it is.
+        """
+        for name in names:
+            if (owner := self._records.owner_of(name)) is not None:
+                raise ConflictError(f"endpoint '{owner}' has {name} already")
+            if not self._fs.exists(port_path(name)):
+                raise NotFoundError(f"the kernel has no target port '{name}'", hint="ringway endpoint list")
+        taken = {name: path for record in self._records.all() for name, path in _paths_of(record)}
+        adoption = Adoption(self._fs, self._ports, self._backstores, taken)
+        foreign = [wwpn for wwpn in self._looks.wwpns() if self._records.owner_of(wwpn) is None]
+        return tuple(adoption.describe(wwpn, self._looks.mappings(wwpn)) for wwpn in names or foreign)
+
     # Looks
 
     def list(self) -> tuple[EndpointInfo, ...]:
@@ -217,7 +230,7 @@ class LioDriver:
 
     def backstores(self) -> tuple[BackstoreInfo, ...]:
         """As the protocol says, those of other fabrics too."""
-        ours = {path for record in self._records.all() for path in self._paths_of(record)}
+        ours = {path for record in self._records.all() for _, path in _paths_of(record)}
         return tuple(self._looks.backstore(path, foreign=path not in ours) for path in self._looks.devices())
 
     def statistics(self, name: str) -> TargetStatistics:
@@ -316,100 +329,14 @@ class LioDriver:
         it.
         """
         names = {f"endpoint/{spec.name}" for spec in specs}
-        names |= {f"store/{name}" for spec in specs for name in _stores_of(spec)}
+        names |= {f"store/{name}" for spec in specs for name in stores_of(spec)}
         with contextlib.ExitStack() as held:
             for name in sorted(names):
                 held.enter_context(self._lock_of(name))
             yield
 
-    def _places(self, spec: EndpointSpec, known: Record | None) -> dict[str, str]:
-        """Where backstores lie that others made: as it was noted, or as the port's links say."""
-        assert spec.wwpn is not None
-        places = dict(known.places) if known is not None else {}
-        there = (
-            self._looks.mappings(spec.wwpn) if known is None and self._fs.exists(port_path(spec.wwpn)) else {}
-        )
-        for lun in spec.luns:
-            name = lun.backstore.name
-            assert name is not None
-            mapping = there.get((lun.target, lun.lun))
-            if mapping is not None and mapping.device is not None:
-                places[name] = mapping.device
-            elif name not in places and (elsewhere := self._records.place_of(name)) is not None:
-                places[name] = elsewhere
-        return {
-            name: path for name, path in places.items() if name in _stores_of(spec) and not _usual(path, name)
-        }
-
-    def _have(self, store: BackstoreSpec, places: dict[str, str], undo: Undo) -> str:
-        assert store.name is not None
-        place = places.get(store.name)
-        if place is None or not self._fs.exists(place):
-            return self._backstores.make(store, undo)
-        self._backstores.check_same(store, place)
-        return place
-
-    def _map(self, wwpn: str, lun: LunSpec, paths: dict[str, str], undo: Undo) -> None:
-        assert lun.backstore.name is not None
-        self._ports.map(wwpn, (lun.target, lun.lun), lun.backstore.name, paths[lun.backstore.name], undo)
-
-    def _restore(self, old: EndpointSpec, lun: LunSpec, places: dict[str, str]) -> None:
-        """Give back a LUN that was taken away."""
-        assert old.wwpn is not None
-        assert lun.backstore.name is not None
-        with _rolled_back() as undo:
-            path = self._have(lun.backstore, places, undo)
-            self._ports.map(old.wwpn, (lun.target, lun.lun), lun.backstore.name, path, undo)
-
-    def _paths_of(self, record: Record) -> Iterator[str]:
-        """Where an endpoint's backstores lie, whichever plug-in they have."""
-        for name in _stores_of(record.spec):
-            if place := record.places.get(name):
-                yield place
-            yield from (usual_place(plugin, name) for plugin in ("iblock", "fileio", "rd_mcp", "pscsi"))
-
-    def _remove_stores(
-        self, luns: tuple[LunSpec, ...], *, kept: dict[str, BackstoreSpec], places: dict[str, str]
-    ) -> None:
-        """Remove backstores of LUNs that are gone, unless another LUN maps them. A handler's stays."""
-        stores = {
-            lun.backstore.name: lun.backstore for lun in luns if lun.backstore.kind is not SpecKind.TCMU
-        }
-        for name, store in stores.items():
-            if name is None or kept.get(name) == store:
-                continue
-            for path in _possible_paths(store, name, places):
-                if self._backstores.remove(path):
-                    break
-
-    def _drop_luns(self, wwpn: str, spec: EndpointSpec) -> None:
-        names = {(lun.target, lun.lun): lun.backstore.name for lun in spec.luns}
-        for address in self._ports.addresses(wwpn):
-            self._ports.unmap(wwpn, address, names.get(address))
-
-    def _drop_groups(self, wwpn: str, targets: set[int]) -> None:
-        for target in sorted(targets):
-            self._ports.remove_group(wwpn, target)
-
-    def _drop_strays(self, spec: EndpointSpec) -> None:
-        """Take away LUNs that a change left when it was cut off."""
-        assert spec.wwpn is not None
-        wanted = {(lun.target, lun.lun) for lun in spec.luns}
-        for address in self._ports.addresses(spec.wwpn):
-            if address not in wanted:
-                device = self._ports.mapping(spec.wwpn, address).device
-                self._ports.unmap(spec.wwpn, address)
-                if device is not None and _usual(device, device.rpartition("/")[2]):
-                    self._backstores.remove(device)
-
     def _check_detached(
-        self,
-        old: EndpointSpec,
-        new: EndpointSpec,
-        gone: tuple[LunSpec, ...],
-        come: tuple[LunSpec, ...],
-        *,
-        force: bool,
+        self, old: EndpointSpec, new: EndpointSpec, gone: tuple[LunSpec, ...], *, force: bool
     ) -> None:
         """:raises BusyError: a guest would lose a LUN. :raises ConflictError: it would not see a new
         target.
@@ -419,9 +346,8 @@ class LioDriver:
         if not (gone or fresh) or not self._ports.is_attached(old.wwpn, targets_of(old)):
             return
         if gone and not force:
-            lun = gone[0]
-            raise self._attached(old, f"LUN {lun.target}:{lun.lun} is not taken away")
-        if fresh and come:
+            raise self._attached(old, f"LUN {gone[0].target}:{gone[0].lun} is not taken away")
+        if fresh:
             raise ConflictError(
                 f"a guest that is attached does not see target {min(fresh)} before its next start",
                 hint=f"add the LUN to target {targets_of(old)[0]}, or stop the guest first",
@@ -437,47 +363,16 @@ class LioDriver:
         )
 
 
-Undo = Callable[[Callable[[], object]], object]
+def _unchanged(old: EndpointSpec, new: EndpointSpec) -> set[str]:
+    """Names of backstores that both have, and describe alike."""
+    there, wanted = stores_of(old), stores_of(new)
+    return {name for name in there if wanted.get(name) == there[name]}
 
 
-@contextlib.contextmanager
-def _rolled_back() -> Iterator[Undo]:
-    """Undo, in reverse order, when the block fails. What cannot be undone is added to the error."""
-    steps: list[Callable[[], object]] = []
-    try:
-        yield steps.append
-    except BaseException as error:
-        for step in reversed(steps):
-            try:
-                step()
-            except (RingwayError, OSError) as failed:
-                error.add_note(f"and it could not be undone: {failed}")
-        raise
-
-
-def _stores_of(spec: EndpointSpec) -> dict[str, BackstoreSpec]:
-    """By name; a resolved specification has names."""
-    return {lun.backstore.name: lun.backstore for lun in spec.luns if lun.backstore.name is not None}
-
-
-def _usual(path: str, name: str) -> bool:
-    return path == usual_place(path.removeprefix("core/").partition("/")[0].rpartition("_")[0], name)
-
-
-def _possible_paths(store: BackstoreSpec, name: str, places: dict[str, str]) -> list[str]:
-    """Where it may lie. What a path leads to may be gone, so both plug-ins are asked."""
-    if name in places:
-        return [places[name]]
-    plugins = {
-        SpecKind.PATH: ("fileio", "iblock"),
-        SpecKind.PSCSI: ("pscsi",),
-    }.get(store.kind, ("rd_mcp",))
-    return [usual_place(plugin, name) for plugin in plugins]
-
-
-def _difference(one: EndpointSpec, other: EndpointSpec) -> tuple[LunSpec, ...]:
-    """LUNs of ``one`` that ``other`` has not, or has otherwise."""
-    return tuple(lun for lun in one.luns if lun not in other.luns)
+def _paths_of(record: Record) -> Iterator[tuple[str, str]]:
+    """Names of an endpoint's backstores, and where they may lie."""
+    for name, store in stores_of(record.spec).items():
+        yield from ((name, path) for path in possible_paths(store, name, record.places))
 
 
 def _check_change(old: EndpointSpec, new: EndpointSpec) -> None:

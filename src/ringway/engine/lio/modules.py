@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -50,6 +51,12 @@ class Kernel:
         """
         if self._fs.exists(FABRIC):
             return
+        self._make_present()
+        with contextlib.suppress(OSError):  # the report says so; disks without reservations need none
+            self._kept().mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fs.make(FABRIC)
+
+    def _make_present(self) -> None:
         if not self._fs.exists("core"):
             self._mount()
             self._load(CORE)
@@ -59,7 +66,12 @@ class Kernel:
                 f"'{self._settings.configfs}' is not there, though the kernel's target is loaded",
                 hint="mount -t configfs configfs /sys/kernel/config",
             )
-        self._fs.make(FABRIC)
+
+    def _kept(self) -> Path:
+        """Where the kernel writes reservations that outlive power loss. Without it, a guest's registration
+        fails: the kernel does not make the folder.
+        """
+        return Path(self._fs.read_or("dbroot", "/var/target")) / "pr"
 
     def loaded(self, module: str) -> bool:
         """Whether a module is in the kernel, loaded or built in."""
@@ -127,6 +139,7 @@ class Kernel:
         yield from (self._module_check(module) for module in (CORE, MODULE))
         yield self._configfs_check()
         yield self._migration_check()
+        yield self._reservations_check()
         yield self._parameter_check("inline_sg_cnt", "memory of each queue can be traded for speed")
         yield self._parameter_check("max_io_vqs", "most request queues of a guest")
 
@@ -168,6 +181,19 @@ class Kernel:
             ok=ok,
             detail=f"kernel {release} {'logs' if ok else 'does not log'} the pages that it writes",
             hint=None if ok else "take Linux 6.16 or later, or --engine user for guests that shall move",
+        )
+
+    def _reservations_check(self) -> Check:
+        path = self._kept()
+        place = next(folder for folder in (path, *path.parents) if folder.exists())
+        ok = os.access(place, os.W_OK)
+        return Check(
+            name="reservations",
+            ok=ok,
+            detail=f"{path} {'keeps them' if ok else 'cannot be written'}",
+            hint=None
+            if ok
+            else f"make {path} writable: guests cannot register for power loss (APTPL) without it",
         )
 
     def _parameter_check(self, name: str, what: str) -> Check:

@@ -187,7 +187,7 @@ class Device(Folder):
         return make() if make else None
 
     def _alua(self) -> Node:
-        members = Attribute(lambda: "".join(f"{export}\n" for export in self.exports))
+        members = Attribute(lambda: "".join(f"{export}\n\0" for export in self.exports))
         return Group(default_tg_pt_gp=Group(tg_pt_gp_id=fixed("0\n"), members=members))
 
     def _pr(self) -> Node:

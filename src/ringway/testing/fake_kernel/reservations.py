@@ -71,12 +71,15 @@ class Reservations:
         self.generation += len(back)
 
     def register(self, registration: Registration, path: Path) -> None:
-        """A guest registers with APTPL: the kernel writes all registrations to a file."""
-        self.active.append(registration)
+        """A guest registers with APTPL: the kernel writes all registrations to a file.
+
+        :raises OSError: ENOENT: the folder for it is not there, and nothing is registered.
+        """
+        active = [*self.active, registration]
+        path.write_text("".join(_record(number, one) for number, one in enumerate(active)))
+        self.active = active
         self.aptpl = True
         self.generation += 1
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(_record(number, one) for number, one in enumerate(self.active)))
 
     def group(self, attribute_metadata: Attribute) -> Group:
         """The folder ``pr``."""

@@ -1,0 +1,170 @@
+"""Put an endpoint together from its port and its backstores, and take it apart again.
+
+Each step can be undone; what belongs to others is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+from ringway.engine.lio.backstores import Backstores, usual_place
+from ringway.engine.lio.configfs import Configfs
+from ringway.engine.lio.looks import Looks
+from ringway.engine.lio.ports import Ports, Undo, port_path, targets_of
+from ringway.engine.lio.records import Record, Records
+from ringway.errors import RingwayError
+from ringway.model import BackstoreSpec, EndpointSpec, LunSpec, SpecKind
+
+Places = dict[str, str]
+"""Where backstores lie that are not at the place where we would put them, by name."""
+
+
+class Assembly:
+    """The pieces of :class:`ringway.engine.lio.LioDriver`'s changes. Its caller holds the endpoint's lock,
+    and those of its backstores.
+    """
+
+    def __init__(
+        self, fs: Configfs, ports: Ports, backstores: Backstores, looks: Looks, records: Records
+    ) -> None:
+        self._fs = fs
+        self._ports = ports
+        self._backstores = backstores
+        self._looks = looks
+        self._records = records
+
+    def places(self, spec: EndpointSpec, known: Record | None) -> Places:
+        """Where backstores lie that others made: as it was noted, or as the port's links say."""
+        assert spec.wwpn is not None
+        found = dict(known.places) if known is not None else {}
+        fresh = known is None and self._fs.exists(port_path(spec.wwpn))
+        there = self._looks.mappings(spec.wwpn) if fresh else {}
+        for lun in spec.luns:
+            name = lun.backstore.name
+            assert name is not None
+            mapping = there.get((lun.target, lun.lun))
+            if mapping is not None and mapping.device is not None:
+                found[name] = mapping.device
+            elif name not in found and (elsewhere := self._records.place_of(name)) is not None:
+                found[name] = elsewhere
+        wanted = stores_of(spec)
+        return {name: path for name, path in found.items() if name in wanted and not is_usual(path, name)}
+
+    def add_all(self, spec: EndpointSpec, places: Places, undo: Undo) -> None:
+        """Have backstores and LUNs of a port that is there. :raises RingwayError: one of them cannot be."""
+        paths = {name: self.have(store, places, undo) for name, store in stores_of(spec).items()}
+        for lun in spec.luns:
+            self._map(spec, lun, paths[_name(lun)], undo)
+
+    def add(self, spec: EndpointSpec, luns: Iterable[LunSpec], places: Places, undo: Undo) -> None:
+        """Have these LUNs. :raises RingwayError: one of them cannot be."""
+        for lun in luns:
+            self._map(spec, lun, self.have(lun.backstore, places, undo), undo)
+
+    def have(self, store: BackstoreSpec, places: Places, undo: Undo) -> str:
+        """Have a backstore. :returns: its path. :raises RingwayError: it cannot be."""
+        assert store.name is not None
+        place = places.get(store.name)
+        if place is None or not self._fs.exists(place):
+            return self._backstores.make(store, undo)
+        self._backstores.check_same(store, place)
+        return place
+
+    def take(self, spec: EndpointSpec, luns: Iterable[LunSpec], places: Places, undo: Undo) -> None:
+        """Take LUNs away; undone, they are there again, and their backstores with them."""
+        assert spec.wwpn is not None
+        for lun in luns:
+            self._ports.unmap(spec.wwpn, (lun.target, lun.lun), lun.backstore.name)
+            undo(lambda lun=lun: self._give_back(spec, lun, places))  # type: ignore[misc]
+
+    def take_all(self, spec: EndpointSpec) -> None:
+        """Take away every LUN of a port, whoever made it."""
+        assert spec.wwpn is not None
+        names = {(lun.target, lun.lun): lun.backstore.name for lun in spec.luns}
+        for address in self._ports.addresses(spec.wwpn):
+            self._ports.unmap(spec.wwpn, address, names.get(address))
+
+    def take_strays(self, spec: EndpointSpec) -> None:
+        """Take away LUNs that a change left when it was cut off."""
+        assert spec.wwpn is not None
+        wanted = {(lun.target, lun.lun) for lun in spec.luns}
+        for address in self._ports.addresses(spec.wwpn):
+            if address not in wanted:
+                device = self._ports.mapping(spec.wwpn, address).device
+                self._ports.unmap(spec.wwpn, address)
+                if device is not None and is_usual(device, device.rpartition("/")[2]):
+                    self._backstores.remove(device)
+
+    def add_groups(self, spec: EndpointSpec, targets: Iterable[int], undo: Undo) -> None:
+        """Have portal groups."""
+        for target in sorted(targets):
+            self._ports.make_group(spec, target, undo)
+
+    def drop_groups(self, spec: EndpointSpec, targets: Iterable[int]) -> None:
+        """Remove portal groups that have no LUN any more. :raises BusyError: a guest is attached."""
+        assert spec.wwpn is not None
+        for target in sorted(targets):
+            self._ports.remove_group(spec.wwpn, target)
+
+    def drop_stores(self, luns: Iterable[LunSpec], places: Places, *, kept: Iterable[str] = ()) -> None:
+        """Remove backstores of LUNs that are gone, unless another LUN maps them. A handler's stays."""
+        stores = {_name(lun): lun.backstore for lun in luns if lun.backstore.kind is not SpecKind.TCMU}
+        for name in stores.keys() - set(kept):
+            for path in possible_paths(stores[name], name, places):
+                if self._backstores.remove(path):
+                    break
+
+    def _map(self, spec: EndpointSpec, lun: LunSpec, path: str, undo: Undo) -> None:
+        assert spec.wwpn is not None
+        self._ports.map(spec.wwpn, (lun.target, lun.lun), _name(lun), path, undo)
+
+    def _give_back(self, spec: EndpointSpec, lun: LunSpec, places: Places) -> None:
+        with rolled_back() as undo:
+            self.add_groups(spec, {lun.target} & set(targets_of(spec)), undo)
+            self.add(spec, (lun,), places, undo)
+
+
+@contextlib.contextmanager
+def rolled_back() -> Iterator[Undo]:
+    """Undo, in reverse order, when the block fails. What cannot be undone is added to the error."""
+    steps: list[Callable[[], object]] = []
+    try:
+        yield steps.append
+    except BaseException as error:
+        for step in reversed(steps):
+            try:
+                step()
+            except (RingwayError, OSError) as failed:
+                error.add_note(f"and it could not be undone: {failed}")
+        raise
+
+
+def stores_of(spec: EndpointSpec) -> dict[str, BackstoreSpec]:
+    """By name; a resolved specification has names."""
+    return {_name(lun): lun.backstore for lun in spec.luns}
+
+
+def is_usual(path: str, name: str) -> bool:
+    """Whether a backstore lies where we would put it."""
+    return path == usual_place(path.removeprefix("core/").partition("/")[0].rpartition("_")[0], name)
+
+
+def possible_paths(store: BackstoreSpec, name: str, places: Places) -> tuple[str, ...]:
+    """Where it may lie. What a path leads to may be gone, so both plug-ins are asked."""
+    if name in places:
+        return (places[name],)
+    plugins = {SpecKind.PATH: ("fileio", "iblock"), SpecKind.PSCSI: ("pscsi",), SpecKind.TCMU: ()}.get(
+        store.kind, ("rd_mcp",)
+    )
+    return tuple(usual_place(plugin, name) for plugin in plugins)
+
+
+def difference(one: EndpointSpec, other: EndpointSpec) -> tuple[LunSpec, ...]:
+    """LUNs of ``one`` that ``other`` has not, or has otherwise."""
+    return tuple(lun for lun in one.luns if lun not in other.luns)
+
+
+def _name(lun: LunSpec) -> str:
+    assert lun.backstore.name is not None
+    return lun.backstore.name
