@@ -112,7 +112,7 @@ def read_saveconfig(text: str) -> Imported:
         try:
             endpoints.append(_endpoint(target, stores))
             mapped |= {lun.storage_object for group in target.tpgs for lun in group.luns}
-        except (Unfit, msgspec.ValidationError) as error:
+        except (Unfit, UsageError, msgspec.ValidationError) as error:
             notes.append(f"{target.fabric} {target.wwn}: skipped: {error}")
     notes += [f"{path}: skipped: no endpoint maps it" for path in stores if path not in mapped]
     notes += _changed(stores, mapped)
@@ -125,9 +125,9 @@ def _endpoint(target: Target, stores: dict[str, Store]) -> EndpointSpec:
         raise Unfit("another fabric")
     if not target.tpgs:
         raise Unfit("it has no portal group")
-    protections = {int(group.attributes.get("fabric_prot_type", 0)) for group in target.tpgs}
-    if len(protections) > 1:
-        raise Unfit("its portal groups differ in fabric_prot_type")
+    protections = {_number(group.attributes, "fabric_prot_type", 0) for group in target.tpgs}
+    if len(protections) > 1 or not protections <= _PROTECTION.keys():
+        raise Unfit("its portal groups have no one fabric_prot_type of 0, 1 or 3")
     return EndpointSpec(
         name=target.wwn,
         engine=EngineKind.LIO,
@@ -185,8 +185,16 @@ def _name(store: Store, stores: dict[str, Store]) -> str:
 
 
 def _block_size(store: Store) -> int | None:
-    size = int(store.attributes.get("block_size", _BLOCK))
+    size = _number(store.attributes, "block_size", _BLOCK)
     return None if size == _BLOCK else size
+
+
+def _number(attributes: dict[str, int | str], name: str, default: int) -> int:
+    """:raises Unfit: an attribute is there, and is no number."""
+    value = attributes.get(name, default)
+    if isinstance(value, str) and not value.isdecimal():
+        raise Unfit(f"{name} is '{value}'")
+    return int(value)
 
 
 def _changed(stores: dict[str, Store], mapped: set[str]) -> Iterator[str]:
