@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import threading
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from ringway import _core, holders
 from ringway.digest import sha256
@@ -22,6 +22,7 @@ from ringway.errors import (
     PermissionDeniedError,
     UsageError,
 )
+from ringway.formats import HEAD_BYTES, format_of
 from ringway.model import BackstoreSpec, Mapped, SpecKind, StoreKind
 from ringway.target import host, kernel
 from ringway.target.medium import Geometry, Medium, examine, memory_medium
@@ -286,16 +287,6 @@ def _check_type(path: str, mode: int) -> None:
         raise BackstoreError(f"'{path}' is neither a file nor a block device", hint="name an image or a disk")
 
 
-#: What the formats begin with that people mistake for raw images.
-_FORMATS: Final = {
-    b"QFI\xfb": "qcow2",
-    b"KDMV": "vmdk",
-    b"vhdxfile": "vhdx",
-    b"conectix": "vpc",
-    b"<<< ": "vdi",
-}
-
-
 def _check_format(spec: BackstoreSpec, fd: int) -> None:
     """:raises BackstoreError: it is an image of another format; what a guest writes would destroy it. Or it
     cannot be read.
@@ -306,15 +297,14 @@ def _check_format(spec: BackstoreSpec, fd: int) -> None:
         kernel.set_status_flags(
             fd, direct=False
         )  # who sent it may have opened it so; eight bytes are too few
-        head = os.pread(fd, 8, 0)
+        head = os.pread(fd, HEAD_BYTES, 0)
     except OSError as error:
         raise BackstoreError(f"'{spec}' cannot be read: {error.strerror}") from error
-    for magic, name in _FORMATS.items():
-        if head.startswith(magic):
-            raise BackstoreError(
-                f"'{spec}' is a {name} image, and images are served as raw bytes",
-                hint=f"qemu-img convert -O raw '{spec}' disk.raw; ringway serve --force takes it as bytes",
-            )
+    if (name := format_of(head)) is not None:
+        raise BackstoreError(
+            f"'{spec}' is a {name} image, and images are served as raw bytes",
+            hint=f"qemu-img convert -O raw '{spec}' disk.raw; ringway serve --force takes it as bytes",
+        )
 
 
 def _check_unused(spec: BackstoreSpec, fd: int) -> None:

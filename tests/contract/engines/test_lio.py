@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -315,3 +318,161 @@ def test_a_file_that_has_shrunk_is_refused_on_restore(lio: Bench) -> None:
     with pytest.raises(BackstoreError, match="missing"):
         lio.driver.create(spec)
     assert lio.names() == set()
+
+
+def test_a_file_that_somebody_has_locked_is_refused(lio: Bench) -> None:
+    path = lio.image()
+    script = (
+        "import fcntl, sys\n"
+        "file = open(sys.argv[1], 'r+b')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print(1, flush=True)\n"
+        "input()"
+    )
+    command = [sys.executable, "-c", script, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "1\n"
+        with pytest.raises(BusyError, match=f"pid {other.pid}"):
+            lio.create("db0", disk(path))
+        lio.create("db0", disk(path, force=True))
+        other.kill()
+
+
+def test_an_image_of_another_format_is_refused(lio: Bench) -> None:
+    path = lio.image()
+    with open(path, "r+b") as file:
+        file.write(b"QFI\xfb")
+    with pytest.raises(BackstoreError, match="qcow2"):
+        lio.create("db0", disk(path))
+
+
+def test_a_read_only_file_is_refused(lio: Bench) -> None:
+    with pytest.raises(UsageError, match="read-only") as caught:
+        lio.create("db0", disk(lio.image(), readonly=True))
+    assert "losetup" in (caught.value.hint or "")
+
+
+def test_a_mounted_device_is_refused(lio: Bench) -> None:
+    lines = [
+        line for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - ext4 /dev/" in line
+    ]
+    mounted = [line.split(" - ext4 ")[1].split()[0] for line in lines]
+    if not mounted or not Path(mounted[0]).is_block_device():
+        pytest.skip("nothing here is mounted from a device")
+    with pytest.raises(BusyError, match="mounted at"):
+        lio.create("db0", disk(mounted[0]))
+    assert lio.names() == set()
+
+
+def test_an_update_that_fails_in_the_kernel_gives_back_what_it_took(lio: Bench, kernel: FakeKernel) -> None:
+    old = lio.create("db0", ram(0), ram(1), wwpn=WWPN)
+    before = tree(kernel)
+    bad = lio.driver.resolve(
+        replace(old, luns=(ram(0, attributes={"emulate_tpu": "1"}, name="other"), ram(2)))
+    )
+    with pytest.raises(RingwayError, match="emulate_tpu"):
+        lio.driver.update(old, bad)
+    assert tree(kernel) == before
+    assert lio.driver.show("db0").state is EndpointState.READY
+
+
+def test_a_disk_moves_to_another_lun(lio: Bench) -> None:
+    path = lio.image()
+    old = lio.create("db0", disk(path, 0))
+    new = lio.driver.resolve(replace(old, luns=(disk(path, 7),)))
+    lio.driver.check(new, ())
+    lio.driver.update(old, new)
+    assert [lun.lun for lun in lio.driver.show("db0").luns] == [7]
+    assert len(lio.driver.backstores()) == 1
+
+
+def test_a_handlers_backstore_is_mapped_and_left(lio: Bench, kernel: FakeKernel) -> None:
+    (kernel.configfs / "core/user_3").mkdir()
+    (kernel.configfs / "core/user_3/rbd0").mkdir()
+    lun = LunSpec(0, 0, BackstoreSpec(SpecKind.TCMU, path="rbd0"))
+    with pytest.raises(NotFoundError, match="rbd0"):
+        lio.create("db0", lun)
+    (kernel.configfs / "core/user_3/rbd0/control").write_text("dev_config=rbd/pool/image,dev_size=1048576")
+    (kernel.configfs / "core/user_3/rbd0/enable").write_text("1")
+    lio.create("db0", lun)
+    (status,) = lio.driver.show("db0").luns
+    assert (status.kind, status.path, status.size_bytes) == ("user", "rbd/pool/image", MIB)
+    lio.driver.delete("db0")
+    assert "core/user_3/rbd0" in tree(kernel)
+
+
+def test_a_scsi_device_is_passed_through(lio: Bench, kernel: FakeKernel) -> None:
+    folder = kernel.sysfs / "bus/scsi/devices"
+    address = next((entry.name for entry in folder.iterdir() if entry.name[0].isdigit()), None)
+    if address is None:
+        pytest.skip("this kernel has no SCSI device")
+    lio.create("db0", LunSpec(0, 0, BackstoreSpec(SpecKind.PSCSI, path=address)), wwpn=WWPN)
+    _, _, target, lun = address.split(":")
+    assert f"Target ID: {target} LUN: {lun}" in value(kernel, f"{device_of(kernel, WWPN)}/info")
+    lio.driver.delete("db0")
+    assert tree(kernel) == set()
+    with pytest.raises(NotFoundError, match="99:0:0:0"):
+        lio.create("db0", LunSpec(0, 0, BackstoreSpec(SpecKind.PSCSI, path="99:0:0:0")))
+
+
+def test_the_kernels_absence_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    nowhere = tmp_path / "config" / "target"
+    driver = LioDriver(Settings(nowhere, tmp_path, tmp_path / "run", tmp_path / "kmsg", ("false",)))
+    assert (driver.list(), driver.backstores()) == ((), ())
+    assert not driver.probe().usable
+    spec = driver.resolve(EndpointSpec(name="db0", engine=EngineKind.LIO, luns=(ram(),)))
+    with pytest.raises(NotFoundError, match="target_core_mod") as caught:
+        driver.create(spec)
+    assert caught.value.hint
+    driver.delete("db0")
+
+
+CUT_OFF = """
+import os, sys, msgspec
+from pathlib import Path
+from ringway.engine.lio import LioDriver, Settings
+from ringway.engine.lio.configfs import Configfs
+from ringway.model import EndpointSpec
+left = int(sys.argv[1])
+def cut(verb):
+    def call(*args):
+        global left
+        if left == 0:
+            os._exit(9)
+        left -= 1
+        return verb(*args)
+    return call
+for name in ("make", "write", "link", "remove", "unlink", "remove_if_unused"):
+    setattr(Configfs, name, cut(getattr(Configfs, name)))
+driver = LioDriver(Settings(*map(Path, sys.argv[2:6]), ("false",)))
+spec = msgspec.json.decode(sys.argv[7], type=EndpointSpec)
+driver.create(spec) if sys.argv[6] == "create" else driver.delete(spec.name)
+"""
+
+
+@pytest.mark.parametrize("verb", ["create", "delete"])
+def test_a_change_that_is_cut_off_anywhere_can_be_done_again(
+    lio: Bench, kernel: FakeKernel, settings: Settings, verb: str
+) -> None:
+    """The daemon is killed after each number of steps; the next one makes it whole, or leaves nothing."""
+    places = [str(path) for path in (settings.configfs, settings.sysfs, settings.runtime, settings.kmsg)]
+    spec = lio.spec("db0", ram(0), disk(lio.image(), 1), wwpn=WWPN)
+    status, steps = 9, 0
+    while status == 9:
+        lio.restart()
+        if verb == "delete":
+            lio.driver.create(spec)
+        text = msgspec.json.encode(spec).decode()
+        command = [sys.executable, "-c", CUT_OFF, str(steps), *places, verb, text]
+        status = subprocess.run(command, check=False, timeout=30).returncode
+        assert status in (0, 9)
+        lio.restart()
+        assert lio.names() <= {"db0"}
+        if steps % 2:
+            lio.driver.create(spec)
+            assert lio.driver.show("db0").state is EndpointState.READY
+        lio.driver.delete("db0")
+        assert tree(kernel) == set()
+        steps += 1
+    assert steps > 10

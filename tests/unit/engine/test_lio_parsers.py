@@ -210,11 +210,10 @@ def assert_has_hint(error: UsageError) -> None:
 
 
 def test_attributes_that_say_nothing_are_not_kept() -> None:
-    assert kept(DEFAULTS) == {}
-    assert kept({"emulate_tpu": 1, "hw_block_size": 4096, "emulate_caw": "0"}) == {
-        "emulate_caw": "0",
-        "emulate_tpu": "1",
-    }
+    assert kept(DEFAULTS, "iblock") == {}
+    odd = {"emulate_tpu": 1, "hw_block_size": 4096, "emulate_caw": "0", "is_nonrot": 1}
+    assert kept(odd, "fileio") == {"emulate_caw": "0", "emulate_tpu": "1", "is_nonrot": "1"}
+    assert "is_nonrot" not in kept(odd, "ramdisk") | kept(odd, "block")
 
 
 @pytest.mark.parametrize(

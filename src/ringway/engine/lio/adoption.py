@@ -118,10 +118,10 @@ class Adoption:
     def _attributes(self, found: Found) -> dict[str, str]:
         values = {
             name: text
-            for name in foreign_attributes.DEFAULTS
+            for name in (*foreign_attributes.DEFAULTS, "is_nonrot")
             if (text := self._fs.read_or(f"{found.path}/attrib/{name}"))
         }
-        kept = foreign_attributes.kept(values)
+        kept = foreign_attributes.kept(values, found.plugin)
         if "emulate_3pc" in values:  # as it is, though new disks have it off: no guest shall notice
             kept["emulate_3pc"] = values["emulate_3pc"]
         if found.write_through:

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from ringway import holders
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.reservations import kept_registrations
 from ringway.engine.lio.scsi_devices import scsi_address
 from ringway.engine.lio.settings import Settings
-from ringway.errors import ConflictError, NotFoundError, RingwayError, UsageError
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UsageError
 from ringway.model import BackstoreSpec, SpecKind
 
 PAGE: Final = 4096
@@ -212,7 +213,7 @@ class Backstores:
             self._fs.write(f"{path}/udev_path", spec.path)
         if spec.serial is not None:
             self._fs.write(f"{path}/wwn/vpd_unit_serial", spec.serial)
-        self._fs.write(f"{path}/enable", "1")
+        self._enable(spec, path)
         if plugin in _BARE:
             self.set_attributes(path, spec.attributes)
             return
@@ -224,6 +225,19 @@ class Backstores:
         self.set_attributes(path, spec.attributes)
         if spec.serial is not None:
             self._give_back(path, spec.serial)
+
+    def _enable(self, spec: BackstoreSpec, path: str) -> None:
+        """:raises BusyError: somebody has the device for itself; with who, if that can be told."""
+        try:
+            self._fs.write(f"{path}/enable", "1")
+        except BusyError as error:
+            assert spec.path is not None
+            user = holders.device_user(os.stat(spec.path).st_rdev)
+            raise BusyError(
+                f"'{spec}' is {user}" if user else f"'{spec}' is in use: {error.message}",
+                holder=user,
+                hint="unmount or detach it first; another target may have it, too",
+            ) from error
 
     def _give_back(self, path: str, serial: str) -> None:
         """Hand the device its reservations, while it is not mapped yet."""

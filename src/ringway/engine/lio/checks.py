@@ -21,6 +21,7 @@ from ringway.errors import (
     PermissionDeniedError,
     UsageError,
 )
+from ringway.formats import HEAD_BYTES, format_of
 from ringway.model import BackstoreSpec, EndpointSpec, EngineKind, LunSpec, SpecKind
 
 _OFD_GETLK: Final = 36
@@ -184,12 +185,28 @@ def check_unused(spec: BackstoreSpec) -> None:
     if stat.S_ISBLK(status.st_mode):
         user = holders.device_user(status.st_rdev)
     else:
+        _check_format(spec)
         user = holders.file_user(status) or _locked(spec.path)
     if user is not None:
         raise BusyError(
             f"'{spec}' is {user}",
             holder=user,
             hint="unmount or detach it first; --force takes it all the same",
+        )
+
+
+def _check_format(spec: BackstoreSpec) -> None:
+    """:raises BackstoreError: it is an image of another format; what a guest writes would destroy it."""
+    assert spec.path is not None
+    try:
+        with open(spec.path, "rb") as file:
+            name = format_of(file.read(HEAD_BYTES))
+    except OSError as error:
+        raise BackstoreError(f"'{spec}' cannot be read: {error.strerror}") from error
+    if name is not None:
+        raise BackstoreError(
+            f"'{spec}' is a {name} image, and the kernel serves images as raw bytes",
+            hint=f"qemu-img convert -O raw '{spec}' disk.raw; --force takes it as bytes",
         )
 
 

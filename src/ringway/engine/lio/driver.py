@@ -26,6 +26,7 @@ from ringway.model import (
     BackstoreSpec,
     EndpointInfo,
     EndpointSpec,
+    EndpointState,
     EngineKind,
     EngineReport,
     LunSpec,
@@ -120,7 +121,7 @@ class LioDriver:
             if not made and known is not None:
                 self._assembly.take_strays(spec)
             self._assembly.add_all(spec, places, undo)
-        self._forget(spec.name)
+        self._forget(spec)
 
     def update(self, old: EndpointSpec, new: EndpointSpec, *, force: bool = False) -> None:
         """As the protocol says: LUNs come and go, and attributes change. Guests see both at once."""
@@ -130,18 +131,20 @@ class LioDriver:
         for lun in come:
             checks.check_medium(lun.backstore)
         self._check_detached(old, new, gone, force=force)
-        parts = self._assembly
+        parts, stays = self._assembly, _unchanged(old, new)
         with self._alone(old, new), rolled_back() as undo:
             known = self._records.get(old.name)
             places = parts.places(new, known)
             before = known.places if known is not None else {}
             parts.take(old, gone, before, undo)
-            parts.drop_stores(gone, before, kept=_unchanged(old, new))
+            in_the_way = tuple(lun for lun in gone if _collides(lun, come))
+            parts.drop_stores(in_the_way, before, kept=stays)
             parts.add_groups(new, set(targets_of(new)) - set(targets_of(old)), undo)
             parts.add(new, come, places, undo)
             parts.drop_groups(new, set(targets_of(old)) - set(targets_of(new)))
+            parts.drop_stores((lun for lun in gone if lun not in in_the_way), before, kept=stays)
             self._records.put(Record(new, places))
-        self._forget(new.name)
+        self._forget(new)
 
     def delete(self, name: str, *, force: bool = False) -> None:
         """As the protocol says. With ``force``, a guest that is attached loses its LUNs, and the kernel
@@ -161,7 +164,7 @@ class LioDriver:
             self._assembly.take_all(record.spec)
             self._assembly.drop_stores(record.spec.luns, record.places)
             if attached:
-                self._forget(name)
+                self._forget(record.spec)
                 holder = guest_of(wwpn)
                 raise DegradedError(
                     f"the disks of '{name}' are gone; the kernel keeps its port while {holder} is there",
@@ -170,7 +173,7 @@ class LioDriver:
             self._assembly.drop_groups(record.spec, self._ports.targets(wwpn))
             self._ports.remove(wwpn)
             self._records.drop(name)
-        self._forget(name)
+        self._forget(record.spec)
 
     def resize(self, name: str, lun: LunSpec) -> None:
         """Look at a LUN's size again; guests have to rescan, for the kernel does not tell them.
@@ -190,7 +193,7 @@ class LioDriver:
         checks.check_medium(store)
         if device.startswith("core/fileio_"):
             self._backstores.resize(store, device, served_size(store))
-        self._forget(name)
+        self._forget(record.spec)
 
     def adopt(self, names: tuple[str, ...] = ()) -> tuple[EndpointSpec, ...]:
         """Describe foreign endpoints as they are, for :meth:`create` to take over. Nothing changes by it.
@@ -265,7 +268,7 @@ class LioDriver:
             self.look_again(notify)
 
     def look_again(self, notify: Notify) -> None:
-        """One round of :meth:`watch`: read everything anew, and tell of what is not as it was."""
+        """One round of :meth:`watch`: tell of what is not as it was seen last."""
         present = set(self._looks.wwpns())
         for wwpn in self._infos.keys() - present:
             gone = self._infos.pop(wwpn, None)
@@ -274,9 +277,19 @@ class LioDriver:
         for wwpn in present:
             before = self._infos.get(wwpn)
             with contextlib.suppress(RingwayError, OSError):  # it is going just now
-                after = self.show(self._records.owner_of(wwpn) or wwpn)
-                if before is not None and before != after:
-                    notify(after.name)
+                if not self._seems_same(wwpn, before):
+                    after = self.show(self._records.owner_of(wwpn) or wwpn)
+                    if before is not None and before != after:
+                        notify(after.name)
+
+    def _seems_same(self, wwpn: str, before: EndpointInfo | None) -> bool:
+        """A glance at an endpoint of ours; foreign ones are read in whole."""
+        owner = self._records.owner_of(wwpn)
+        record = self._records.get(owner) if owner is not None else None
+        if record is None or before is None or before.name != owner or before.connected is None:
+            return False
+        whole = before.state is not EndpointState.DEGRADED
+        return self._connected(record) == before.connected and self._looks.is_whole(record.spec) == whole
 
     def _info(self, wwpn: str) -> EndpointInfo:
         """What was seen last of a port, or a first look."""
@@ -293,11 +306,10 @@ class LioDriver:
         self._infos[wwpn] = info
         return info
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, spec: EndpointSpec) -> None:
         """It has changed: the next look is a fresh one."""
-        for wwpn, info in list(self._infos.items()):
-            if info.name == name:
-                self._infos.pop(wwpn, None)
+        assert spec.wwpn is not None
+        self._infos.pop(spec.wwpn, None)
 
     def _connected(self, record: Record) -> bool | None:
         """Whether a guest is there; ``None`` while the endpoint is being changed, which takes no question."""
@@ -361,6 +373,15 @@ class LioDriver:
             holder=holder,
             hint="detach it first; --force takes the disk away all the same",
         )
+
+
+def _collides(lun: LunSpec, come: tuple[LunSpec, ...]) -> bool:
+    """Whether a LUN that goes has the name or the medium of one that comes: its backstore has to go
+    before.
+    """
+    store = lun.backstore
+    others = [other.backstore for other in come if other.backstore != store]
+    return any(other.name == store.name or (store.path and other.path == store.path) for other in others)
 
 
 def _unchanged(old: EndpointSpec, new: EndpointSpec) -> set[str]:

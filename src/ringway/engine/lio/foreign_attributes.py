@@ -22,17 +22,21 @@ DEFAULTS: Final = {
     "emulate_ua_intlck_ctrl": "0",
     "enforce_pr_isids": "1",
     "force_pr_aptpl": "0",
-    "is_nonrot": "1",
     "pi_prot_type": "0",
     "pi_prot_verify": "0",
     "unmap_zeroes_data": "0",
 }
 
 
-def kept(values: Mapping[str, object]) -> dict[str, str]:
+#: The same by plug-in, as both tools name those; a device's own says whether it rotates.
+_NO_DISC: Final = {"fileio": "0", "rd_mcp": "1", "ramdisk": "1"}
+
+
+def kept(values: Mapping[str, object], plugin: str) -> dict[str, str]:
     """:returns: what differs from the default."""
+    defaults = DEFAULTS | ({"is_nonrot": _NO_DISC[plugin]} if plugin in _NO_DISC else {})
     return {
         name: str(values[name])
-        for name, default in DEFAULTS.items()
+        for name, default in defaults.items()
         if name in values and str(values[name]) not in (default, "")
     }

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from ringway.engine.lio.backstores import Backstores, Found
 from ringway.engine.lio.configfs import Configfs
-from ringway.engine.lio.ports import FABRIC, Address, Mapping, Ports
+from ringway.engine.lio.ports import FABRIC, Address, Mapping, Ports, lun_path
 from ringway.engine.lio.records import Record, Records
 from ringway.model import (
     BackstoreInfo,
     DeviceKind,
     EndpointInfo,
+    EndpointSpec,
     EndpointState,
     EngineKind,
     LunSpec,
@@ -37,6 +38,15 @@ class Looks:
     def mappings(self, wwpn: str) -> dict[Address, Mapping]:
         """What is mapped at a port."""
         return {address: self._ports.mapping(wwpn, address) for address in self._ports.addresses(wwpn)}
+
+    def is_whole(self, spec: EndpointSpec) -> bool:
+        """Whether all links of an endpoint are there that we made; one question for each LUN."""
+        assert spec.wwpn is not None
+        return all(
+            self._fs.exists(f"{lun_path(spec.wwpn, (lun.target, lun.lun))}/{lun.backstore.name}")
+            or self._ports.mapping(spec.wwpn, (lun.target, lun.lun)).device is not None
+            for lun in spec.luns
+        )
 
     def ours(self, record: Record, *, connected: bool | None) -> EndpointInfo:
         """An endpoint of ours as it is: what is missing makes it degraded."""

@@ -43,18 +43,20 @@ class Kernel:
     def __init__(self, settings: Settings, fs: Configfs) -> None:
         self._settings = settings
         self._fs = fs
+        self._can_keep = False
 
     def make_ready(self) -> None:
         """Mount configfs, load the modules and begin to use the fabric, as far as that is needed.
 
         :raises RingwayError: it cannot be, with what to do.
         """
-        if self._fs.exists(FABRIC):
-            return
-        self._make_present()
-        with contextlib.suppress(OSError):  # the report says so; disks without reservations need none
-            self._kept().mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._fs.make(FABRIC)
+        if not self._fs.exists(FABRIC):
+            self._make_present()
+            self._fs.make(FABRIC)
+        if not self._can_keep:
+            with contextlib.suppress(OSError):  # the report says so; disks without reservations need none
+                self._kept().mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._can_keep = True
 
     def _make_present(self) -> None:
         if not self._fs.exists("core"):

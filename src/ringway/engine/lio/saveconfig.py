@@ -159,7 +159,7 @@ def _store(store: Store, stores: dict[str, Store]) -> BackstoreSpec:
         raise Unfit(f"backstores of kind {store.plugin} are unknown")
     bare = kind in (SpecKind.PSCSI, SpecKind.TCMU)
     path = store.name if kind is SpecKind.TCMU else store.dev
-    attributes = {} if bare else foreign_attributes.kept(store.attributes)
+    attributes = {} if bare else foreign_attributes.kept(store.attributes, store.plugin)
     attributes.pop("emulate_3pc", None)
     if str(store.attributes.get("emulate_3pc", 1)) == "0":
         attributes["emulate_3pc"] = "0"

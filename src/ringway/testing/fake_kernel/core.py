@@ -57,9 +57,21 @@ _SBC: Final = _COMMON | {
     "unmap_granularity_alignment": 0,
     "unmap_zeroes_data": 0,
 }
+_FILE: Final = {
+    "is_nonrot": 0,
+    "max_unmap_block_desc_count": 1,
+    "max_unmap_lba_count": 0x2000,
+    "unmap_granularity": 1,
+}
 _ATTRIBUTES: Final = {
     "iblock": _SBC,
-    "fileio": _SBC | {"max_unmap_lba_count": 0x2000, "max_unmap_block_desc_count": 1, "unmap_granularity": 1},
+    "fileio": _SBC
+    | {
+        "is_nonrot": 0,
+        "max_unmap_lba_count": 0x2000,
+        "max_unmap_block_desc_count": 1,
+        "unmap_granularity": 1,
+    },
     "rd_mcp": _SBC,
     "pscsi": _COMMON,
     "user": _COMMON | {"cmd_time_out": 30, "emulate_write_cache": 0, "max_data_area_mb": 1024},

@@ -17,6 +17,8 @@ MODULES: Final = ("target_core_mod", "vhost_scsi")
 class FakeKernel:
     """A fake kernel that is mounted at ``folder/sys`` for as long as the context lasts.
 
+    It ends with the process that started it, however that ends.
+
     :param folder: must exist; the kernel's files of reservations lie in ``folder/target``.
     :raises GuestError: it cannot be mounted here (it needs root and /dev/fuse).
     """
@@ -40,9 +42,10 @@ class FakeKernel:
     def __enter__(self) -> Self:
         self.sysfs.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "ringway.testing.fake_kernel", str(self.sysfs)]
-        options = ["--dbroot", str(self.dbroot), "--modules", ",".join(self._modules)]
+        options = ["--dbroot", str(self.dbroot), "--modules", ",".join(self._modules), "--stop-with-stdin"]
+        pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, *options], stdin=pipe, stdout=pipe, stderr=pipe, text=True
         )
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
@@ -61,7 +64,7 @@ class FakeKernel:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for stream in (process.stdout, process.stderr):
+        for stream in (process.stdin, process.stdout, process.stderr):
             assert stream is not None
             stream.close()
 

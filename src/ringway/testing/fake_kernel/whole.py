@@ -12,6 +12,8 @@ from ringway.testing.fake_kernel.reservations import Registration
 from ringway.testing.fake_kernel.state import State
 from ringway.testing.fake_kernel.tree import Attribute, Folder, Group, Node, fixed, refuse
 
+#: The one that can be passed through.
+SCSI_DEVICE: Final = "2:0:1:0"
 _PARAMETERS: Final = {"vhost_scsi": {"max_io_vqs": "128\n"}}
 
 
@@ -83,6 +85,7 @@ def whole_tree(modules: set[str], dbroot: Path) -> Folder:
     return Group(
         kernel=Group(config=Group(target=target)),
         module=Modules(state),
+        bus=Group(scsi=Group(devices=Group(**{SCSI_DEVICE: Group()}))),
         fake=Group(
             attach=Attribute(store=lambda text: target.vhost().port(text.strip()).attach()),
             detach=Attribute(store=lambda text: target.vhost().port(text.strip()).detach()),
