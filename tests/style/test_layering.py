@@ -17,7 +17,18 @@ import pytest
 ROOT = Path(__file__).parents[2] / "src" / "ringway"
 
 #: What all above may use: data, words, and looks at the host. ``ringway`` itself has the version only.
-GROUND = {"errors", "digest", "units", "holders", "formats", "logs", "model", "notation", "control", "ringway"}
+GROUND = {
+    "errors",
+    "digest",
+    "units",
+    "holders",
+    "formats",
+    "logs",
+    "model",
+    "notation",
+    "control",
+    "ringway",
+}
 
 #: A layer, and the layers that it may import besides itself.
 ARROWS = {
