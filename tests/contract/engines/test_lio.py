@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -351,6 +352,31 @@ def test_a_read_only_file_is_refused(lio: Bench) -> None:
     with pytest.raises(UsageError, match="read-only") as caught:
         lio.create("db0", disk(lio.image(), readonly=True))
     assert "losetup" in (caught.value.hint or "")
+
+
+def test_a_block_device_comes_and_goes(lio: Bench, kernel: FakeKernel) -> None:
+    """The fake opens no device, so this one need not be there."""
+    path = str(lio.folder / "device")
+    os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(240, 77))
+    spec = lio.create("db0", disk(path, readonly=True), wwpn=WWPN)
+    (status,) = lio.driver.show("db0").luns
+    assert (status.kind, status.path, status.readonly) == ("block", path, True)
+    with pytest.raises(BusyError, match="db0"):
+        lio.create("db1", disk(path))
+    os.unlink(path)
+    lio.driver.delete("db0")
+    assert tree(kernel) == set()
+    with pytest.raises(NotFoundError, match="device"):
+        lio.driver.create(spec)
+    assert tree(kernel) == set()
+
+
+def test_what_others_put_into_an_endpoint_goes_with_it(lio: Bench, kernel: FakeKernel) -> None:
+    lio.create("db0", ram(), wwpn=WWPN)
+    (kernel.configfs / f"vhost/{WWPN}/tpgt_0/lun/lun_9").mkdir()
+    (kernel.configfs / f"vhost/{WWPN}/tpgt_7").mkdir()
+    lio.driver.delete("db0")
+    assert tree(kernel) == set()
 
 
 def test_a_mounted_device_is_refused(lio: Bench) -> None:

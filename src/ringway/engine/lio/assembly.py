@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ringway.engine.lio.backstores import Backstores, usual_place
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.looks import Looks
-from ringway.engine.lio.ports import Ports, Undo, port_path, targets_of
+from ringway.engine.lio.ports import Ports, Undo, targets_of
 from ringway.engine.lio.records import Record, Records
 from ringway.errors import RingwayError
 from ringway.model import BackstoreSpec, EndpointSpec, LunSpec, SpecKind
@@ -34,12 +34,14 @@ class Assembly:
         self._looks = looks
         self._records = records
 
-    def places(self, spec: EndpointSpec, known: Record | None) -> Places:
-        """Where backstores lie that others made: as it was noted, or as the port's links say."""
+    def places(self, spec: EndpointSpec, known: Record | None, *, fresh: bool) -> Places:
+        """Where backstores lie that others made: as it was noted, or as the port's links say.
+
+        :param fresh: whether the port has just been made, and has no links.
+        """
         assert spec.wwpn is not None
         found = dict(known.places) if known is not None else {}
-        fresh = known is None and self._fs.exists(port_path(spec.wwpn))
-        there = self._looks.mappings(spec.wwpn) if fresh else {}
+        there = self._looks.mappings(spec.wwpn) if known is None and not fresh else {}
         for lun in spec.luns:
             name = lun.backstore.name
             assert name is not None
@@ -78,12 +80,24 @@ class Assembly:
             self._ports.unmap(spec.wwpn, (lun.target, lun.lun), lun.backstore.name)
             undo(lambda lun=lun: self._give_back(spec, lun, places))  # type: ignore[misc]
 
-    def take_all(self, spec: EndpointSpec) -> None:
-        """Take away every LUN of a port, whoever made it."""
+    def take_luns(self, spec: EndpointSpec) -> None:
+        """Take away an endpoint's LUNs, also from a guest that uses them."""
         assert spec.wwpn is not None
-        names = {(lun.target, lun.lun): lun.backstore.name for lun in spec.luns}
+        for lun in spec.luns:
+            self._ports.unmap(spec.wwpn, (lun.target, lun.lun), lun.backstore.name)
+
+    def drop_port(self, spec: EndpointSpec) -> None:
+        """Remove a port that has lost its LUNs, and what others put there since.
+
+        :raises BusyError: a guest has come.
+        """
+        assert spec.wwpn is not None
+        if self._ports.remove_empty(spec.wwpn, targets_of(spec)):
+            return
         for address in self._ports.addresses(spec.wwpn):
-            self._ports.unmap(spec.wwpn, address, names.get(address))
+            self._ports.unmap(spec.wwpn, address)
+        self.drop_groups(spec, self._ports.targets(spec.wwpn))
+        self._ports.remove(spec.wwpn)
 
     def take_strays(self, spec: EndpointSpec) -> None:
         """Take away LUNs that a change left when it was cut off."""
@@ -112,8 +126,7 @@ class Assembly:
         stores = {_name(lun): lun.backstore for lun in luns if lun.backstore.kind is not SpecKind.TCMU}
         for name in stores.keys() - set(kept):
             for path in possible_paths(stores[name], name, places):
-                if self._backstores.remove(path):
-                    break
+                self._backstores.remove(path)
 
     def _map(self, spec: EndpointSpec, lun: LunSpec, path: str, undo: Undo) -> None:
         assert spec.wwpn is not None

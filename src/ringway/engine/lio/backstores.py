@@ -4,6 +4,8 @@ other tools lay them out.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import stat
@@ -218,8 +220,9 @@ class Backstores:
             self.set_attributes(path, spec.attributes)
             return
         for name, value in _DEFAULTS.items():
-            if name not in spec.attributes and self._fs.exists(f"{path}/attrib/{name}"):
-                self._fs.write(f"{path}/attrib/{name}", value)
+            if name not in spec.attributes:
+                with contextlib.suppress(NotFoundError):  # an old kernel
+                    self._fs.write(f"{path}/attrib/{name}", value)
         if spec.block_size is not None:
             self.set_attributes(path, {"block_size": str(spec.block_size)})
         self.set_attributes(path, spec.attributes)
@@ -239,10 +242,14 @@ class Backstores:
                 hint="unmount or detach it first; another target may have it, too",
             ) from error
 
+    @functools.cached_property
+    def _dbroot(self) -> str:
+        """Where reservations are kept; it cannot change while there are backstores."""
+        return self._fs.read_or("dbroot", "/var/target")
+
     def _give_back(self, path: str, serial: str) -> None:
         """Hand the device its reservations, while it is not mapped yet."""
-        dbroot = self._fs.read_or("dbroot", "/var/target")
-        for registration in kept_registrations(dbroot, serial):
+        for registration in kept_registrations(self._dbroot, serial):
             self._fs.write(f"{path}/pr/res_aptpl_metadata", registration)
 
     def _parameters(self, spec: BackstoreSpec, plugin: str) -> str:

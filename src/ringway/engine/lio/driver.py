@@ -113,11 +113,13 @@ class LioDriver:
         self._kernel.make_ready()
         with self._alone(spec), rolled_back() as undo:
             known = self._records.get(spec.name)
-            places = self._assembly.places(spec, known)
             if known is None:
                 undo(lambda: self._records.drop(spec.name))
-            self._records.put(Record(spec, places))
+            self._records.put(Record(spec, known.places if known is not None else {}))
             made = self._ports.make(spec, undo)
+            places = self._assembly.places(spec, known, fresh=made)
+            if places:
+                self._records.put(Record(spec, places))
             if not made and known is not None:
                 self._assembly.take_strays(spec)
             self._assembly.add_all(spec, places, undo)
@@ -130,11 +132,11 @@ class LioDriver:
         gone, come = difference(old, new), difference(new, old)
         for lun in come:
             checks.check_medium(lun.backstore)
-        self._check_detached(old, new, gone, force=force)
         parts, stays = self._assembly, _unchanged(old, new)
         with self._alone(old, new), rolled_back() as undo:
+            self._check_detached(old, new, gone, force=force)
             known = self._records.get(old.name)
-            places = parts.places(new, known)
+            places = parts.places(new, known, fresh=False)
             before = known.places if known is not None else {}
             parts.take(old, gone, before, undo)
             in_the_way = tuple(lun for lun in gone if _collides(lun, come))
@@ -158,10 +160,12 @@ class LioDriver:
         wwpn = record.spec.wwpn
         assert wwpn is not None
         with self._alone(record.spec):
-            attached = self._ports.is_attached(wwpn, self._ports.targets(wwpn))
+            attached = self._ports.holds_guest(wwpn, targets_of(record.spec))
             if attached and not force:
                 raise self._attached(record.spec, "it is not deleted")
-            self._assembly.take_all(record.spec)
+            self._assembly.take_luns(record.spec)
+            if not attached:
+                self._assembly.drop_port(record.spec)
             self._assembly.drop_stores(record.spec.luns, record.places)
             if attached:
                 self._forget(record.spec)
@@ -170,8 +174,6 @@ class LioDriver:
                     f"the disks of '{name}' are gone; the kernel keeps its port while {holder} is there",
                     hint="stop that guest, or detach its controller; the rest is then removed",
                 )
-            self._assembly.drop_groups(record.spec, self._ports.targets(wwpn))
-            self._ports.remove(wwpn)
             self._records.drop(name)
         self._forget(record.spec)
 

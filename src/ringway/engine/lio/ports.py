@@ -152,6 +152,10 @@ class Ports:
         """
         return any(self._is_held(wwpn, target) for target in targets)
 
+    def holds_guest(self, wwpn: str, targets: Iterable[int]) -> bool:
+        """The same, for who is about to remove the port: a group without LUNs may be gone by the question."""
+        return any(self._fs.is_held(group_path(wwpn, target)) for target in targets)
+
     def _is_held(self, wwpn: str, target: int) -> bool:
         path = group_path(wwpn, target)
         if self._fs.names(f"{path}/lun"):
@@ -168,6 +172,14 @@ class Ports:
     def remove_group(self, wwpn: str, target: int) -> None:
         """Remove a portal group that has no LUN any more. :raises BusyError: a guest is attached."""
         self._fs.remove(group_path(wwpn, target))
+
+    def remove_empty(self, wwpn: str, targets: Iterable[int]) -> bool:
+        """Remove a port with these groups, if nothing is in them, nobody uses them, and there are no others.
+
+        :returns: whether it is gone.
+        """
+        gone = all(self._fs.remove_if_unused(group_path(wwpn, target)) for target in targets)
+        return gone and self._fs.remove_if_unused(port_path(wwpn))
 
     def remove(self, wwpn: str) -> None:
         """Remove a port that has no portal group any more."""
