@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from ringway.engine.user import records
 from ringway.engine.user.processes import Identity
 from ringway.engine.user.records import Record
+from ringway.errors import BusyError
 from ringway.model import EndpointSpec, EndpointState, LunSpec
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
 
@@ -176,9 +177,15 @@ def test_a_change_that_its_driver_did_not_survive_is_found_out(host: UserHost, c
 def test_a_target_that_does_not_answer_is_listed_and_can_be_deleted(host: UserHost) -> None:
     host.first.create(host.spec())
     pid = host.first.show("db0").pid or 0
+    with ScsiFrontEnd(host.places.of("db0").socket).open():
+        os.kill(pid, signal.SIGSTOP)
+        info = host.first.show("db0")
+        assert (info.state, info.pid) == (EndpointState.DEGRADED, pid)
+        assert "does not answer" in (info.message or "")
+        with pytest.raises(BusyError, match="a guest is connected"):
+            host.first.delete("db0")
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: host.first.show("db0").state is EndpointState.READY, "an answer")
     os.kill(pid, signal.SIGSTOP)
-    info = host.first.show("db0")
-    assert (info.state, info.pid) == (EndpointState.DEGRADED, pid)
-    assert "does not answer" in (info.message or "")
-    os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: host.first.show("db0").state is EndpointState.READY, "an answer")
+    host.first.delete("db0", force=True)
+    assert host.files() == []

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ringway.control import ControlChannel
 from ringway.engine.user import records
+from ringway.engine.user.connections import connected_paths
 from ringway.engine.user.places import EndpointPlaces
 from ringway.engine.user.processes import Process
 from ringway.engine.user.records import Record
@@ -129,11 +130,11 @@ class Endpoint:
             raise BusyError(f"a guest is connected to '{self.name}'", holder="a guest", hint=hint)
 
     def _is_connected(self) -> bool:
-        """Who does not answer serves nobody."""
+        """Of one that does not answer, the kernel knows."""
         try:
             return self.look().connected
         except RingwayError:
-            return False
+            return self.places.socket in (connected_paths() or ())
 
     # What is told of it
 
