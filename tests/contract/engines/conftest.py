@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from ringway.engine.lio import LioDriver, Settings
 from ringway.errors import GuestError
 from ringway.model import EndpointSpec, EngineKind
 from ringway.testing.fake_kernel import FakeKernel
+from ringway.testing.frontend import ScsiFrontEnd
 
 from .bench import Bench
+from .user_host import UserHost
 
 
 @pytest.fixture
@@ -61,7 +64,26 @@ def _wwpn(spec: EndpointSpec) -> str:
     return spec.wwpn
 
 
-ENGINES = ["lio"]
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[Bench]:
+    """The user engine. Its sockets lie in a folder of their own: pytest's has too long a name."""
+    with UserHost() as host, contextlib.ExitStack() as guests:
+        bench = Bench(
+            EngineKind.USER,
+            tmp_path,
+            host.driver,
+            attach=lambda spec: _attach(guests, host, spec),
+            detach=lambda _spec: guests.close(),
+            reboot=host.reboot,
+        )
+        yield bench
+
+
+def _attach(guests: contextlib.ExitStack, host: UserHost, spec: EndpointSpec) -> None:
+    guests.enter_context(ScsiFrontEnd(host.places.of(spec.name).socket)).open()
+
+
+ENGINES = ["lio", "user"]
 
 
 @pytest.fixture(params=ENGINES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -68,6 +69,13 @@ class UserHost:
         assert pid is not None
         os.kill(pid, number)
         wait_until(lambda: self.spawner is None, "the spawner's end")
+
+    def reboot(self) -> None:
+        """All processes end at once, and the runtime folder is empty."""
+        for info in self.driver().list():
+            os.kill(info.pid or 0, signal.SIGKILL)
+        self.end_spawner(signal.SIGKILL)
+        shutil.rmtree(self.places.run)
 
     def __enter__(self) -> Self:
         return self

@@ -21,6 +21,7 @@ from ringway.engine.user.client import SpawnerClient
 from ringway.engine.user.conflicts import refuse_conflicts
 from ringway.engine.user.connections import connected_paths
 from ringway.engine.user.endpoint import Endpoint
+from ringway.engine.user.figures import figures_of
 from ringway.engine.user.orders import Serve
 from ringway.engine.user.places import EndpointPlaces, Places, is_locked
 from ringway.engine.user.processes import Process
@@ -64,7 +65,7 @@ class UserDriver:
     :param user: who targets are; ``None``: as root, for each a user that nothing else is.
     """
 
-    kind: Final = EngineKind.USER
+    kind = EngineKind.USER
 
     def __init__(
         self,
@@ -133,12 +134,10 @@ class UserDriver:
     def create(self, spec: EndpointSpec) -> None:
         """As the protocol says. One that runs is kept, and changed into what ``spec`` says if it can be."""
         running = self._find(spec.name)
-        if running is not None and running.alive:
-            running.look(ADOPTION_S)
-            if running.spec != spec:
-                self.update(running.spec, spec)
-            return
-        self._start(spec)
+        if running is None or not running.wait_ready(ADOPTION_S):
+            self._start(spec)
+        elif running.spec != spec:
+            self.update(running.spec, spec)
 
     def update(self, old: EndpointSpec, new: EndpointSpec, *, force: bool = False) -> None:
         """As the protocol says. What is there is what counts, whatever ``old`` says."""
@@ -209,7 +208,8 @@ class UserDriver:
 
     def statistics(self, name: str) -> TargetStatistics:
         """As the protocol says."""
-        return self._running(name).ask(StatisticsRequest(), TargetStatistics)
+        endpoint = self._running(name)
+        return figures_of(endpoint.spec, endpoint.ask(StatisticsRequest(), TargetStatistics))
 
     def watch(self, notify: Notify) -> None:
         """As the protocol says."""

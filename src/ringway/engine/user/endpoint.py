@@ -94,6 +94,22 @@ class Endpoint:
             self.note(_what_is(self._info, self.record))
         return self._info
 
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until one that somebody started answers. :returns: whether it lives.
+
+        :raises RingwayError: it lives, and does not answer in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self.alive:
+            try:
+                self.look(max(deadline - time.monotonic(), LOOK_S))
+                return True
+            except RingwayError:  # it has yet to listen, or it has just ended
+                if self.alive and time.monotonic() > deadline:
+                    raise
+            time.sleep(_PAUSE_S)
+        return False
+
     def note(self, spec: EndpointSpec, pending: EndpointSpec | None = None) -> None:
         """Put down what it serves, and what it is changed into. :raises OSError: as ``records.write``."""
         self.record = replace(self.record, spec=spec, pending=pending)
