@@ -15,6 +15,8 @@ pub struct Epoll {
     early: Vec<Event>,
     /// Calls that were begun and not taken.
     pub(super) running: usize,
+    /// No threads: every call is made on the spot.
+    alone: bool,
 }
 
 impl Epoll {
@@ -26,9 +28,14 @@ impl Epoll {
             // SAFETY: the fd is ours.
             fd => unsafe { OwnedFd::from_raw_fd(fd) },
         };
-        let mut epoll = Epoll { fd, threads: Threads::new()?, early: Vec::new(), running: 0 };
+        let mut epoll = Epoll { fd, threads: Threads::new()?, early: Vec::new(), running: 0, alone: false };
         epoll.watch(epoll.threads.event(), THREADS)?;
         Ok(epoll)
+    }
+
+    /// Make every call on the spot from now on, for a worker without a thread.
+    pub fn stay_alone(&mut self) {
+        self.alone = true;
     }
 
     /// Have a call made: on the spot, if the store is cached and the cache serves it, else by a thread.
@@ -37,6 +44,9 @@ impl Epoll {
     /// What the call points to stays valid until its completion.
     pub(super) unsafe fn call(&mut self, key: u32, call: Call, cached: bool) {
         self.running += 1;
+        if self.alone {
+            return self.early.push(Event::Done(key, call.run()));
+        }
         match cached.then(|| call.try_now()).flatten() {
             Some(done) => self.early.push(Event::Done(key, done)),
             // SAFETY: the caller's promise.

@@ -60,7 +60,7 @@ impl Call {
     }
 
     /// Bytes, or -errno.
-    fn run(&self) -> i32 {
+    pub fn run(&self) -> i32 {
         let fd = self.fd;
         // SAFETY: as for Send; the kernel checks the buffers themselves.
         let done = unsafe {

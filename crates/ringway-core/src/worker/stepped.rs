@@ -1,6 +1,7 @@
 //! A worker without its thread, for fuzzers: what it does follows from what it is given, and from nothing else.
 
 use super::{Worker, WorkerSetup};
+use crate::engine::Engine;
 use crate::error::Result;
 
 /// A worker that takes its turns when it is told to, on the caller's thread.
@@ -9,7 +10,12 @@ pub struct Stepped(Worker);
 impl Stepped {
     /// As a worker's thread begins.
     pub fn new(setup: WorkerSetup) -> Result<Self> {
-        Worker::new(setup).map(|(worker, _)| Stepped(worker))
+        Worker::new(setup).map(|(mut worker, _)| {
+            if let Engine::Epoll(epoll) = &mut worker.context.engine {
+                epoll.stay_alone();
+            }
+            Stepped(worker)
+        })
     }
 
     /// One turn of the loop; whether there was work.
