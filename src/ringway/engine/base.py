@@ -12,6 +12,7 @@ from ringway.model import (
     EngineKind,
     EngineReport,
     LunSpec,
+    TargetCounters,
     TargetStatistics,
 )
 
@@ -93,6 +94,11 @@ class Driver(Protocol):
 
     def statistics(self, name: str) -> TargetStatistics:
         """Counters since the endpoint's start. :raises NotFoundError: it is not there."""
+
+    def counters(self, name: str) -> TargetCounters:
+        """The same with whole histograms, for who adds up; an engine that measures no latencies leaves them
+        empty. :raises NotFoundError: it is not there.
+        """
 
     def watch(self, notify: Notify) -> None:
         """Tell of endpoints that change by themselves (a target died), until :meth:`close`."""

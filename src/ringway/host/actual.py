@@ -1,0 +1,119 @@
+"""What is on the host, as the engines tell it; their calls block, so they run on threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+from ringway.engine.base import Driver
+from ringway.errors import NotFoundError, UsageError
+from ringway.model import EndpointInfo, EndpointState, EngineKind
+
+MAX_AGE_S: Final = 1.0  #: a list that is younger needs no look at the host
+_WORKERS: Final = 64  #: calls that change something; one that hangs holds up no other
+_LOOKERS: Final = 16
+_log: Final = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Actual:
+    """The engines, and the last look at what they have. For one event loop."""
+
+    def __init__(self, drivers: Mapping[EngineKind, Driver]) -> None:
+        self.drivers = dict(drivers)
+        self._workers = ThreadPoolExecutor(_WORKERS, "change")
+        self._lookers = ThreadPoolExecutor(_LOOKERS, "look")
+        self._seen: dict[EngineKind, dict[str, EndpointInfo]] = {kind: {} for kind in drivers}
+        self._foreign: dict[EngineKind, tuple[EndpointInfo, ...]] = {}
+        self._seen_at = float("-inf")
+        self._refreshing: asyncio.Task[tuple[EngineKind, ...]] | None = None
+
+    def close(self) -> None:
+        """Let go of the engines; endpoints stay. Calls that hang are not waited for."""
+        for pool in (self._workers, self._lookers):
+            pool.shutdown(wait=False, cancel_futures=True)
+        for driver in self.drivers.values():
+            driver.close()
+
+    def driver(self, kind: EngineKind) -> Driver:
+        """:raises UsageError: this daemon does not run the engine."""
+        if (found := self.drivers.get(kind)) is None:
+            raise UsageError(
+                f"this daemon does not run the engine '{kind}'",
+                hint=f"see [{kind}] in its configuration; without root there is only 'user'",
+            )
+        return found
+
+    async def change(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call an engine to change something."""
+        return await asyncio.wrap_future(self._workers.submit(call, *args, **kwargs))
+
+    async def ask(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call an engine to be told something."""
+        return await asyncio.wrap_future(self._lookers.submit(call, *args, **kwargs))
+
+    async def look(self, kind: EngineKind, name: str) -> EndpointInfo | None:
+        """Look at one endpoint of ours, and remember it. :returns: ``None``: it is not there."""
+        try:
+            info = await self.ask(self.driver(kind).show, name)
+        except NotFoundError:
+            self._seen[kind].pop(name, None)
+            return None
+        if info.state is EndpointState.FOREIGN:
+            return None
+        self._seen[kind][name] = info
+        return info
+
+    async def refresh(self) -> tuple[EngineKind, ...]:
+        """Look at all; who comes while somebody looks shares the answer.
+
+        :returns: the engines that answered. What the others have is as it was.
+        """
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._look_at_all())
+            self._refreshing.add_done_callback(self._refreshed)
+        return await asyncio.shield(self._refreshing)
+
+    def _refreshed(self, _task: object) -> None:
+        self._refreshing = None
+
+    async def refresh_if_old(self) -> None:
+        """Look at all unless that was done a moment ago."""
+        if time.monotonic() - self._seen_at > MAX_AGE_S:
+            await self.refresh()
+
+    async def _look_at_all(self) -> tuple[EngineKind, ...]:
+        began = time.monotonic()
+        lists = [self.ask(driver.list) for driver in self.drivers.values()]
+        results = await asyncio.gather(*lists, return_exceptions=True)
+        answered = []
+        for kind, result in zip(self.drivers, results, strict=True):
+            if isinstance(result, BaseException):
+                _log.warning("the engine '%s' cannot be asked: %s", kind, result)
+                continue
+            self._seen[kind] = {i.name: i for i in result if i.state is not EndpointState.FOREIGN}
+            self._foreign[kind] = tuple(i for i in result if i.state is EndpointState.FOREIGN)
+            answered.append(kind)
+        self._seen_at = began
+        return tuple(answered)
+
+    def seen(self, kind: EngineKind, name: str) -> EndpointInfo | None:
+        """One endpoint of ours as it was last seen."""
+        return self._seen.get(kind, {}).get(name)
+
+    def all_seen(self, kind: EngineKind) -> tuple[EndpointInfo, ...]:
+        return tuple(self._seen[kind].values())
+
+    def foreign(self) -> Iterator[EndpointInfo]:
+        """What is not ours."""
+        for infos in self._foreign.values():
+            yield from infos
+
+    def forget(self, kind: EngineKind, name: str) -> None:
+        """It is gone."""
+        self._seen[kind].pop(name, None)

@@ -1,0 +1,234 @@
+"""The changes of a host: each an operation, alone with its endpoint, on disk before the engine hears of it.
+
+create: resolve, check, commit, make, commit again, answer. What fails or dies before the second commit is
+taken back. update: check, commit with what was there before, change, commit. delete: commit that it goes,
+unmake, remove the row.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from ringway import faults
+from ringway.engine.base import Driver
+from ringway.errors import BusyError, ConflictError
+from ringway.host import specs
+from ringway.host.actual import Actual
+from ringway.host.desired import Desired
+from ringway.host.events import Events, Kind
+from ringway.host.health import Health, runs
+from ringway.host.locks import Locks
+from ringway.host.operations import Operation
+from ringway.host.specs import Address
+from ringway.host.store import Wanted
+from ringway.model import EndpointInfo, EndpointSpec
+
+_log: Final = logging.getLogger(__name__)
+Change = Callable[[EndpointSpec], EndpointSpec]
+
+
+class Changes:
+    """The verbs. For one event loop.
+
+    :param wake: called with an endpoint's name when the reconciler should look at it.
+    """
+
+    def __init__(
+        self, desired: Desired, actual: Actual, health: Health, events: Events, wake: Callable[[str], None]
+    ) -> None:
+        self.locks = Locks()
+        self._desired = desired
+        self._actual = actual
+        self._health = health
+        self._events = events
+        self._wake = wake
+
+    # create
+
+    async def check(self, spec: EndpointSpec) -> EndpointSpec:
+        """Do what a creation does before it changes anything. :returns: what it would create."""
+        driver = self._actual.driver(spec.engine)
+        self._desired.refuse_name(spec.name)
+        resolved = await self._actual.ask(driver.resolve, spec)
+        with self._desired.claim(resolved) as others:
+            await self._actual.ask(driver.check, resolved, others)
+        return resolved
+
+    async def create(self, operation: Operation, spec: EndpointSpec) -> EndpointInfo:
+        """Make an endpoint; one that is there and equal is fine. When it fails, there is nothing of it.
+
+        :raises ConflictError: another has its name or WWPN. :raises RingwayError: as the engine.
+        """
+        async with self.locks.hold(spec.name):
+            if (same := self._same(spec)) is not None:
+                return await self._view(same)
+            driver = self._actual.driver(spec.engine)
+            wanted = await self._admit(operation, driver, spec)
+            faults.point("create.committed")
+            operation.step(0.5, "making the endpoint")
+            try:
+                await self._actual.change(driver.create, wanted.spec)
+                faults.point("create.made")
+                wanted = await self._desired.put(wanted, applied=wanted.spec)
+            except BaseException:
+                await self._give_up(wanted)
+                raise
+            faults.point("create.acknowledged")
+            self._events.tell(Kind.CREATED, _thing(spec.name))
+            return await self._view(wanted)
+
+    def _same(self, spec: EndpointSpec) -> Wanted | None:
+        """An endpoint that is there and is what ``spec`` asks for."""
+        found = self._desired.find(spec.name)
+        if found is None or found.deletion is not None or found.applied is None:
+            return None
+        alike = (found.spec.engine, found.spec.device) == (spec.engine, spec.device)
+        return found if alike and specs.inherit(found.spec, spec) == found.spec else None
+
+    async def _admit(self, operation: Operation, driver: Driver, spec: EndpointSpec) -> Wanted:
+        """Check a new endpoint, and write it down."""
+        self._desired.refuse_name(spec.name)
+        operation.step(0.1, "checking")
+        resolved = await self._actual.ask(driver.resolve, spec)
+        with self._desired.claim(resolved) as others:
+            await self._actual.ask(driver.check, resolved, others)
+            operation.cancellable(False)
+            faults.point("create.checked")
+            return await self._desired.insert(resolved)
+
+    async def _give_up(self, wanted: Wanted) -> None:
+        """Undo a creation that failed. What cannot be undone now the reconciler tries again."""
+        try:
+            await self.take_back(wanted)
+        except Exception as error:
+            _log.warning("what is left of endpoint '%s' cannot be removed yet: %s", wanted.name, error)
+
+    async def take_back(self, wanted: Wanted) -> None:
+        """Undo a creation that nobody was told of; the lock is held."""
+        driver = self._actual.driver(wanted.spec.engine)
+        await self._actual.change(driver.delete, wanted.name, force=True)
+        faults.point("create.taken-back")
+        await self._desired.remove(wanted.name)
+        self._actual.forget(wanted.spec.engine, wanted.name)
+        self._health.forget(wanted.name)
+
+    # update
+
+    async def update(
+        self, operation: Operation, name: str, change: Change, *, force: bool = False
+    ) -> EndpointInfo:
+        """Change an endpoint's specification, and the endpoint. When it fails, both are as they were.
+
+        :param change: makes the new specification of the present one.
+        :param force: LUNs may go even while a guest uses them.
+        :raises BusyError: a guest does.
+        """
+        async with self.locks.hold(name):
+            wanted = self._settled(name)
+            new = specs.inherit(wanted.spec, change(wanted.spec))
+            if new == wanted.spec:
+                return await self._view(wanted)
+            operation.step(0.1, "checking")
+            driver = self._actual.driver(wanted.spec.engine)
+            running = runs(await self._actual.look(new.engine, name))
+            changed = await self._commit(operation, driver, wanted, new)
+            faults.point("update.committed")
+            if running:
+                await self._carry_out(operation, driver, wanted, changed, force)
+            else:
+                self._wake(name)
+            self._events.tell(Kind.UPDATED, _thing(name), "; ".join(specs.differences(wanted.spec, new)))
+            return await self._view(self._desired.get(name))
+
+    def _settled(self, name: str) -> Wanted:
+        """:raises ConflictError: the endpoint is on its way in or out."""
+        wanted = self._desired.get(name)
+        if wanted.deletion is not None or wanted.applied is None:
+            raise ConflictError(f"endpoint '{name}' is being made or deleted", hint="wait, then look again")
+        return wanted
+
+    async def _commit(
+        self, operation: Operation, driver: Driver, wanted: Wanted, new: EndpointSpec
+    ) -> Wanted:
+        """Check the new specification, and write it down beside the one that runs."""
+        resolved = await self._actual.ask(driver.resolve, new)
+        with self._desired.claim(resolved) as others:
+            await self._actual.ask(driver.check, resolved, others)
+            operation.cancellable(False)
+            return await self._desired.put(wanted, spec=resolved, generation=wanted.generation + 1)
+
+    async def _carry_out(
+        self, operation: Operation, driver: Driver, wanted: Wanted, changed: Wanted, force: bool
+    ) -> None:
+        operation.step(0.5, "changing the endpoint")
+        try:
+            await self._actual.change(driver.update, wanted.spec, changed.spec, force=force)
+            faults.point("update.made")
+            await self._desired.put(changed, applied=changed.spec)
+        except BaseException:
+            await self._desired.put(wanted)
+            self._wake(wanted.name)
+            raise
+        faults.point("update.acknowledged")
+
+    async def resize(
+        self, operation: Operation, name: str, address: Address, size_bytes: int | None
+    ) -> EndpointInfo:
+        """Look at a LUN's size again, and tell the guest.
+
+        :param size_bytes: for a LUN that has no size but the one it is told.
+        """
+        async with self.locks.hold(name):
+            wanted = self._settled(name)
+            spec = specs.with_size(wanted.spec, address, size_bytes)
+            operation.cancellable(False)
+            driver = self._actual.driver(spec.engine)
+            await self._actual.change(driver.resize, name, specs.lun_of(spec, address))
+            if spec != wanted.spec:
+                wanted = await self._desired.put(
+                    wanted, spec=spec, applied=spec, generation=wanted.generation + 1
+                )
+            self._events.tell(Kind.RESIZED, _thing(name), f"lun {address[0]}:{address[1]}")
+            return await self._view(wanted)
+
+    # delete
+
+    async def delete(self, operation: Operation, name: str, *, force: bool = False) -> None:
+        """Remove an endpoint, and all that belonged to it.
+
+        :raises BusyError: a guest uses it; it is as before.
+        """
+        async with self.locks.hold(name):
+            wanted = self._desired.get(name)
+            self._actual.driver(wanted.spec.engine)  # one that is not run here removes nothing
+            operation.cancellable(False)
+            faults.point("delete.begun")
+            wanted = await self._desired.mark_deleted(wanted, force=force)
+            faults.point("delete.committed")
+            operation.step(0.3, "removing the endpoint")
+            await self.finish_deletion(wanted, force=force)
+
+    async def finish_deletion(self, wanted: Wanted, *, force: bool) -> None:
+        """Remove what was marked. When the engine refuses, it is wanted again; the lock is held."""
+        name = wanted.name
+        try:
+            driver = self._actual.driver(wanted.spec.engine)
+            await self._actual.change(driver.delete, name, force=force)
+        except BusyError:
+            await self._desired.put(wanted, deletion=None)
+            raise
+        faults.point("delete.made")
+        await self._desired.remove(name)
+        faults.point("delete.acknowledged")
+        self._actual.forget(wanted.spec.engine, name)
+        self._health.forget(name)
+        self._events.tell(Kind.DELETED, _thing(name))
+
+    async def _view(self, wanted: Wanted) -> EndpointInfo:
+        return self._health.view(wanted, await self._actual.look(wanted.spec.engine, wanted.name))
+
+
+def _thing(name: str) -> str:
+    return f"endpoint/{name}"

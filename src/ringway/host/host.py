@@ -1,0 +1,269 @@
+"""A host: what it has, and how it is changed. Everything that the API says comes from here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ringway
+from ringway.engine.base import Driver
+from ringway.errors import NotFoundError, RingwayError, UsageError
+from ringway.host import plans, probe, specs
+from ringway.host.actual import Actual
+from ringway.host.changes import Change as SpecChange
+from ringway.host.changes import Changes
+from ringway.host.config import DaemonConfig
+from ringway.host.desired import Desired
+from ringway.host.events import Events
+from ringway.host.health import Health
+from ringway.host.operations import Operation, Operations
+from ringway.host.reconcile import Reconciler
+from ringway.host.specs import Address
+from ringway.host.store import Store
+from ringway.model import (
+    API_VERSION,
+    Action,
+    BackstoreInfo,
+    BackstoreSpec,
+    Change,
+    EndpointInfo,
+    EndpointSpec,
+    EndpointState,
+    EngineKind,
+    EngineReport,
+    HostConfig,
+    HostInfo,
+    Plan,
+    TargetStatistics,
+)
+
+
+class Host:
+    """All of one host. Made and used in one event loop; changes are operations that go on by themselves.
+
+    :param drivers: the engines of this host.
+    :param store: its desired state; stays the caller's.
+    """
+
+    def __init__(self, drivers: Mapping[EngineKind, Driver], store: Store, config: DaemonConfig) -> None:
+        self.events = Events()
+        self.operations = Operations(self.events)
+        self.desired = Desired(store)
+        self.actual = Actual(drivers)
+        self.health = Health()
+        self._changes = Changes(self.desired, self.actual, self.health, self.events, self._wake)
+        self.reconciler = Reconciler(
+            self.desired,
+            self.actual,
+            self._changes,
+            self.health,
+            self.events,
+            every_s=config.reconcile_s,
+            parallel=config.parallel,
+        )
+        self._parallel = config.parallel
+        self._began = time.monotonic()
+
+    def _wake(self, name: str) -> None:
+        self.reconciler.wake(name)
+
+    async def start(self) -> None:
+        """Make actual what is desired, and keep it so. :returns: when each endpoint had its turn."""
+        for driver in self.actual.drivers.values():
+            driver.watch(self._wake)
+        await self.reconciler.start()
+
+    async def close(self) -> None:
+        """End what can be ended, finish the rest. Endpoints stay as they are."""
+        self.events.close()
+        await self.operations.close()
+        await self.reconciler.close()
+        self.actual.close()
+        self.desired.close()
+
+    # What there is
+
+    async def info(self, *, read_only: bool) -> HostInfo:
+        """The daemon, its host, and what the engines can do here."""
+        reports = await self.reports()
+        return HostInfo(
+            ringway=ringway.__version__,
+            api=API_VERSION,
+            pid=os.getpid(),
+            hostname=socket.gethostname(),
+            kernel=platform.release(),
+            uptime_s=round(time.monotonic() - self._began, 3),
+            read_only=read_only,
+            engines=reports,
+            endpoints=len(self.desired),
+            degraded=self.degraded(),
+        )
+
+    async def reports(self) -> tuple[EngineReport, ...]:
+        """What each engine can do on this host, asked now."""
+        drivers = self.actual.drivers.values()
+        return tuple(await asyncio.gather(*(self.actual.ask(driver.probe) for driver in drivers)))
+
+    def _views(self) -> list[EndpointInfo]:
+        return [
+            self.health.view(wanted, self.actual.seen(wanted.spec.engine, wanted.name))
+            for wanted in self.desired.all()
+        ]
+
+    def degraded(self) -> int:
+        """How many endpoints do not run as they should, as far as was seen."""
+        return sum(view.state is EndpointState.DEGRADED for view in self._views())
+
+    async def endpoints(self) -> tuple[EndpointInfo, ...]:
+        """All endpoints, by name, the foreign ones behind ours; seen within the last second."""
+        await self.actual.refresh_if_old()
+        return (*self._views(), *sorted(self.actual.foreign(), key=lambda info: info.name))
+
+    async def endpoint(self, name: str) -> EndpointInfo:
+        """One endpoint as it is now. :raises NotFoundError: there is none."""
+        if (wanted := self.desired.find(name)) is None:
+            return await self._foreign(name)
+        kind = wanted.spec.engine
+        info = await self.actual.look(kind, name) if kind in self.actual.drivers else None
+        return self.health.view(wanted, info)
+
+    async def _foreign(self, name: str) -> EndpointInfo:
+        await self.actual.refresh_if_old()
+        found = next((info for info in self.actual.foreign() if info.name == name), None)
+        if found is None:
+            self.desired.get(name)
+            raise NotFoundError(f"there is no endpoint '{name}'")
+        return await self.actual.ask(self.actual.driver(found.engine).show, name)
+
+    async def statistics(self, name: str) -> TargetStatistics:
+        """Counters since the endpoint's start. :raises NotFoundError: there is none, or it does not run."""
+        kind = (await self.endpoint(name)).engine
+        return await self.actual.ask(self.actual.driver(kind).statistics, name)
+
+    async def backstores(self) -> tuple[BackstoreInfo, ...]:
+        """All that is mapped now, by name."""
+        lists = [self.actual.ask(driver.backstores) for driver in self.actual.drivers.values()]
+        found = [info for infos in await asyncio.gather(*lists) for info in infos]
+        return tuple(sorted(found, key=lambda info: (info.foreign, info.name)))
+
+    async def probe(self, spec: BackstoreSpec) -> BackstoreInfo:
+        """Look at a disk that nobody serves yet. :raises RingwayError: why it could not be served."""
+        kind = probe.engine_for(spec)
+        driver = self.actual.driver(kind)
+        others = tuple(wanted.spec for wanted in self.desired.all())
+        resolved = await self.actual.ask(driver.resolve, probe.endpoint_of(spec, kind))
+        await self.actual.ask(driver.check, resolved, others)
+        return await self.actual.ask(probe.look, spec, kind)
+
+    # Changes
+
+    def create(self, spec: EndpointSpec) -> Operation:
+        """Begin to make an endpoint. The operation's result: EndpointInfo."""
+        return self._begin("create", spec.name, lambda operation: self._changes.create(operation, spec))
+
+    def update(self, name: str, change: SpecChange, *, force: bool = False) -> Operation:
+        """Begin to change an endpoint. The operation's result: EndpointInfo."""
+        self.desired.get(name)
+        return self._begin(
+            "update", name, lambda operation: self._changes.update(operation, name, change, force=force)
+        )
+
+    def resize(self, name: str, address: Address, size_bytes: int | None) -> Operation:
+        """Begin to look at a LUN's size again. The operation's result: EndpointInfo."""
+        specs.lun_of(self.desired.get(name).spec, address)
+        return self._begin(
+            "resize", name, lambda operation: self._changes.resize(operation, name, address, size_bytes)
+        )
+
+    def delete(self, name: str, *, force: bool = False) -> Operation:
+        """Begin to remove an endpoint. The operation has no result."""
+        self.desired.get(name)
+        return self._begin(
+            "delete", name, lambda operation: self._changes.delete(operation, name, force=force)
+        )
+
+    def _begin(self, verb: str, name: str, work: Any) -> Operation:
+        return self.operations.start(f"{verb} endpoint {name}", work, f"endpoint/{name}")
+
+    # Plans
+
+    async def plan_creation(self, spec: EndpointSpec) -> Plan:
+        """What :meth:`create` would do. :raises RingwayError: why it could not."""
+        resolved = await self._changes.check(spec)
+        details = specs.description(resolved)
+        return Plan(changes=(Change(action=Action.CREATE, endpoint=spec.name, details=details),))
+
+    def plan_update(self, name: str, change: SpecChange) -> Plan:
+        """What :meth:`update` would do."""
+        new = change(self.desired.get(name).spec)
+        return self.plan(HostConfig(endpoint=(new,)), prune=False)
+
+    def plan_deletion(self, name: str) -> Plan:
+        """What :meth:`delete` would do."""
+        wanted = self.desired.get(name)
+        details = (f"{len(wanted.spec.luns)} LUNs",)
+        return Plan(changes=(Change(action=Action.DELETE, endpoint=name, details=details),))
+
+    def plan(self, config: HostConfig, *, prune: bool) -> Plan:
+        """What a file would change."""
+        present = {wanted.name: wanted.spec for wanted in self.desired.all()}
+        return plans.plan(present, config, prune=prune)
+
+    def apply(self, config: HostConfig, *, prune: bool) -> Operation:
+        """Begin to make a file true: each endpoint changes as a whole, or not at all.
+
+        The operation's result: the Plan that was carried out. Whoever cancels it keeps what is done.
+        """
+        plan = self.plan(config, prune=prune)
+        count = sum(change.action is not Action.KEEP for change in plan.changes)
+        return self.operations.start(
+            f"apply {count} changes", lambda operation: self._apply(operation, plan, config)
+        )
+
+    async def _apply(self, operation: Operation, plan: Plan, config: HostConfig) -> Plan:
+        wanted = {spec.name: spec for spec in config.endpoint}
+        limit, done, failed = asyncio.Semaphore(self._parallel), 0, dict[str, RingwayError]()
+        total = sum(len(step) for step in plans.steps(plan))
+
+        async def make(change: Change) -> None:
+            nonlocal done
+            async with limit:
+                part = self._part(change, wanted.get(change.endpoint))
+                await part.ended()
+            if part.error is not None:
+                failed[change.endpoint] = part.error
+            done += 1
+            operation.step(done / total, f"{done} of {total} endpoints")
+
+        for step in plans.steps(plan):
+            await asyncio.gather(*(make(change) for change in step))
+        _raise_failures(failed)
+        return plan
+
+    def _part(self, change: Change, spec: EndpointSpec | None) -> Operation:
+        if spec is None:
+            return self.delete(change.endpoint)
+        if change.action is Action.CREATE:
+            return self.create(spec)
+        return self.update(change.endpoint, lambda _old: spec)
+
+    def export(self) -> HostConfig:
+        """All that is wanted, as a file for :meth:`apply`."""
+        return HostConfig(endpoint=tuple(w.spec for w in self.desired.all() if w.deletion is None))
+
+
+def _raise_failures(failed: Mapping[str, RingwayError]) -> None:
+    """:raises RingwayError: of the first kind that failed, with all names."""
+    if not failed:
+        return
+    name, first = next(iter(failed.items()))
+    more = f" (and {len(failed) - 1} more: {', '.join(sorted(failed))})" if len(failed) > 1 else ""
+    message = f"endpoint '{name}': {first.message}{more}"
+    if isinstance(first, UsageError):
+        raise UsageError(message, hint=first.hint) from first
+    raise RingwayError(message, hint=first.hint) from first
