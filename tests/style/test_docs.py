@@ -210,7 +210,7 @@ def python_dependencies() -> Iterator[str]:
     every = (
         *project["build-system"]["requires"],
         *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["bench"],
+        *(line for extra in project["project"]["optional-dependencies"].values() for line in extra),
         *(line for group in project["dependency-groups"].values() for line in group),
     )
     yield from (re.split(r"[<>=~!]", line)[0] for line in every)

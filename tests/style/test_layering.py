@@ -47,6 +47,7 @@ ARROWS = {
     "notation": {"errors", "units", "model", "scsi"},
     "engine": {"errors", "units", "holders", "model", "notation", "faults", "ringway"},
     "host": {"errors", "units", "model", "logs", "faults", "engine", "ringway"},
+    "api": {"errors", "units", "model", "logs", "host", "ringway"},
     "testing": {"errors", "vhost_user", "_core"},
     "bench": {"errors", "units", "model", "testing", "_core"},
     "trace": {"errors", "units", "model"},
@@ -58,6 +59,7 @@ ARROWS = {
 EXCEPTIONS = {
     "engine.user.birth": {"logs", "target"},
     "engine.user.spawner": {"logs", "target"},
+    "cli.daemon": {"api", "host"},
     "cli.serve": {"target"},
     "cli.program": {"target"},
     "cli.control": {"target"},

@@ -18,6 +18,13 @@ def ringway() -> NoReturn:
     main()
 
 
+def daemon() -> NoReturn:
+    """The program ``ringwayd``."""
+    with _quiet():
+        from ringway.cli import daemon as program
+    program.main()
+
+
 def scsi() -> NoReturn:
     """The program ``ringway-vhost-user-scsi``."""
     with _quiet():
