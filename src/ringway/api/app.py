@@ -23,6 +23,7 @@ from ringway.host.operations import Operation, as_ringway_error
 from ringway.model import ErrorRecord, Plan
 
 _JSON: Final = "application/json"
+Serve = Callable[[Request], Awaitable[Response]]
 
 
 def build(host: Host) -> Starlette:
@@ -32,10 +33,7 @@ def build(host: Host) -> Starlette:
     async def tell_document(_request: Request) -> Response:
         return Response(document, media_type=_JSON)
 
-    routes = [
-        StarletteRoute(route.path, _serve(host, route), methods=[route.method], name=route.verb)
-        for route in ROUTES
-    ]
+    routes = [_at(path, {r.method: _serve(host, r) for r in ROUTES if r.path == path}) for path in _paths()]
     routes.append(StarletteRoute(openapi.PATH, tell_document))
     handlers: Any = {HTTPException: _http_error, Exception: _unforeseen}
     app = Starlette(routes=routes, exception_handlers=handlers)
@@ -43,7 +41,21 @@ def build(host: Host) -> Starlette:
     return app
 
 
-def _serve(host: Host, route: Route) -> Callable[[Request], Awaitable[Response]]:
+def _paths() -> list[str]:
+    """Each once, in the order of the table."""
+    return list(dict.fromkeys(route.path for route in ROUTES))
+
+
+def _at(path: str, serve: dict[str, Serve]) -> StarletteRoute:
+    """One route for all methods of a path, so that ``Allow`` names them all."""
+
+    async def dispatch(request: Request) -> Response:
+        return await serve[request.method if request.method in serve else "GET"](request)  # HEAD is GET
+
+    return StarletteRoute(path, dispatch, methods=list(serve))
+
+
+def _serve(host: Host, route: Route) -> Serve:
     async def serve(request: Request) -> Response:
         access = access_of(request.scope)
         try:

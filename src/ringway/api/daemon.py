@@ -51,13 +51,19 @@ def _alone(places: Places) -> Iterator[None]:
         os.close(fd)
 
 
-def set_log_level(config: Config) -> None:
-    """Log what is worth it."""
-    logging.getLogger("ringway").setLevel(config.daemon.log_level.upper())
+def _set_log_level(config: Config) -> None:
+    """Log what is worth it; of what others wrote, their errors, and not each client's bad manners."""
+    ours = logging.getLogger("ringway")
+    ours.setLevel(config.daemon.log_level.upper())
+    for name in ("uvicorn", "asyncio"):
+        theirs = logging.getLogger(name)
+        theirs.handlers[:], theirs.propagate = ours.handlers, False
+        theirs.setLevel(logging.ERROR)
 
 
 def run(places: Places, loaded: Loaded) -> None:
     """Be the daemon until SIGTERM or SIGINT. :raises RingwayError: it could not start."""
+    _set_log_level(loaded.config)
     places.make()
     with _alone(places), Store(places.database) as store, contextlib.ExitStack() as stack:
         doors = open_doors(places, loaded.config.api)
@@ -154,7 +160,7 @@ class _Reload:
             return
         changed = self._loaded.differences(new)
         self._loaded = new
-        set_log_level(new.config)
+        _set_log_level(new.config)
         self._host.reconciler.every_s = new.config.daemon.reconcile_s
         later = [name for name in changed if name not in _RELOADABLE]
         if later:

@@ -115,7 +115,12 @@ class MemoryDriver:
             self._world.connected.discard(name)
 
     def resize(self, name: str, lun: LunSpec) -> None:
+        """Enter another LUN at its address."""
         self._change("resize", name)
+        with self._lock:
+            spec = self._world.endpoints[name]
+            luns = (lun if (old.target, old.lun) == (lun.target, lun.lun) else old for old in spec.luns)
+            self._world.endpoints[name] = replace(spec, luns=tuple(luns))
 
     def _change(self, verb: str, name: str) -> None:
         self._world.calls.append((verb, name))

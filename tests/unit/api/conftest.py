@@ -1,0 +1,95 @@
+"""The application over a host on engines in memory: asked directly, and through real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+
+from ringway.api.app import build
+from ringway.api.doors import Door, open_doors
+from ringway.api.server import Server
+from ringway.host import places
+from ringway.host.config import ApiConfig, DaemonConfig
+from ringway.host.host import Host
+from ringway.host.store import Store
+from ringway.model import EngineKind
+from ringway.testing.engine import MemoryDriver, World
+
+from .asking import Asker
+
+Start = Callable[[], AbstractAsyncContextManager[Asker]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The loop that the daemon runs in."""
+    return "asyncio"
+
+
+@pytest.fixture
+def world() -> World:
+    """What the engine has."""
+    return World()
+
+
+@contextlib.asynccontextmanager
+async def running_host(folder: Path, world: World) -> AsyncIterator[Host]:
+    """A host that has begun."""
+    with Store(folder / "state.db") as store:
+        host = Host({EngineKind.USER: MemoryDriver(world)}, store, DaemonConfig(reconcile_s=3600))
+        await host.start()
+        try:
+            yield host
+        finally:
+            await host.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, world: World) -> Start:
+    """Begin a host, and ask its application as somebody who may change things."""
+
+    @contextlib.asynccontextmanager
+    async def begin() -> AsyncIterator[Asker]:
+        async with running_host(tmp_path, world) as host:
+            yield Asker(build(host), host)
+
+    return begin
+
+
+class Served:
+    """A host that serves on sockets in a folder."""
+
+    def __init__(self, host: Host, doors: list[Door], folder: Path) -> None:
+        self.host = host
+        self.doors = doors
+        self.api = folder / "run" / "api.sock"
+        self.read_only = folder / "run" / "ro.sock"
+
+
+@pytest.fixture
+def serve(tmp_path: Path, world: World) -> Callable[[], AbstractAsyncContextManager[Served]]:
+    """Begin a host, and let it serve; eight connections fit through each door."""
+
+    @contextlib.asynccontextmanager
+    async def begin() -> AsyncIterator[Served]:
+        where = places.below(tmp_path)
+        where.make()
+        async with running_host(where.state, world) as host:
+            doors = open_doors(where, ApiConfig(connections=8))
+            server = Server(build(host), doors)
+            serving = asyncio.create_task(server.run_until_stopped())
+            try:
+                yield Served(host, doors, tmp_path)
+            finally:
+                host.events.close()
+                server.stop()
+                await serving
+                for door in doors:
+                    door.remove()
+
+    return begin
