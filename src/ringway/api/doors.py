@@ -17,7 +17,7 @@ from ringway.host.places import Places
 
 _BACKLOG: Final = 128
 _MAX_PATH: Final = 107
-_NAMES: Final = {"api": False, "ro": True}  #: FileDescriptorName of systemd's units -> only for looking
+NAMES: Final = {"api": False, "ro": True}  #: FileDescriptorName of systemd's units -> only for looking
 _log: Final = logging.getLogger(__name__)
 
 
@@ -52,14 +52,14 @@ def open_doors(places: Places, config: ApiConfig) -> list[Door]:
     given = handed_over()
     doors = [
         Door(given[name], read_only=read_only, most=config.connections, path=None)
-        for name, read_only in _NAMES.items()
+        for name, read_only in NAMES.items()
         if name in given
     ]
     groups = {"api": (places.api, config.admin_group), "ro": (places.read_only, config.read_group)}
     for name, (path, group) in groups.items():
         if name not in given:
             listener = _made(path, None if places.private else group)
-            doors.append(Door(listener, read_only=_NAMES[name], most=config.connections, path=path))
+            doors.append(Door(listener, read_only=NAMES[name], most=config.connections, path=path))
     return doors
 
 
