@@ -8,19 +8,27 @@ A page of ``docs`` holds a place for each such table, between ``<!-- generated: 
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
+import msgspec
 
+from ringway.api.routes import Route
+from ringway.api.table import ROUTES
+from ringway.cli.daemon import daemon
 from ringway.cli.main import cli
 from ringway.errors import RingwayError, all_errors
+from ringway.host.config import Config
+from ringway.host.events import Kind
 from ringway.scsi import vpd
 from ringway.scsi.sense import Condition
-from ringway.scsi.table import Kind, Row
+from ringway.scsi.table import Kind as CommandKind
+from ringway.scsi.table import Row
 from ringway.scsi.unit import DISK, LogicalUnit
 
 ROOT: Final = Path(__file__).parents[1]
@@ -144,7 +152,7 @@ def scsi_commands() -> str:
     def row(row: Row[LogicalUnit]) -> tuple[str, ...]:
         code = f"{row.opcode:02X}"
         action = "" if row.service_action is None else f"{row.service_action:02X}"
-        who = "data path" if row.kind & Kind.HOT else "Python"
+        who = "data path" if row.kind & CommandKind.HOT else "Python"
         return code, action, row.name, str(len(row.usage)), who
 
     return table(("opcode", "service action", "command", "CDB bytes", "run by"), (row(each) for each in DISK))
@@ -170,8 +178,62 @@ def sense_codes() -> str:
     return table(("sense key", "ASC/ASCQ", "T10's text"), (row(each) for each in Condition))
 
 
+# The daemon
+
+
+def daemon_options() -> str:
+    """The options of ringwayd."""
+    rows = [(f"`{names}`", meaning) for names, meaning in options(daemon)]
+    return table(("option", "meaning"), iter(rows))
+
+
+def configuration() -> str:
+    """Each table of the configuration, and its values."""
+    defs = msgspec.json.schema(Config)["$defs"]
+    sections = {name: type(getattr(Config(), name)).__name__ for name in Config.__struct_fields__}
+    parts = []
+    for name, kind in sections.items():
+        rows = (_value(key, schema) for key, schema in defs[kind]["properties"].items())
+        parts.append(f"\n### [{name}]\n\n{table(('value', 'default', 'meaning'), rows)}")
+    return "".join(parts) + "\n"
+
+
+def _value(key: str, schema: dict[str, Any]) -> tuple[str, ...]:
+    meaning = schema.get("description", "")
+    if "minimum" in schema:
+        meaning += f" From {schema['minimum']} to {schema['maximum']}."
+    return f"`{key}`", f"`{json.dumps(schema['default'])}`", meaning
+
+
+def api_routes() -> str:
+    """Each route: what it takes, and what it answers."""
+
+    def row(route: Route) -> tuple[str, ...]:
+        query = ", ".join(f"`{name}`" for name in route.query.__struct_fields__)
+        return f"`{route.method} {route.path}`", route.summary, _kind(route.body), query, _kind(route.answer)
+
+    return table(("route", "what it does", "body", "query", "answer"), (row(route) for route in ROUTES))
+
+
+def _kind(kind: Any) -> str:
+    """The name of a type, as OpenAPI has it."""
+    if kind is None:
+        return ""
+    inner = getattr(kind, "__args__", None)
+    return f"list of {inner[0].__name__}" if inner else str(kind.__name__)
+
+
+def event_kinds() -> str:
+    """What can happen."""
+    return table(("kind", "when"), ((f"`{kind}`", kind.meaning) for kind in Kind))
+
+
 GENERATORS: Final[dict[str, Callable[[], str]]] = {
+    "api-routes": api_routes,
     "command-options": command_options,
+    "configuration": configuration,
+    "daemon-options": daemon_options,
+    "event-kinds": event_kinds,
     "exit-statuses": exit_statuses,
     "man-commands": man_commands,
     "scsi-commands": scsi_commands,

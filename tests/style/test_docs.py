@@ -15,6 +15,7 @@ import click
 import pytest
 
 from ringway.cli import program, serve
+from ringway.cli.daemon import daemon
 from ringway.cli.main import cli
 from ringway.errors import ControlError
 from ringway.model import BackstoreSpec, ControlRequest, SpecKind
@@ -81,6 +82,7 @@ def test_every_page_is_found_from_the_index() -> None:
 
 PROGRAMS: dict[str, click.Command] = {
     "ringway": cli,
+    "ringwayd": daemon,
     "ringway-vhost-user-scsi": program._scsi,
     "ringway-vhost-user-blk": program._blk,
 }

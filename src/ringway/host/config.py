@@ -26,36 +26,51 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+Period = Annotated[
+    float, Meta(ge=1, le=3600, description="Seconds between two comparisons of what is wanted with what is.")
+]
+Parallel = Annotated[int, Meta(ge=1, le=64, description="Endpoints that are restored at once.")]
+Level = Annotated[LogLevel, Meta(description="What is worth a line of log: debug, info, warning or error.")]
+Connections = Annotated[int, Meta(ge=8, le=4096, description="Open connections of each socket, at most.")]
+Enabled = Annotated[bool, Meta(description="Whether this daemon runs the engine.")]
+AdminGroup = Annotated[str, Meta(description="Who may change things, which is as good as root.")]
+ReadGroup = Annotated[str, Meta(description="Who may look.")]
+SocketGroup = Annotated[str, Meta(description="The group of the sockets that front ends connect to.")]
+TargetUser = Annotated[str, Meta(description="Who targets are; empty: of root's, each a user of its own.")]
+Configfs = Annotated[str, Meta(description="Where the kernel's target is mounted.")]
+Sysfs = Annotated[str, Meta(description="Where sysfs is mounted.")]
+
+
 class DaemonConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """How the daemon works."""
 
-    reconcile_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0  #: how often desired and actual are compared
-    parallel: Annotated[int, Meta(ge=1, le=64)] = 8  #: endpoints that are restored at once
-    log_level: LogLevel = LogLevel.INFO
+    reconcile_s: Period = 30.0
+    parallel: Parallel = 8
+    log_level: Level = LogLevel.INFO
 
 
 class ApiConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Who may come by the sockets that the daemon makes; systemd's own say it themselves."""
 
-    admin_group: str = "ringway-admin"  #: may change; as good as root
-    read_group: str = "ringway"  #: may look
-    connections: Annotated[int, Meta(ge=8, le=4096)] = 256  #: of each socket, at once
+    admin_group: AdminGroup = "ringway-admin"
+    read_group: ReadGroup = "ringway"
+    connections: Connections = 256
 
 
 class UserConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The user engine."""
 
-    enabled: bool = True
-    group: str = "kvm"  #: of the sockets that front ends connect to
-    user: str = "ringway"  #: who the targets of a daemon of root's are
+    enabled: Enabled = True
+    group: SocketGroup = "kvm"
+    user: TargetUser = ""
 
 
 class LioConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The kernel engine."""
 
-    enabled: bool = True
-    configfs: str = "/sys/kernel/config/target"
-    sysfs: str = "/sys"
+    enabled: Enabled = True
+    configfs: Configfs = "/sys/kernel/config/target"
+    sysfs: Sysfs = "/sys"
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

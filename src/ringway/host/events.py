@@ -20,16 +20,25 @@ WAITING: Final = 1000  #: events that wait for a slow reader; more are dropped, 
 class Kind(StrEnum):
     """What can happen."""
 
-    CREATED = "endpoint.created"
-    UPDATED = "endpoint.updated"
-    DELETED = "endpoint.deleted"
-    DIED = "endpoint.died"  #: it is not there, and nobody asked for that
-    RESTARTED = "endpoint.restarted"
-    DEGRADED = "endpoint.degraded"  #: it keeps dying, or cannot be made
-    READY = "endpoint.ready"  #: it runs as it should again
-    RESIZED = "lun.resized"
-    OPERATION = "operation.ended"
-    RELOADED = "daemon.reloaded"
+    meaning: str
+
+    CREATED = "endpoint.created", "It was made; whoever asked is told now."
+    UPDATED = "endpoint.updated", "It has another specification; `message` says what is new in it."
+    DELETED = "endpoint.deleted", "It is gone."
+    DIED = "endpoint.died", "It is not there, and nobody asked for that; `message` has its last words."
+    RESTARTED = "endpoint.restarted", "It is there again after a death."
+    DEGRADED = "endpoint.degraded", "It died or failed for the fourth time in a minute; it is tried on."
+    READY = "endpoint.ready", "It was restored at the daemon's start, or a change to it was finished."
+    RESIZED = "lun.resized", "The size of a LUN was looked at again."
+    OPERATION = "operation.ended", "An operation has ended, well or not."
+    RELOADED = "daemon.reloaded", "The configuration was read again; `message` names what changed."
+
+    def __new__(cls, value: str, meaning: str) -> Kind:
+        """A string that knows its meaning."""
+        self = str.__new__(cls, value)
+        self._value_ = value
+        self.meaning = meaning
+        return self
 
 
 def now() -> str:
