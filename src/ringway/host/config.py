@@ -33,12 +33,17 @@ Parallel = Annotated[int, Meta(ge=1, le=64, description="Endpoints that are rest
 Level = Annotated[LogLevel, Meta(description="What is worth a line of log: debug, info, warning or error.")]
 Connections = Annotated[int, Meta(ge=8, le=4096, description="Open connections of each socket, at most.")]
 Enabled = Annotated[bool, Meta(description="Whether this daemon runs the engine.")]
+KernelEnabled = Annotated[
+    bool | None,
+    Meta(description="The same; if it is not said, root's daemon does, but not with --directory."),
+]
 AdminGroup = Annotated[str, Meta(description="Who may change things, which is as good as root.")]
 ReadGroup = Annotated[str, Meta(description="Who may look.")]
 SocketGroup = Annotated[str, Meta(description="The group of the sockets that front ends connect to.")]
 TargetUser = Annotated[str, Meta(description="Who targets are; empty: of root's, each a user of its own.")]
 Configfs = Annotated[str, Meta(description="Where the kernel's target is mounted.")]
 Sysfs = Annotated[str, Meta(description="Where sysfs is mounted.")]
+Kmsg = Annotated[str, Meta(description="The kernel's log, which its reasons are read from.")]
 
 
 class DaemonConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,9 +73,10 @@ class UserConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class LioConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The kernel engine."""
 
-    enabled: Enabled = True
+    enabled: KernelEnabled = None
     configfs: Configfs = "/sys/kernel/config/target"
     sysfs: Sysfs = "/sys"
+    kmsg: Kmsg = "/dev/kmsg"
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

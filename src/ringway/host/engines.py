@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from ringway.engine.base import Driver
 from ringway.host.config import Config
 from ringway.host.places import Places
@@ -10,4 +13,19 @@ from ringway.model import EngineKind
 
 def open_engines(config: Config, places: Places) -> dict[EngineKind, Driver]:
     """Make the drivers. What this host lacks for one, its ``probe`` says."""
-    return {}
+    found: dict[EngineKind, Driver] = {}
+    if config.lio.enabled or (config.lio.enabled is None and _is_roots(places)):
+        found[EngineKind.LIO] = _lio(config, places)
+    return found
+
+
+def _is_roots(places: Places) -> bool:
+    """Whether the daemon has the host, and not a folder."""
+    return os.geteuid() == 0 and not places.private
+
+
+def _lio(config: Config, places: Places) -> Driver:
+    from ringway.engine.lio import LioDriver, Settings
+
+    settings = Settings(Path(config.lio.configfs), Path(config.lio.sysfs), places.run, Path(config.lio.kmsg))
+    return LioDriver(settings)
