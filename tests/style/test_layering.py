@@ -68,6 +68,7 @@ EXCEPTIONS = {
     "cli.demo": {"target", "testing"},
     "cli.bench": {"bench"},
     "cli.doctor": {"_core", "target", "testing"},
+    "testing.daemon": {"faults"},
     "testing.engine": {"model", "engine"},
     "testing.forked": {"model", "target"},
     "testing.target": {"model", "target"},

@@ -112,3 +112,7 @@ def _runner() -> Any:
 def main() -> NoReturn:
     """Run the program, and exit with its status."""
     run(daemon, "ringwayd")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A place for daemons with each engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringway.errors import GuestError
+from ringway.testing.fake_kernel import FakeKernel
+
+from .plants import Plant, lio_plant
+
+
+@pytest.fixture
+def lio(run_dir: Path) -> Iterator[Plant]:
+    """The kernel engine on a fake kernel; skipped where that cannot be had."""
+    (run_dir / "k").mkdir()
+    kernel = FakeKernel(run_dir / "k")
+    try:
+        kernel.__enter__()
+    except GuestError as error:
+        pytest.skip(f"{error}: {error.hint}")
+    try:
+        yield lio_plant(run_dir / "d", kernel)
+    finally:
+        kernel.__exit__()
+
+
+@pytest.fixture(params=["lio"])
+def plant(request: pytest.FixtureRequest) -> Plant:
+    """Each engine in turn."""
+    found: Plant = request.getfixturevalue(request.param)
+    return found
