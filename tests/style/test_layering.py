@@ -45,7 +45,7 @@ ARROWS = {
     "scsi": {"errors", "digest", "ringway"},
     "target": GROUND | {"vhost_user", "scsi", "_core"},
     "notation": {"errors", "units", "model", "scsi"},
-    "engine": {"errors", "units", "holders", "model", "notation", "faults", "ringway"},
+    "engine": GROUND,
     "host": {"errors", "units", "model", "logs", "faults", "engine", "ringway"},
     "api": {"errors", "units", "model", "logs", "host", "ringway"},
     "testing": {"errors", "vhost_user", "_core"},

@@ -31,7 +31,9 @@ class Driver(Protocol):
     state: that is the host's.
     """
 
-    kind: EngineKind
+    @property
+    def kind(self) -> EngineKind:
+        """Which engine it is."""
 
     def probe(self) -> EngineReport:
         """Say what this host lets the engine do. Never raises."""

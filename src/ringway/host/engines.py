@@ -14,6 +14,8 @@ from ringway.model import EngineKind
 def open_engines(config: Config, places: Places) -> dict[EngineKind, Driver]:
     """Make the drivers. What this host lacks for one, its ``probe`` says."""
     found: dict[EngineKind, Driver] = {}
+    if config.user.enabled:
+        found[EngineKind.USER] = _user(config, places)
     if config.lio.enabled or (config.lio.enabled is None and _is_roots(places)):
         found[EngineKind.LIO] = _lio(config, places)
     return found
@@ -22,6 +24,13 @@ def open_engines(config: Config, places: Places) -> dict[EngineKind, Driver]:
 def _is_roots(places: Places) -> bool:
     """Whether the daemon has the host, and not a folder."""
     return os.geteuid() == 0 and not places.private
+
+
+def _user(config: Config, places: Places) -> Driver:
+    from ringway.engine.user import UserDriver
+
+    group = None if places.private else config.user.group
+    return UserDriver(places.run, group=group, user=config.user.user or None)
 
 
 def _lio(config: Config, places: Places) -> Driver:

@@ -84,8 +84,8 @@ class Daemon:
         deadline = time.monotonic() + READY_S
         try:
             while (left := deadline - time.monotonic()) > 0:
-                ready, _, _ = select.select([manager, end], [], [], left)
-                if manager in ready:
+                ready, _, _ = select.select([manager.fileno(), end], [], [], left)
+                if manager.fileno() in ready:
                     self.words.append(manager.recv(4096).decode())
                     if "READY=1" in self.words[-1]:
                         return True

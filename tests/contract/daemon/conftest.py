@@ -10,7 +10,7 @@ import pytest
 from ringway.errors import GuestError
 from ringway.testing.fake_kernel import FakeKernel
 
-from .plants import Plant, lio_plant
+from .plants import Plant, end_user_plant, lio_plant, user_plant
 
 
 @pytest.fixture
@@ -28,7 +28,15 @@ def lio(run_dir: Path) -> Iterator[Plant]:
         kernel.__exit__()
 
 
-@pytest.fixture(params=["lio"])
+@pytest.fixture
+def user(run_dir: Path) -> Iterator[Plant]:
+    """The user engine."""
+    found = user_plant(run_dir / "d")
+    yield found
+    end_user_plant(found)
+
+
+@pytest.fixture(params=["user", "lio"])
 def plant(request: pytest.FixtureRequest) -> Plant:
     """Each engine in turn."""
     found: Plant = request.getfixturevalue(request.param)

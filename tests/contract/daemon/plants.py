@@ -1,8 +1,10 @@
-"""Where a daemon of each engine works: its configuration, and what is on the host when nobody asks the daemon."""
+"""Where a daemon of each engine works, and what is on the host when nobody asks the daemon."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,14 @@ from typing import Any
 
 from ringway.engine.base import Driver
 from ringway.engine.lio import LioDriver, Settings
+from ringway.engine.user import UserDriver
+from ringway.engine.user.client import SpawnerClient
+from ringway.engine.user.places import Places
 from ringway.model import EngineKind
 from ringway.testing.daemon import Daemon
 from ringway.testing.fake_kernel import FakeKernel
+
+from ..loads import wait_until
 
 MIB = 1 << 20
 
@@ -41,9 +48,8 @@ class Plant:
 
     def spec(self, name: str, luns: int = 1, **more: Any) -> dict[str, Any]:
         """An endpoint with disks on RAM, as JSON."""
-        disks = [
-            {"target": 0, "lun": lun, "backstore": {"kind": "ram", "size_bytes": MIB}} for lun in range(luns)
-        ]
+        ram = {"kind": "ram", "size_bytes": MIB}
+        disks = [{"target": 0, "lun": lun, "backstore": ram} for lun in range(luns)]
         return {"name": name, "engine": self.engine, "luns": disks, **more}
 
     def actual(self) -> dict[str, Any]:
@@ -64,9 +70,7 @@ def lio_plant(folder: Path, kernel: FakeKernel) -> Plant:
     )
 
     def left() -> list[str]:
-        core = [
-            path.name for hba in kernel.configfs.glob("core/*_*") for path in hba.iterdir() if path.is_dir()
-        ]
+        core = [path.name for path in kernel.configfs.glob("core/*_*/*") if path.is_dir()]
         vhost = [path.name for path in kernel.configfs.glob("vhost/naa.*")]
         return sorted([*core, *vhost, *(path.name for path in (folder / "run" / "lio").glob("*"))])
 
@@ -80,3 +84,32 @@ def lio_plant(folder: Path, kernel: FakeKernel) -> Plant:
         driver.close()
 
     return Plant(EngineKind.LIO, folder, config, lambda: LioDriver(settings), left, break_off)
+
+
+def user_plant(folder: Path) -> Plant:
+    """The user engine; call :func:`end_user_plant` in the end."""
+    run = folder / "run"
+
+    def left() -> list[str]:
+        return sorted(os.listdir(run / "endpoint")) if (run / "endpoint").exists() else []
+
+    def break_off(name: str) -> None:
+        driver = UserDriver(run)
+        pid = driver.show(name).pid
+        driver.close()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
+    return Plant(EngineKind.USER, folder, "", lambda: UserDriver(run), left, break_off)
+
+
+def end_user_plant(plant: Plant) -> None:
+    """End its targets and its spawner."""
+    places = Places(plant.folder / "run")
+    driver = UserDriver(places.run)
+    for name in places.names():
+        driver.delete(name, force=True)
+    driver.close()
+    if (pid := SpawnerClient(str(places.spawner)).pid()) is not None:
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: SpawnerClient(str(places.spawner)).pid() is None, "the spawner's end")
