@@ -29,6 +29,7 @@ GROUND = {
     "control",
     "ringway",
 }
+GROUND = {"errors", "digest", "units", "holders", "faults", "logs", "model", "notation", "control", "ringway"}
 
 #: A layer, and the layers that it may import besides itself.
 ARROWS = {

@@ -39,6 +39,7 @@ class Plant:
     driver: Callable[[], Driver]
     left: Callable[[], list[str]]
     break_off: Callable[[str], None]
+    points: int = 1  #: how many times as many fault points as the other engine it passes
 
     def daemon(self, fault: str = "") -> Daemon:
         """A daemon that is not started yet."""
@@ -83,7 +84,7 @@ def lio_plant(folder: Path, kernel: FakeKernel) -> Plant:
         shutil.copytree(kept, notes, dirs_exist_ok=True)  # who did it noted nothing
         driver.close()
 
-    return Plant(EngineKind.LIO, folder, config, lambda: LioDriver(settings), left, break_off)
+    return Plant(EngineKind.LIO, folder, config, lambda: LioDriver(settings), left, break_off, points=5)
 
 
 def user_plant(folder: Path) -> Plant:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Final, NoReturn
 
+from ringway import faults
 from ringway.engine.lio.kernel_log import now_ns, said_since
 from ringway.errors import (
     BusyError,
@@ -97,6 +98,7 @@ class Configfs:
 
         :raises RingwayError: the kernel does not take it; the message has its reason.
         """
+        faults.point("configfs")
         begin_ns = now_ns()
         try:
             fd = os.open(f"{self.root}/{path}", os.O_WRONLY | os.O_CLOEXEC)
@@ -109,6 +111,7 @@ class Configfs:
 
     def make(self, path: str) -> bool:
         """Make a folder. :returns: whether it was not there. :raises RingwayError: the kernel refuses."""
+        faults.point("configfs")
         begin_ns = now_ns()
         try:
             os.mkdir(f"{self.root}/{path}")
@@ -120,6 +123,7 @@ class Configfs:
 
     def remove(self, path: str) -> bool:
         """Remove a folder. :returns: whether it was there. :raises RingwayError: the kernel refuses."""
+        faults.point("configfs")
         begin_ns = now_ns()
         try:
             os.rmdir(f"{self.root}/{path}")
@@ -134,6 +138,7 @@ class Configfs:
 
         :returns: whether it is gone. :raises RingwayError: the kernel refuses for another reason.
         """
+        faults.point("configfs")
         begin_ns = now_ns()
         try:
             os.rmdir(f"{self.root}/{path}")
@@ -159,6 +164,7 @@ class Configfs:
 
     def link(self, path: str, target: str) -> None:
         """Map a device. :raises RingwayError: the kernel refuses."""
+        faults.point("configfs")
         begin_ns = now_ns()
         try:
             os.symlink(f"{self.root}/{target}", f"{self.root}/{path}")
@@ -167,6 +173,7 @@ class Configfs:
 
     def unlink(self, path: str) -> bool:
         """Remove a link. :returns: whether it was there. :raises RingwayError: the kernel refuses."""
+        faults.point("configfs")
         begin_ns = now_ns()
         try:
             os.unlink(f"{self.root}/{path}")
