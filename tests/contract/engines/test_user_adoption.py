@@ -144,6 +144,16 @@ def test_what_a_crash_of_the_host_left_is_deleted(host: UserHost) -> None:
     assert host.files() == []
 
 
+def test_a_record_that_a_driver_did_not_finish_goes_with_its_endpoint(host: UserHost) -> None:
+    """A driver was killed between a temporary file and its place; the file stayed when all else had gone."""
+    host.first.create(host.spec())
+    unfinished = host.places.of("db0").record + records.UNFINISHED
+    with open(unfinished, "wb") as file:
+        file.write(b"{")
+    host.first.delete("db0")
+    assert host.files() == []
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"version": 1}', "[]", '{"version": 99}'])
 def test_a_record_that_makes_no_sense_is_none(host: UserHost, text: str) -> None:
     host.places.endpoints.mkdir(parents=True)

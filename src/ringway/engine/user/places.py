@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from ringway import control
+from ringway.engine.user.records import UNFINISHED
 from ringway.errors import UsageError
 
 MAX_SOCKET_PATH: Final = 107  #: bytes of sun_path without its terminating zero
@@ -86,7 +87,7 @@ class EndpointPlaces(Struct, frozen=True):
         """Remove all of them; nobody serves the endpoint. A socket's name on what is none is not ours."""
         for path, is_ours in (
             *((path, stat.S_ISSOCK) for path in (self.socket, self.control)),
-            *((path, stat.S_ISREG) for path in (self.record, self.log)),
+            *((path, stat.S_ISREG) for path in (self.record, self.record + UNFINISHED, self.log)),
         ):
             with contextlib.suppress(FileNotFoundError):
                 if is_ours(os.lstat(path).st_mode):

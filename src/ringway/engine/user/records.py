@@ -13,6 +13,7 @@ from ringway.engine.user.processes import Identity
 from ringway.model import EndpointSpec
 
 VERSION: Final = 1
+UNFINISHED: Final = ".new"  #: behind a record's name: who wrote it was killed
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -41,11 +42,12 @@ def read(path: str) -> Record | None:
 
 
 def write(path: str, record: Record) -> None:
-    """Whole or not at all. It need not survive the host: the process does not.
+    """Whole or not at all; one at a time writes an endpoint's. It need not survive the host: the process does
+    not.
 
     :raises OSError: no room, or no right.
     """
-    new = f"{path}.{os.getpid()}.new"
+    new = path + UNFINISHED
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640), "wb") as file:
             file.write(msgspec.json.encode(record))
