@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import Metric
 import ringway
 from ringway.errors import RingwayError
 from ringway.host.host import Host
-from ringway.model import EndpointInfo, EndpointState, LunCounters, TargetCounters
+from ringway.model import EndpointInfo, EndpointState, Histogram, LunStatistics, TargetStatistics
 
 _LUN: Final = ("endpoint", "engine", "lun", "backstore")
 _OPERATIONS: Final = (
@@ -38,7 +38,7 @@ class Snapshot(Struct, frozen=True):
     """All that is told, taken at one time."""
 
     endpoints: tuple[EndpointInfo, ...]
-    counters: dict[str, TargetCounters]
+    statistics: dict[str, TargetStatistics]
     operations_running: int
     events: int
     reconcile_passes: int
@@ -55,20 +55,20 @@ async def text(host: Host) -> bytes:
 async def _take(host: Host) -> Snapshot:
     infos = await host.endpoints()
     ours = [info for info in infos if info.state in (EndpointState.READY, EndpointState.DEGRADED)]
-    counters = await asyncio.gather(*(_counters(host, info) for info in ours))
+    statistics = await asyncio.gather(*(_statistics(host, info) for info in ours))
     return Snapshot(
         infos,
-        {info.name: found for info, found in zip(ours, counters, strict=True) if found is not None},
+        {info.name: found for info, found in zip(ours, statistics, strict=True) if found is not None},
         host.operations.running,
         host.events.sequence,
         host.reconciler.passes,
     )
 
 
-async def _counters(host: Host, info: EndpointInfo) -> TargetCounters | None:
+async def _statistics(host: Host, info: EndpointInfo) -> TargetStatistics | None:
     """``None`` of one that does not run."""
     try:
-        return await host.actual.ask(host.actual.driver(info.engine).counters, info.name)
+        return await host.actual.ask(host.actual.driver(info.engine).statistics, info.name)
     except RingwayError:
         return None
 
@@ -129,22 +129,26 @@ def _luns(snapshot: Snapshot) -> Iterator[Metric]:
         moved.add_metric((*labels, "read"), lun.read_bytes)
         moved.add_metric((*labels, "write"), lun.write_bytes)
         errors.add_metric(labels, lun.errors)
-        for operation, histogram in (("read", lun.read_latency), ("write", lun.write_latency)):
+        for operation, histogram in _histograms(lun):
             if histogram:
                 latency.add_metric((*labels, operation), _buckets(histogram), sum_value=_sum_s(histogram))
     yield from (operations, moved, errors, latency)
 
 
-def _each_lun(snapshot: Snapshot) -> Iterator[tuple[tuple[str, ...], LunCounters]]:
+def _histograms(lun: LunStatistics) -> tuple[tuple[str, Histogram], ...]:
+    return ("read", lun.read_latency.histogram), ("write", lun.write_latency.histogram)
+
+
+def _each_lun(snapshot: Snapshot) -> Iterator[tuple[tuple[str, ...], LunStatistics]]:
     for info in snapshot.endpoints:
         names = {(lun.target, lun.lun): lun.backstore for lun in info.luns}
-        counters = snapshot.counters.get(info.name)
+        counters = snapshot.statistics.get(info.name)
         for lun in counters.luns if counters else ():
             backstore = names.get((lun.target, lun.lun), "")
             yield (info.name, info.engine, f"{lun.target}:{lun.lun}", backstore), lun
 
 
-def _buckets(histogram: tuple[tuple[int, int], ...]) -> list[tuple[str, float]]:
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     """Cumulative counts below each bound. A bucket of the core's counts where its own bound fits."""
     found = [
         (f"{bound / 1e9:g}", float(sum(count for upper, count in histogram if upper <= bound)))
@@ -153,6 +157,6 @@ def _buckets(histogram: tuple[tuple[int, int], ...]) -> list[tuple[str, float]]:
     return [*found, ("+Inf", float(sum(count for _, count in histogram)))]
 
 
-def _sum_s(histogram: tuple[tuple[int, int], ...]) -> float:
+def _sum_s(histogram: Histogram) -> float:
     """The time of all requests, as each bucket's upper bound says it."""
     return sum(upper * count for upper, count in histogram) / 1e9

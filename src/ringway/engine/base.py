@@ -12,7 +12,6 @@ from ringway.model import (
     EngineKind,
     EngineReport,
     LunSpec,
-    TargetCounters,
     TargetStatistics,
 )
 
@@ -95,10 +94,7 @@ class Driver(Protocol):
         """All that is mapped now, ours or foreign."""
 
     def statistics(self, name: str) -> TargetStatistics:
-        """Counters since the endpoint's start. :raises NotFoundError: it is not there."""
-
-    def counters(self, name: str) -> TargetCounters:
-        """The same with whole histograms, for who adds up; an engine that measures no latencies leaves them
+        """Counters since the endpoint's start; an engine that measures no latencies leaves their histograms
         empty. :raises NotFoundError: it is not there.
         """
 

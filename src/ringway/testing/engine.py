@@ -23,10 +23,10 @@ from ringway.model import (
     EndpointState,
     EngineKind,
     EngineReport,
-    LunCounters,
+    Latency,
     LunSpec,
+    LunStatistics,
     LunStatus,
-    TargetCounters,
     TargetStatistics,
 )
 
@@ -173,15 +173,10 @@ class MemoryDriver:
         )
 
     def statistics(self, name: str) -> TargetStatistics:
-        """No counters: nothing moves here."""
-        self.show(name)
-        return TargetStatistics(time.monotonic() - self._began, (), (), ())
-
-    def counters(self, name: str) -> TargetCounters:
         """A request for each LUN, so that there is something to show."""
         self.show(name)
-        luns = tuple(_counters(lun) for lun in self._world.endpoints[name].luns)
-        return TargetCounters(time.monotonic() - self._began, luns, (), ())
+        luns = tuple(_statistics(lun) for lun in self._world.endpoints[name].luns)
+        return TargetStatistics(time.monotonic() - self._began, luns, (), ())
 
     def watch(self, notify: Notify) -> None:
         self._notify = notify
@@ -227,5 +222,7 @@ def _status(lun: LunSpec) -> LunStatus:
     )
 
 
-def _counters(lun: LunSpec) -> LunCounters:
-    return LunCounters(lun.target, lun.lun, 1, 0, 0, 0, 0, 0, 4096, 0, ((1024, 1),), ())
+def _statistics(lun: LunSpec) -> LunStatistics:
+    return LunStatistics(
+        lun.target, lun.lun, 1, 0, 0, 0, 0, 0, 4096, 0, Latency(1000, 1000, 1000, ((1024, 1),)), Latency()
+    )

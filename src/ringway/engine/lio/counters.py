@@ -7,23 +7,17 @@ from typing import Final
 
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.ports import Address, Mapping, lun_path
-from ringway.model import Latency, LunCounters, LunStatistics, TargetCounters, TargetStatistics
+from ringway.model import Latency, LunStatistics, TargetStatistics
 
 _MIB: Final = 1 << 20
 
 
 def statistics_of(fs: Configfs, wwpn: str, mappings: dict[Address, Mapping]) -> TargetStatistics:
-    """The kernel counts commands of all kinds as one, and bytes in whole MiB: commands go as ``other``."""
+    """The kernel counts commands of all kinds as one, and bytes in whole MiB: commands go as
+    ``other``, without latencies."""
     luns = tuple(_lun(fs, wwpn, address) for address in sorted(mappings))
     devices = {mapping.device for mapping in mappings.values() if mapping.device is not None}
     return TargetStatistics(_uptime_s(fs, devices), luns, (), ())
-
-
-def without_latencies(found: TargetStatistics) -> TargetCounters:
-    """The same as counters: the kernel measures no latencies."""
-    luns = ({name: getattr(lun, name) for name in LunStatistics.__struct_fields__} for lun in found.luns)
-    counters = (LunCounters(**{**lun, "read_latency": (), "write_latency": ()}) for lun in luns)
-    return TargetCounters(found.uptime_s, tuple(counters), (), ())
 
 
 def _lun(fs: Configfs, wwpn: str, address: Address) -> LunStatistics:

@@ -13,7 +13,7 @@ from ringway.engine.lio.adoption import Adoption
 from ringway.engine.lio.assembly import Assembly, difference, possible_paths, rolled_back, stores_of
 from ringway.engine.lio.backstores import Backstores, served_size
 from ringway.engine.lio.configfs import Configfs
-from ringway.engine.lio.counters import statistics_of, without_latencies
+from ringway.engine.lio.counters import statistics_of
 from ringway.engine.lio.guests import guest_of
 from ringway.engine.lio.looks import Looks
 from ringway.engine.lio.modules import Kernel
@@ -31,7 +31,6 @@ from ringway.model import (
     EngineReport,
     LunSpec,
     SpecKind,
-    TargetCounters,
     TargetStatistics,
 )
 
@@ -247,10 +246,6 @@ class LioDriver:
         if not self._fs.exists(port_path(wwpn)):
             raise NotFoundError(f"there is no endpoint '{name}' in the kernel", hint="ringway endpoint list")
         return statistics_of(self._fs, wwpn, self._looks.mappings(wwpn))
-
-    def counters(self, name: str) -> TargetCounters:
-        """As the protocol says."""
-        return without_latencies(self.statistics(name))
 
     def watch(self, notify: Notify) -> None:
         """Tell of guests that come and go, and of what others changed. The kernel tells nothing by itself:
