@@ -23,13 +23,13 @@ GROUND = {
     "units",
     "holders",
     "formats",
+    "faults",
     "logs",
     "model",
     "notation",
     "control",
     "ringway",
 }
-GROUND = {"errors", "digest", "units", "holders", "faults", "logs", "model", "notation", "control", "ringway"}
 
 #: A layer, and the layers that it may import besides itself.
 ARROWS = {
