@@ -5,7 +5,7 @@
     +-- NotFoundError                 not-found            3
     +-- UnreachableError              unreachable          4   the other side of a socket is not there
     |   +-- PermissionDeniedError     permission-denied    4
-    +-- TimedOutError                 timed-out            5
+    +-- TimedOutError                 timed-out            5   what goes on is its `.operation`
     +-- ConflictError                 conflict             6
     |   +-- BusyError                 busy                 6   in use by somebody; `.holder` names who
     +-- DegradedError                 degraded             7
@@ -72,11 +72,18 @@ class PermissionDeniedError(UnreachableError):
 
 
 class TimedOutError(RingwayError):
-    """Work did not finish within the time that it was given."""
+    """Work did not finish within the time that it was given.
+
+    :param operation: the identifier of the operation that goes on, if there is one.
+    """
 
     code = "timed-out"
     exit_status = 5
     http_status = 504
+
+    def __init__(self, message: str, *, operation: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.operation = operation
 
 
 class ConflictError(RingwayError):

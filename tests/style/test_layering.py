@@ -52,7 +52,8 @@ ARROWS = {
     "testing": {"errors", "vhost_user", "_core"},
     "bench": {"errors", "units", "model", "testing", "_core"},
     "trace": {"errors", "units", "model"},
-    "cli": {"errors", "units", "model", "notation", "control", "logs", "ringway"},
+    "client": {"errors", "model"},
+    "cli": {"errors", "units", "model", "notation", "control", "client", "logs", "ringway"},
     "__main__": {"cli"},
 }
 

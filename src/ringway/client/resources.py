@@ -1,0 +1,290 @@
+"""The verbs of each kind of object: what is asked of the daemon, and how its answer is read. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from ringway.client.verbs import (
+    Change,
+    Conversation,
+    DriverT,
+    Follow,
+    Look,
+    Patience,
+    Resource,
+    Step,
+    decode,
+    wait_ended,
+)
+from ringway.client.wire import Request, quote
+from ringway.model import (
+    BackstoreInfo,
+    BackstoreSpec,
+    EndpointInfo,
+    EndpointSpec,
+    HostConfig,
+    HostInfo,
+    Limits,
+    LunSpec,
+    OperationInfo,
+    Plan,
+    TargetStatistics,
+)
+
+T = TypeVar("T")
+_ROOT = "/1.0"
+
+
+def _get(path: str, kind: type[T] | Any, **query: str) -> Conversation[T]:
+    found: T = decode((yield Request("GET", f"{_ROOT}{path}", query)), kind)
+    return found
+
+
+def _change(method: str, path: str, body: object = None, **query: str) -> Request:
+    encoded = None if body is None else msgspec.json.encode(body)
+    return Request(method, f"{_ROOT}{path}", query, encoded)
+
+
+def _nothing() -> Conversation[None]:
+    """What is left of what was deleted."""
+    yield from ()
+
+
+def _endpoint(name: str) -> str:
+    return f"/endpoints/{quote(name)}"
+
+
+def _lun(name: str, target: int, lun: int) -> str:
+    return f"{_endpoint(name)}/luns/{target}:{lun}"
+
+
+def _flag(name: str, value: bool) -> dict[str, str]:
+    return {name: "1"} if value else {}
+
+
+# Endpoints
+
+
+def list_endpoints() -> Conversation[tuple[EndpointInfo, ...]]:
+    """All endpoints of the host, foreign ones as well."""
+    return (yield from _get("/endpoints", tuple[EndpointInfo, ...]))
+
+
+def show_endpoint(name: str) -> Conversation[EndpointInfo]:
+    """One endpoint. :raises NotFoundError: there is none of this name."""
+    return (yield from _get(_endpoint(name), EndpointInfo))
+
+
+def endpoint_statistics(name: str) -> Conversation[TargetStatistics]:
+    """Counters of an endpoint since its start."""
+    return (yield from _get(f"{_endpoint(name)}/statistics", TargetStatistics))
+
+
+def create_endpoint(spec: EndpointSpec) -> Step[EndpointInfo]:
+    """Make an endpoint, and keep it. One that is there and equal is fine.
+
+    :raises ConflictError: there is another of this name. :raises RingwayError: it cannot be served; nothing
+        is left of it.
+    """
+    return Step(_change("POST", "/endpoints", spec), EndpointInfo, lambda: show_endpoint(spec.name))
+
+
+def update_endpoint(spec: EndpointSpec) -> Step[EndpointInfo]:
+    """Turn an endpoint into what ``spec`` says, in whole.
+
+    :raises UsageError: what differs cannot be changed while it runs. :raises NotFoundError: there is none.
+    """
+    return Step(_change("PUT", _endpoint(spec.name), spec), EndpointInfo, lambda: show_endpoint(spec.name))
+
+
+def delete_endpoint(name: str, *, force: bool = False) -> Step[None]:
+    """Delete an endpoint; its disks stay.
+
+    :param force: even while a guest uses it. :raises BusyError: a guest does.
+    """
+    return Step(_change("DELETE", _endpoint(name), **_flag("force", force)), None, _nothing)
+
+
+class Endpoints(Resource[DriverT]):
+    """Endpoints, the user's and the kernel's."""
+
+    list = Look(list_endpoints)
+    show = Look(show_endpoint)
+    statistics = Look(endpoint_statistics)
+    create = Change(create_endpoint)
+    update = Change(update_endpoint)
+    delete = Change(delete_endpoint)
+
+
+# LUNs
+
+
+def add_lun(endpoint: str, spec: LunSpec) -> Step[EndpointInfo]:
+    """Show an endpoint's guest another disk. :raises ConflictError: its address is taken."""
+    request = _change("POST", f"{_endpoint(endpoint)}/luns", spec)
+    return Step(request, EndpointInfo, lambda: show_endpoint(endpoint))
+
+
+def remove_lun(endpoint: str, target: int, lun: int, *, force: bool = False) -> Step[EndpointInfo]:
+    """Take a disk away. :param force: even while a guest uses it."""
+    request = _change("DELETE", _lun(endpoint, target, lun), **_flag("force", force))
+    return Step(request, EndpointInfo, lambda: show_endpoint(endpoint))
+
+
+def limit_lun(endpoint: str, target: int, lun: int, limits: Limits) -> Step[EndpointInfo]:
+    """Limit what a LUN may do from now on, and keep it so."""
+    request = _change("PUT", f"{_lun(endpoint, target, lun)}/limits", limits)
+    return Step(request, EndpointInfo, lambda: show_endpoint(endpoint))
+
+
+def resize_lun(endpoint: str, target: int, lun: int, size_bytes: int | None = None) -> Step[EndpointInfo]:
+    """Look at a disk's size again and tell the guest.
+
+    :param size_bytes: the new size of a null or ram disk, which has no other place to look at.
+    """
+    body = {} if size_bytes is None else {"size_bytes": size_bytes}
+    request = _change("POST", f"{_lun(endpoint, target, lun)}/resize", body)
+    return Step(request, EndpointInfo, lambda: show_endpoint(endpoint))
+
+
+class Luns(Resource[DriverT]):
+    """The disks of endpoints."""
+
+    add = Change(add_lun)
+    remove = Change(remove_lun)
+    limit = Change(limit_lun)
+    resize = Change(resize_lun)
+
+
+# Backstores
+
+
+def list_backstores() -> Conversation[tuple[BackstoreInfo, ...]]:
+    """All backstores that are mapped, foreign ones as well."""
+    return (yield from _get("/backstores", tuple[BackstoreInfo, ...]))
+
+
+def probe_backstore(spec: BackstoreSpec) -> Conversation[BackstoreInfo]:
+    """Look whether a disk could be served, and what it is. :raises RingwayError: it could not."""
+    return decode((yield _change("POST", "/backstores/probe", spec)), BackstoreInfo)
+
+
+class Backstores(Resource[DriverT]):
+    """Where the bytes are."""
+
+    list = Look(list_backstores)
+    probe = Look(probe_backstore)
+
+
+# Operations
+
+
+def list_operations() -> Conversation[tuple[OperationInfo, ...]]:
+    """What runs, and what ran lately."""
+    return (yield from _get("/operations", tuple[OperationInfo, ...]))
+
+
+def show_operation(identifier: str) -> Conversation[OperationInfo]:
+    """One operation. :raises NotFoundError: there is none, or it is long gone."""
+    return (yield from _get(f"/operations/{quote(identifier)}", OperationInfo))
+
+
+def cancel_operation(identifier: str) -> Conversation[OperationInfo]:
+    """Ask an operation to end. :raises ConflictError: it cannot be cancelled."""
+    return decode((yield _change("DELETE", f"/operations/{quote(identifier)}")), OperationInfo)
+
+
+def wait_for_operation(identifier: str, timeout_s: float | None = None) -> Conversation[OperationInfo]:
+    """Wait until an operation has ended.
+
+    :raises RingwayError: what it failed with. :raises TimedOutError: it still runs.
+    """
+    return (yield from wait_ended(quote(identifier), Patience(timeout_s)))
+
+
+class Operations(Resource[DriverT]):
+    """Work that may take longer than a second."""
+
+    list = Look(list_operations)
+    show = Look(show_operation)
+    cancel = Look(cancel_operation)
+    wait = Look(wait_for_operation)
+
+
+# Host
+
+
+def host_info() -> Conversation[HostInfo]:
+    """The daemon, its host, and what its engines can do."""
+    return (yield from _get("", HostInfo))
+
+
+def host_metrics() -> Conversation[bytes]:
+    """The text that Prometheus reads."""
+    return decode((yield Request("GET", "/metrics")), bytes)
+
+
+class Host(Resource[DriverT]):
+    """The host."""
+
+    info = Look(host_info)
+    metrics = Look(host_metrics)
+
+
+# Configuration
+
+
+def plan_config(config: HostConfig, *, prune: bool = False) -> Conversation[Plan]:
+    """Say what :meth:`apply` would change. :param prune: endpoints that it does not name go."""
+    return decode((yield _change("POST", "/plan", config, **_flag("prune", prune))), Plan)
+
+
+def apply_config(config: HostConfig, *, prune: bool = False) -> Step[Plan]:
+    """Make the host have these endpoints; each of them wholly or not at all. :returns: what changed."""
+    request = _change("POST", "/apply", config, **_flag("prune", prune))
+    return Step(request, Plan, lambda: plan_config(config, prune=prune))
+
+
+def export_config(format: str = "ringway") -> Conversation[bytes]:
+    """The host's configuration as JSON. :param format: ``ringway``, or ``targetcli`` for its saveconfig."""
+    return (yield from _get("/config/export", bytes, format=format))
+
+
+def import_config(saveconfig: bytes, *, adopt: bool = False) -> Step[Plan]:
+    """Take over what targetcli's ``saveconfig.json`` describes.
+
+    :param adopt: take live objects over in place. :returns: what changed.
+    """
+    request = Request("POST", f"{_ROOT}/config/import", _flag("adopt", adopt), saveconfig)
+    return Step(request, Plan, lambda: Step(request, Plan, _no_plan).plan())
+
+
+def _no_plan() -> Conversation[Plan]:
+    yield from ()
+    return Plan()
+
+
+class Config(Resource[DriverT]):
+    """The configuration of the whole host."""
+
+    plan = Look(plan_config)
+    apply = Change(apply_config)
+    export = Look(export_config)
+    import_ = Change(import_config)
+
+
+# Events
+
+
+def follow_events(kinds: Sequence[str] = ()) -> Request:
+    """Name the stream. :param kinds: only these (``endpoint`` for all of ``endpoint.…``)."""
+    return Request("GET", f"{_ROOT}/events", {"kinds": ",".join(kinds)} if kinds else {})
+
+
+class Events(Resource[DriverT]):
+    """What happens on the host."""
+
+    follow = Follow(follow_events)
