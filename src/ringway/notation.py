@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from msgspec import ValidationError, convert
@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 _ADDRESS: Final = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})=(.*)", re.DOTALL | re.ASCII)
+_ATTRIBUTE: Final = re.compile(r"([a-z0-9]+(?:_[a-z0-9]+)+)=(.*)", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _OPTIONS_HINT: Final = (
     "options are readonly, direct, block-size=512|4096, serial=TEXT, mapped=on|off|auto; of a LUN also "
     "iops=COUNT, bandwidth=SIZE, burst=SECONDS; a comma in a path is written twice"
@@ -34,20 +36,30 @@ _LIMITS: Final = ("iops", "bandwidth", "burst")
 _COUNT: Final = re.compile(r"(\d{1,12})([kM]?)", re.ASCII)
 
 
-def parse_backstore(text: str, defaults: BackstoreSpec | None = None) -> BackstoreSpec:
+def parse_backstore(text: str, defaults: BackstoreSpec | None = None, *, host: bool = False) -> BackstoreSpec:
     """Read ``PATH|file:PATH|ram:SIZE|null:SIZE[,OPTION]…``.
 
     :param defaults: gives the options that ``text`` does not.
+    :param host: it is for a host's daemon, which knows more: ``pscsi:PATH``, ``tcmu:NAME``, a ``name``, and
+        attributes of the kernel engine's (``emulate_tpu=1``: all with an underscore).
     :raises UsageError: no such form or option.
     """
     place, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
-    fields = dict(_option(option) for option in options)
-    return replace(defaults or BackstoreSpec(SpecKind.PATH), **_place(place), **fields)
+    fields = _place(place, _HOST_PATHS if host else _PATHS)
+    attributes = dict(defaults.attributes) if defaults else {}
+    for option in options:
+        if host and (match := _ATTRIBUTE.fullmatch(option)):
+            attributes[match[1]] = match[2]
+        else:
+            field, value = _option(option, {**_OPTIONS, **_HOST_OPTIONS} if host else _OPTIONS)
+            fields[field] = value
+    return replace(defaults or BackstoreSpec(SpecKind.PATH), **fields, attributes=attributes)
 
 
-def parse_lun(text: str, defaults: BackstoreSpec | None = None) -> LunSpec:
+def parse_lun(text: str, defaults: BackstoreSpec | None = None, *, host: bool = False) -> LunSpec:
     """Read ``LUN=BACKSTORE`` or ``TARGET:LUN=BACKSTORE``.
 
+    :param host: as :func:`parse_backstore` has it.
     :raises UsageError: no such form, or a number out of range.
     """
     match = _ADDRESS.fullmatch(text)
@@ -56,7 +68,7 @@ def parse_lun(text: str, defaults: BackstoreSpec | None = None) -> LunSpec:
     target, lun = int(match[1] or 0), int(match[2])
     check_address(target, lun)
     place, limits = _split_limits(match[3])
-    return LunSpec(target, lun, parse_backstore(place, defaults), limits)
+    return LunSpec(target, lun, parse_backstore(place, defaults, host=host), limits)
 
 
 def parse_limits(iops: str | None = None, bandwidth: str | None = None, burst: str | None = None) -> Limits:
@@ -121,15 +133,16 @@ def _parse_count(text: str) -> int:
     return int(match[1]) * {"": 1, "k": 1000, "M": 1000_000}[match[2]]
 
 
-def _place(text: str) -> dict[str, Any]:
-    """The fields that say where the bytes are."""
+def _place(text: str, kinds: Mapping[str, SpecKind]) -> dict[str, Any]:
+    """The fields that say where the bytes are. :param kinds: those with a path, by their prefixes."""
     prefix, colon, rest = text.partition(":")
     if colon and prefix in ("ram", "null"):
         return {"kind": SpecKind(prefix), "size_bytes": _positive_size(prefix, rest)}
-    path = rest if colon and prefix == "file" else text
+    kind = kinds.get(prefix) if colon else None
+    path = text if kind is None else rest
     if not path or "\0" in path:
         raise UsageError("a disk without a path", hint="write a path, ram:SIZE or null:SIZE")
-    return {"kind": SpecKind.PATH, "path": path}
+    return {"kind": kind or SpecKind.PATH, "path": path}
 
 
 def _positive_size(kind: str, text: str) -> int:
@@ -146,6 +159,13 @@ def _flag(value: str) -> bool:
     return value != "off"
 
 
+def _name(value: str) -> str:
+    """:raises ValueError: no name of an object."""
+    if not _NAME.fullmatch(value):
+        raise ValueError(value)
+    return value
+
+
 _OPTIONS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     "readonly": ("readonly", _flag),
     "direct": ("direct", _flag),
@@ -153,14 +173,17 @@ _OPTIONS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     "serial": ("serial", check_serial),
     "mapped": ("mapped", Mapped),
 }
+_HOST_OPTIONS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {"name": ("name", _name)}
+_PATHS: Final = {"file": SpecKind.PATH}
+_HOST_PATHS: Final = {**_PATHS, "pscsi": SpecKind.PSCSI, "tcmu": SpecKind.TCMU}
 
 
-def _option(text: str) -> tuple[str, Any]:
+def _option(text: str, known: Mapping[str, tuple[str, Callable[[str], Any]]]) -> tuple[str, Any]:
     """Field name and value of one option."""
     name, _, value = text.partition("=")
-    if name not in _OPTIONS:
+    if name not in known:
         raise UsageError(f"'{text}' is not an option of a disk", hint=_OPTIONS_HINT)
-    field, convert = _OPTIONS[name]
+    field, convert = known[name]
     try:
         return field, convert(value)
     except ValueError as error:

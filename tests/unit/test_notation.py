@@ -36,6 +36,37 @@ def test_a_disk_is_read(text: str, spec: BackstoreSpec) -> None:
     assert parse_backstore(text) == spec
 
 
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("pscsi:/dev/sg3", BackstoreSpec(SpecKind.PSCSI, "/dev/sg3")),
+        ("tcmu:rbd/disk", BackstoreSpec(SpecKind.TCMU, "rbd/disk")),
+        ("file:pscsi:x", file("pscsi:x")),
+        ("/dev/sdb,name=db0.data", file("/dev/sdb", name="db0.data")),
+        (
+            "d,emulate_tpu=1,readonly,pi_prot_type=3",
+            file("d", readonly=True, attributes={"emulate_tpu": "1", "pi_prot_type": "3"}),
+        ),
+    ],
+)
+def test_a_host_knows_more(text: str, spec: BackstoreSpec) -> None:
+    assert parse_backstore(text, host=True) == spec
+    assert parse_lun(f"3={text}", host=True) == LunSpec(0, 3, spec)
+
+
+@pytest.mark.parametrize("text", ["d,name=x", "d,emulate_tpu=1"])
+def test_a_target_alone_knows_nothing_of_it(text: str) -> None:
+    with pytest.raises(UsageError, match="not an option"):
+        parse_backstore(text)
+    assert parse_backstore("pscsi:x") == file("pscsi:x")
+
+
+@pytest.mark.parametrize("name", ["", "-x", "a/b", "x" * 64])
+def test_a_backstore_has_a_name_that_can_be_a_directory(name: str) -> None:
+    with pytest.raises(UsageError, match="not possible"):
+        parse_backstore(f"d,name={name}", host=True)
+
+
 def test_defaults_give_what_the_text_does_not() -> None:
     defaults = file("", readonly=True, block_size=4096)
     assert parse_backstore("a,readonly=off", defaults) == file("a", block_size=4096)
