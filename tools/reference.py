@@ -90,7 +90,8 @@ def _meaning(option: click.Option) -> str:
     parts = [" ".join((option.help or "").split())]
     if isinstance(option.type, click.IntRange | click.FloatRange):
         least = "more than 0" if option.type.min_open else f"{option.type.min:g}"
-        parts.append(f"From {least} to {option.type.max:g}.")
+        most = option.type.max
+        parts.append(f"At least {least}." if most is None else f"From {least} to {most:g}.")
     if option.show_default is True:
         parts.append(f"[default: {option.default}]")
     return " ".join(filter(None, parts))

@@ -1,4 +1,7 @@
-"""Sizes, durations and counts, as people write and read them. Binary prefixes throughout: 4K is 4096."""
+"""Sizes, durations, counts and CPUs, as people write and read them.
+
+Prefixes of sizes are binary, 4K is 4096 bytes; those of counts are decimal, 4k is 4000 requests.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,10 @@ _SECONDS: Final = {
     "d": 86400.0,
 }
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|min|[smhd]?)", re.ASCII)
+_COUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)", re.ASCII | re.IGNORECASE)
+_POWERS: Final = {"": 0, "k": 3, "m": 6, "g": 9}
+_CPU_RANGE: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
+MAX_CPUS: Final = 1024  #: of sched_setaffinity's usual set
 MAX_SIZE_BYTES: Final = (1 << 63) - 1  #: what a file offset can say
 
 
@@ -51,6 +58,26 @@ def parse_duration(text: str) -> float:
     if match is None:
         raise UsageError(f"'{text}' is not a duration", hint="write it as 500ms, 30s, 2m or 1h")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_count(text: str) -> int:
+    """Read a count: ``5000``, ``5k``, ``1.5M``. :raises UsageError: no count, or no whole one."""
+    match = _COUNT.fullmatch(text.strip())
+    count = Decimal(0) if match is None else Decimal(match[1]) * 10 ** _POWERS[match[2].lower()]
+    if match is None or count != int(count):
+        raise UsageError(f"'{text}' is not a count", hint="write it as 5000, 5k or 1.5M")
+    return int(count)
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """Read a list of CPUs: ``0,2-4``. :raises UsageError: no such list, or a number out of range."""
+    ranges = [_CPU_RANGE.fullmatch(part) for part in text.split(",")]
+    bounds = [(int(match[1]), int(match[2] or match[1])) for match in ranges if match]
+    if len(bounds) < len(ranges):
+        raise UsageError(f"'{text}' is no list of CPUs", hint="write it as 0,2-3")
+    if any(not 0 <= low <= high < MAX_CPUS for low, high in bounds):
+        raise UsageError(f"'{text}' is no list of CPUs from 0 to {MAX_CPUS - 1}", hint="write it as 0,2-3")
+    return tuple(cpu for low, high in bounds for cpu in range(low, high + 1))
 
 
 def format_size(size_bytes: float) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Final
 
-from ringway.model import DeviceKind, TargetConfig
+from ringway.errors import ConflictError
+from ringway.model import DeviceKind, EndpointInfo, EngineKind, TargetConfig
 
 #: What stands for itself in no attribute. The libraries for this keep megabytes in memory.
 _XML: Final = str.maketrans({character: f"&#{ord(character)};" for character in "&<>\"'"})
@@ -16,12 +17,28 @@ def qemu_arguments(config: TargetConfig, socket_path: str) -> list[str]:
 
     Guest memory has to be shared with the back end.
     """
+    return _arguments(config.device, config.queues, socket_path)
+
+
+def _arguments(device: DeviceKind, queues: int, socket_path: str) -> list[str]:
     return [
         "-object memory-backend-memfd,id=mem,size=1G,share=on",
         "-machine q35,memory-backend=mem -m 1G",
         "-chardev " + shlex.quote(f"socket,id=ringway,path={_escaped(socket_path)},reconnect-ms=1000"),
-        f"-device {_device(config)}",
+        f"-device {_device(device, queues)}",
     ]
+
+
+def endpoint_command(found: EndpointInfo) -> str:
+    """The same for an endpoint of this host. :raises ConflictError: it has nothing to connect to yet."""
+    if found.engine is EngineKind.LIO:
+        return f"  -device vhost-scsi-pci,wwpn={found.wwpn}"
+    if found.socket is None or found.spec is None:
+        raise ConflictError(
+            f"'{found.name}' is {found.state}: it has no socket yet", hint="see ringway endpoint show"
+        )
+    arguments = _arguments(found.device, found.spec.queues, found.socket)
+    return " \\\n".join(f"  {line}" for line in arguments)
 
 
 def qemu_command(config: TargetConfig, socket_path: str) -> str:
@@ -43,10 +60,10 @@ def libvirt_hint(config: TargetConfig, socket_path: str) -> str:
     )
 
 
-def _device(config: TargetConfig) -> str:
-    if config.device is DeviceKind.BLK:
-        return f"vhost-user-blk-pci,chardev=ringway,num-queues={config.queues}"
-    return f"vhost-user-scsi-pci,chardev=ringway,num_queues={config.queues}"
+def _device(device: DeviceKind, queues: int) -> str:
+    if device is DeviceKind.BLK:
+        return f"vhost-user-blk-pci,chardev=ringway,num-queues={queues}"
+    return f"vhost-user-scsi-pci,chardev=ringway,num_queues={queues}"
 
 
 def _escaped(path: str) -> str:

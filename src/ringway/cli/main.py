@@ -10,17 +10,38 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
 import ringway
 from ringway.errors import PermissionDeniedError, RingwayError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 INTERRUPTED: Final = 130
 
 #: Subcommand: where it is, and its line in ``ringway --help``.
 COMMANDS: Final = {
+    "endpoint": (
+        "ringway.cli.endpoint:endpoint",
+        "Create, list, change and delete a host's endpoints.",
+    ),
+    "lun": ("ringway.cli.lun:lun", "Add, remove, limit and resize the disks of endpoints."),
+    "backstore": (
+        "ringway.cli.backstore:backstore",
+        "List what a host's disks are made of; look whether one could be.",
+    ),
+    "plan": ("ringway.cli.declare:plan", "Say what `ringway apply` would change."),
+    "apply": ("ringway.cli.declare:apply", "Make this host's endpoints as a file says."),
+    "config": ("ringway.cli.config:config", "Export a host's endpoints; take over targetcli's."),
+    "operation": (
+        "ringway.cli.operation:operation",
+        "List, cancel and await what the daemon is doing.",
+    ),
+    "monitor": ("ringway.cli.monitor:monitor", "Follow what happens on this host, a line an event."),
+    "host": ("ringway.cli.host:host", "Look at the daemon, and at what its host can do."),
     "serve": ("ringway.cli.serve:serve", "Serve disks to a guest over vhost-user."),
     "demo": ("ringway.cli.demo:demo", "Boot a real guest on a new disk, and show what happens."),
     "doctor": ("ringway.cli.doctor:doctor", "Say what this host can do, and how to mend what it cannot."),
@@ -31,6 +52,10 @@ COMMANDS: Final = {
     "target": ("ringway.cli.control:target", "Look into a running target, and change its disks."),
     "top": ("ringway.cli.top:top", "Watch a running target: its disks, queues and workers."),
     "trace": ("ringway.cli.trace:trace", "See where the time of a target's requests goes."),
+    "completion": (
+        "ringway.cli.completion:completion",
+        "Print what a shell needs to complete command lines.",
+    ),
 }
 
 _EPILOG: Final = """\b
@@ -58,6 +83,17 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Offer commands without importing them, and options."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=summary)
+            for name, (_, summary) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
@@ -67,8 +103,15 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(ringway.__version__, prog_name="ringway", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="On an error, show where it came from as well.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
     """Disks for KVM guests over vhost, at close to bare-metal speed."""
+    ctx.color = _colour()
+
+
+def _colour() -> bool | None:
+    """``None``: on a terminal. Spec of the variable: no-color.org."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def main() -> NoReturn:
@@ -133,9 +176,9 @@ def _report_usage(error: click.ClickException) -> int:
 def _report(error: Exception, status: int, message: str, hint: str | None, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True, color=_colour())
     if hint:
-        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {hint}", err=True)
+        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {hint}", err=True, color=_colour())
     return status
 
 

@@ -33,9 +33,8 @@ from ringway.target.backstore import create_image
 from ringway.target.listen import check_path, endpoint
 from ringway.target.sandbox import Sandbox
 from ringway.target.target import Target
-from ringway.units import format_duration, format_size, parse_size
+from ringway.units import format_duration, format_size, parse_cpus, parse_size
 
-_MOST_CPUS: Final = 1024  # of sched_setaffinity's usual set
 _EPILOG: Final = """\b
 Examples:
   ringway serve disk.img
@@ -52,17 +51,7 @@ A comma in a path is written twice.
 
 
 def _cpus(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
-    """``0,2-4``."""
-    if text is None:
-        return ()
-    try:
-        ranges = [part.partition("-") for part in text.split(",")]
-        bounds = [(int(low), int(high or low)) for low, _, high in ranges]
-    except ValueError as error:
-        raise click.BadParameter(f"'{text}' is no list of CPUs such as 0,2-3") from error
-    if any(not 0 <= low <= high < _MOST_CPUS for low, high in bounds):
-        raise click.BadParameter(f"'{text}' is no list of CPUs from 0 to {_MOST_CPUS - 1}")
-    return tuple(cpu for low, high in bounds for cpu in range(low, high + 1))
+    return () if text is None else parse_cpus(text)
 
 
 def _check_cpus(cpus: tuple[int, ...]) -> None:

@@ -14,6 +14,7 @@ from ringway.client.verbs import (
     Follow,
     Look,
     Patience,
+    Progress,
     Resource,
     Step,
     decode,
@@ -197,12 +198,15 @@ def cancel_operation(identifier: str) -> Conversation[OperationInfo]:
     return decode((yield _change("DELETE", f"/operations/{quote(identifier)}")), OperationInfo)
 
 
-def wait_for_operation(identifier: str, timeout_s: float | None = None) -> Conversation[OperationInfo]:
+def wait_for_operation(
+    identifier: str, timeout_s: float | None = None, progress: Progress | None = None
+) -> Conversation[OperationInfo]:
     """Wait until an operation has ended.
 
+    :param progress: called with it while it runs.
     :raises RingwayError: what it failed with. :raises TimedOutError: it still runs.
     """
-    return (yield from wait_ended(quote(identifier), Patience(timeout_s)))
+    return (yield from wait_ended(quote(identifier), Patience(timeout_s, progress)))
 
 
 class Operations(Resource[DriverT]):

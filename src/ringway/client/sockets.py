@@ -10,6 +10,7 @@ import contextlib
 import grp
 import os
 import socket
+import time
 from collections.abc import AsyncGenerator, Generator, Iterable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -71,10 +72,12 @@ class SocketTransport:
     def send(self, request: Request) -> Response:
         """Ask, and read the whole answer."""
         timeout_s = self._timeout_s + request.patience_s
+        deadline = time.monotonic() + timeout_s
         with _explained(timeout_s), self._connect(timeout_s) as connection:
             connection.sendall(request.encode())
             reader, body = ResponseReader(), bytearray()
             while not reader.done:
+                connection.settimeout(max(deadline - time.monotonic(), 1e-6))
                 body += reader.feed(connection.recv(_PIECE))
             return Response(reader.status, bytes(body))
 

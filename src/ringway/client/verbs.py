@@ -42,7 +42,7 @@ class Patience:
     progress: Progress | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Begun(Generic[T]):
     """A change that was begun: it goes on as ``operation``, or is done already and this is its ``value``."""
 
@@ -50,7 +50,7 @@ class Begun(Generic[T]):
     value: T | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Step(Generic[T]):
     """A change: its request, what the answer is, and how to ask for that once an operation has ended."""
 

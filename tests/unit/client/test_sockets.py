@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,17 +112,18 @@ def test_a_path_that_is_too_long_is_named(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @both
-def test_who_may_not_is_told_which_group_may(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "api.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
+def test_who_may_not_is_told_which_group_may(kind: str) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="rw-", dir="/tmp") as folder,
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
+        path = Path(folder) / "api.sock"
         listener.bind(str(path))
         listener.listen()
         path.chmod(0o660)
-        tmp_path.chmod(0o755)
-        for folder in list(tmp_path.parents)[:2]:
-            folder.chmod(0o755)
-        status = as_nobody(lambda: send(kind, str(path)))
-    assert status == "you may not use ringwayd's socket|usermod -aG root"
+        path.parent.chmod(0o755)
+        told = as_nobody(lambda: send(kind, str(path)))
+    assert told == "you may not use ringwayd's socket|usermod -aG root"
 
 
 def as_nobody(work: Callable[[], Any]) -> str:

@@ -1,0 +1,66 @@
+"""``ringway config``: a host's configuration, out and in."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from ringway.cli.format import Output
+from ringway.cli.remote import (
+    NounGroup,
+    Performer,
+    connect,
+    dry_run,
+    output,
+    print_plan,
+    read_file,
+    remote,
+    waiting,
+)
+
+_EPILOG: Final = """\b
+Examples:
+  ringway config export > host.json && ringway plan host.json
+  ringway config import --adopt --dry-run /etc/rtslib-fb-target/saveconfig.json
+"""
+
+
+@click.group(cls=NounGroup, epilog=_EPILOG, short_help="Export a host's endpoints; take over targetcli's.")
+def config() -> None:
+    """Export a host's endpoints to a file, and take over those of targetcli."""
+
+
+@config.command("export")
+@click.option(
+    "--format",
+    "dialect",
+    type=click.Choice(["ringway", "targetcli"]),
+    default="ringway",
+    show_default=True,
+    help="For ringway apply, or a saveconfig.json of the kernel's endpoints.",
+)
+@click.option(
+    "-o", "--output", "format_", type=click.Choice(["json", "yaml"]), default="json", show_default=True
+)
+@remote
+def export(dialect: str, format_: str, remote: str | None) -> None:
+    """Print the endpoints that are wanted on this host; `ringway apply` takes it."""
+    import msgspec
+
+    Output(format_).show_value(msgspec.json.decode(connect(remote).config.export(dialect)))
+
+
+@config.command("import")
+@click.argument("file", type=click.Path(allow_dash=True))
+@click.option("--adopt", is_flag=True, help="Take over live objects in place; no guest notices.")
+@dry_run
+@waiting
+@remote
+@output
+def import_(file: str, adopt: bool, **options: Any) -> None:
+    """Take over what targetcli's saveconfig.json describes, and print what was changed."""
+    performer = Performer.of(options)
+    changed = performer(lambda client: client.config.import_, read_file(file), adopt=adopt)
+    if changed is not None:
+        print_plan(changed, performer.output)
