@@ -10,6 +10,7 @@ import click
 from ringway.cli.format import Column, View, printable
 from ringway.cli.lun import absolute
 from ringway.cli.remote import NounGroup, as_output, connect, output, remote
+from ringway.errors import NotFoundError
 from ringway.model import BackstoreInfo
 from ringway.units import format_size
 
@@ -52,6 +53,19 @@ def backstore() -> None:
 def list_(remote: str | None, **options: Any) -> None:
     """List backstores, those that others made in the kernel as well."""
     as_output(options).show_list(connect(remote).backstores.list(), VIEW)
+
+
+@backstore.command()
+@click.argument("name")
+@remote
+@output
+def show(name: str, remote: str | None, **options: Any) -> None:
+    """Show all about one backstore."""
+    for found in connect(remote).backstores.list():
+        if found.name == name:
+            as_output(options).show_one(found, VIEW, describe)
+            return
+    raise NotFoundError(f"there is no backstore '{name}'", hint="see ringway backstore list")
 
 
 @backstore.command()

@@ -60,7 +60,7 @@ def export(dialect: str, format_: str, remote: str | None) -> None:
 @output
 def import_(file: str, adopt: bool, **options: Any) -> None:
     """Take over what targetcli's saveconfig.json describes, and print what was changed."""
-    performer = Performer.of(options)
-    changed = performer(lambda client: client.config.import_, read_file(file), adopt=adopt)
-    if changed is not None:
-        print_plan(changed, performer.output)
+    performer, saved = Performer.of(options), read_file(file)
+    planned = connect(performer.socket).config.import_.plan(saved, adopt=adopt)
+    if performer(lambda client: client.config.import_, saved, adopt=adopt) is not None:
+        print_plan(planned, performer.output)

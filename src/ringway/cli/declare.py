@@ -62,9 +62,10 @@ def apply(file: str, prune: bool, **options: Any) -> None:
     Endpoints that FILE does not name stay as they are. What was changed is printed.
     """
     performer = Performer.of(options)
-    changed = performer(lambda client: client.config.apply, read_config(file), prune=prune)
-    if changed is not None:
-        print_plan(changed, performer.output)
+    wanted = read_config(file)
+    planned = connect(performer.socket).config.plan(wanted, prune=prune)
+    if performer(lambda client: client.config.apply, wanted, prune=prune) is not None:
+        print_plan(planned, performer.output)
 
 
 def read_config(file: str) -> HostConfig:

@@ -38,7 +38,7 @@ def describe(found: HostInfo) -> Iterator[str]:
         f"up for {format_duration(found.uptime_s)}{access}"
     )
     degraded = coloured(f", {found.degraded} degraded", "red") if found.degraded else ""
-    yield f"{found.endpoints} endpoints{degraded}"
+    yield f"{found.endpoints} endpoint{'' if found.endpoints == 1 else 's'}{degraded}"
     for report in found.engines:
         yield ""
         yield from describe_engine(report)

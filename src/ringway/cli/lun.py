@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
 
 from ringway.cli import complete
-from ringway.cli.format import Column, View
+from ringway.cli.format import Column, View, printable
 from ringway.cli.remote import NounGroup, Performer, as_output, connect, dry_run, output, remote, waiting
 from ringway.errors import NotFoundError, UsageError
 from ringway.model import BackstoreSpec, EndpointInfo, Limits, LunSpec, LunStatus, SpecKind
@@ -131,6 +132,25 @@ def list_(name: str | None, remote: str | None, **options: Any) -> None:
     found = client.endpoints.list() if name is None else [client.endpoints.show(name)]
     rows = [(each.name, lun) for each in found for lun in each.luns]
     as_output(options).show_list(rows, LUNS)
+
+
+@lun.command()
+@_name
+@_lun
+@remote
+@output
+def show(name: str, lun: str, remote: str | None, **options: Any) -> None:
+    """Show all about one disk."""
+    found = _find(connect(remote).endpoints.show(name), read_address(lun))
+    as_output(options).show_one((name, found), LUNS, describe)
+
+
+def describe(found: EndpointLun) -> Iterator[str]:
+    """All about a disk, for a person."""
+    for name, column in LUNS.columns.items():
+        value = column.value(found)
+        if value is not None and name not in ("options", "limits"):
+            yield f"{name:<10} {printable(column.text(value))}"
 
 
 @lun.command()

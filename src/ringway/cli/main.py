@@ -41,6 +41,7 @@ COMMANDS: Final = {
         "List, cancel and await what the daemon is doing.",
     ),
     "monitor": ("ringway.cli.monitor:monitor", "Follow what happens on this host, a line an event."),
+    "shell": ("ringway.cli.shell.command:shell", "Walk through a host as through a tree."),
     "host": ("ringway.cli.host:host", "Look at the daemon, and at what its host can do."),
     "serve": ("ringway.cli.serve:serve", "Serve disks to a guest over vhost-user."),
     "demo": ("ringway.cli.demo:demo", "Boot a real guest on a new disk, and show what happens."),
@@ -50,7 +51,7 @@ COMMANDS: Final = {
         "Measure vhost-user targets, ours and a peer's, in one run.",
     ),
     "target": ("ringway.cli.control:target", "Look into a running target, and change its disks."),
-    "top": ("ringway.cli.top:top", "Watch a running target: its disks, queues and workers."),
+    "top": ("ringway.cli.top:top", "Watch the disks of this host, or a running target."),
     "trace": ("ringway.cli.trace:trace", "See where the time of a target's requests goes."),
     "completion": (
         "ringway.cli.completion:completion",

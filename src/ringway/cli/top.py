@@ -1,4 +1,4 @@
-"""``ringway top``: what a running target does, again and again."""
+"""``ringway top``: what a running target does, again and again; without one, what all of a host's do."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from ringway.cli.control import connect
+from ringway.cli.remote import remote
 from ringway.cli.signals import as_ctrl_c
 from ringway.model import (
     InfoRequest,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _EPILOG: Final = """\b
 Examples:
+  ringway top
   ringway top disk.img.sock
   ringway top --once --json disk.img.sock
 """
@@ -92,8 +94,9 @@ class Interval(msgspec.Struct, frozen=True):
     workers: tuple[WorkerRates, ...]
 
 
-@click.command(epilog=_EPILOG, short_help="Watch a running target: its disks, queues and workers.")
-@click.argument("socket", metavar="SOCKET")
+@click.command(epilog=_EPILOG, short_help="Watch the disks of this host, or a running target.")
+@click.argument("socket", metavar="[SOCKET]", required=False, type=click.Path())
+@remote
 @click.option(
     "--interval",
     "interval_s",
@@ -105,13 +108,17 @@ class Interval(msgspec.Struct, frozen=True):
 )
 @click.option("--once", is_flag=True, help="Print one interval, and end.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line for each interval.")
-def top(socket: str, interval_s: float, once: bool, as_json: bool) -> None:
-    """Watch what a running target does: its disks, queues and workers. q or Ctrl-C ends it.
+def top(socket: str | None, remote: str | None, interval_s: float, once: bool, as_json: bool) -> None:
+    """Watch what all disks of this host do, or, in more detail, one running target. q or Ctrl-C ends it.
 
-    SOCKET is the path that `ringway serve` listens on, its control socket's, or the disk's. Latencies are of
-    the interval, from a request's dequeueing to its completion.
+    SOCKET is the path that `ringway serve` listens on, its control socket's, or the disk's: then disks,
+    queues and workers are shown, with latencies of the interval, from a request's dequeueing to its
+    completion. For all disks of the host the daemon is asked, and latencies are since each endpoint's start.
     """
     live = sys.stdout.isatty() and not once and not as_json
+    if socket is None:
+        _watch_host(remote, interval_s, live=live, once=once, as_json=as_json)
+        return
     with (
         connect(socket) as client,
         contextlib.suppress(KeyboardInterrupt, BrokenPipeError),
@@ -124,6 +131,34 @@ def top(socket: str, interval_s: float, once: bool, as_json: bool) -> None:
             _print(info, rates, as_json=as_json)
             if once:
                 return
+
+
+def _watch_host(socket: str | None, seconds: float, *, live: bool, once: bool, as_json: bool) -> None:
+    from ringway.cli import overview
+
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError), as_ctrl_c():
+        if live:
+            _show_host(socket, seconds)
+            return
+        for rows in overview.intervals(socket, seconds, _Pause().wait):
+            overview.show(rows, as_json=as_json)
+            sys.stdout.flush()
+            if once:
+                return
+
+
+def _show_host(socket: str | None, seconds: float) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from ringway.cli import overview
+
+    console, first = Console(), Text("looking  (q ends)")
+    with _keyboard() as keys, Live(first, console=console, auto_refresh=False, screen=True) as display:
+        for rows in overview.intervals(socket, seconds, _Pause(keys).wait):
+            text = "\n".join(overview.lines(rows, console.width))
+            display.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
 # Figures

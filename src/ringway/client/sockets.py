@@ -58,8 +58,8 @@ def candidates(given: Path | None = None) -> tuple[str, ...]:
         return (os.fspath(given),)
     if named := os.environ.get(ENVIRONMENT):
         return (named,)
-    own = os.environ.get("XDG_RUNTIME_DIR")
-    return (SYSTEM, SYSTEM_READ_ONLY, *([f"{own}/ringway/api.sock"] if own else []))
+    own = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/ringway-{os.getuid()}"
+    return (SYSTEM, SYSTEM_READ_ONLY, f"{own}/ringway/api.sock")
 
 
 class SocketTransport:

@@ -274,7 +274,7 @@ class FakeDaemon:
     @contextlib.contextmanager
     def serving(self) -> Iterator[FakeDaemon]:
         """Serve until the block is left."""
-        with _Server(self.socket, _handler(self)) as server:
+        with _Server(self.socket, type("Handler", (_Handler,), {"daemon": self})) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.01,))
             thread.start()
             try:
@@ -350,60 +350,57 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     request_queue_size = 64
 
 
-def _handler(daemon: FakeDaemon) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        """Finds the route."""
+class _Handler(BaseHTTPRequestHandler):
+    """Finds the route."""
 
-        protocol_version = "HTTP/1.1"
+    protocol_version = "HTTP/1.1"
+    daemon: FakeDaemon
 
-        def _answer(self) -> None:
-            where = urlsplit(self.path)
-            daemon.asked.append(f"{self.command} {self.path}")
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if where.path == "/1.0/events":
-                self._stream(dict(parse_qsl(where.query)).get("kinds", ""))
-                return
-            try:
-                if daemon.read_only and self.command != "GET":
-                    raise PermissionDeniedError("this socket only shows", hint="use api.sock")
-                self._say(*self._found(where.path, dict(parse_qsl(where.query)), body))
-            except RingwayError as error:
-                record = {"code": error.code, "message": error.message, "hint": error.hint}
-                self._say(error.http_status, {"error": record})
+    def _answer(self) -> None:
+        where = urlsplit(self.path)
+        self.daemon.asked.append(f"{self.command} {self.path}")
+        query = dict(parse_qsl(where.query))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if where.path == "/1.0/events":
+            self._stream(query.get("kinds", ""))
+            return
+        try:
+            if self.daemon.read_only and self.command != "GET":
+                raise PermissionDeniedError("this socket only shows", hint="use api.sock")
+            self._say(*self._found(where.path, query, body))
+        except RingwayError as error:
+            record = {"code": error.code, "message": error.message, "hint": error.hint}
+            self._say(error.http_status, {"error": record})
 
-        do_GET = do_POST = do_PUT = do_DELETE = _answer
+    do_GET = do_POST = do_PUT = do_DELETE = _answer
 
-        def _found(self, path: str, query: dict[str, str], body: bytes) -> tuple[int, object]:
-            for method, pattern, route in ROUTES:
-                match = re.fullmatch(f"/1.0{pattern}", path)
-                if method == self.command and match:
-                    value = route(daemon, match, query, body)
-                    goes_on = (
-                        method != "GET" and isinstance(value, OperationInfo) and value.state == "running"
-                    )
-                    return 202 if goes_on else 200, value
-            raise NotFoundError(f"there is no {self.command} {path}")
+    def _found(self, path: str, query: dict[str, str], body: bytes) -> tuple[int, object]:
+        for method, pattern, route in ROUTES:
+            match = re.fullmatch(f"/1.0{pattern}", path)
+            if method == self.command and match:
+                value = route(self.daemon, match, query, body)
+                running = isinstance(value, OperationInfo) and value.state is OperationState.RUNNING
+                return 202 if running and method != "GET" else 200, value
+        raise NotFoundError(f"there is no {self.command} {path}")
 
-        def _say(self, status: int, value: object) -> None:
-            body = msgspec.json.encode(value)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def _say(self, status: int, value: object) -> None:
+        body = msgspec.json.encode(value)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-        def _stream(self, kinds: str) -> None:
-            self.send_response(200)
-            self.send_header("Connection", "close")
-            self.end_headers()
-            for event in daemon.events:
-                if event.kind.startswith(tuple(kinds.split(","))):
-                    self.wfile.write(msgspec.json.encode(event) + b"\n")
-            self.close_connection = True
+    def _stream(self, kinds: str) -> None:
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for event in self.daemon.events:
+            if event.kind.startswith(tuple(kinds.split(","))):
+                self.wfile.write(msgspec.json.encode(event) + b"\n")
+        self.close_connection = True
 
-        def log_message(self, *_: object) -> None:
-            pass
+    def log_message(self, *_: object) -> None:
+        pass
 
-        def address_string(self) -> str:
-            return "a client"
-
-    return Handler
+    def address_string(self) -> str:
+        return "a client"

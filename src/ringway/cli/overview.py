@@ -1,0 +1,152 @@
+"""``ringway top`` without a socket: what all disks of this host do, both engines, again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import click
+import msgspec
+
+from ringway.cli.format import Column, View, table
+from ringway.client import Client
+from ringway.errors import RingwayError, TimedOutError, UnreachableError
+from ringway.model import EndpointInfo, LunStatistics, TargetStatistics
+from ringway.units import format_count, format_duration, format_rate
+
+#: Whether to look again, after so many seconds.
+Pause = Callable[[float], bool]
+
+
+class DiskRates(msgspec.Struct, frozen=True):
+    """One LUN over an interval. Latencies are since the endpoint's start; ``None``: no such request."""
+
+    endpoint: str
+    engine: str
+    target: int
+    lun: int
+    reads_per_s: float
+    writes_per_s: float
+    read_bytes_per_s: float
+    write_bytes_per_s: float
+    others_per_s: float
+    errors: int
+    read_p99_ns: int | None
+    write_p99_ns: int | None
+
+
+class Look(msgspec.Struct, frozen=True):
+    """The counters of all endpoints at one time. Those that are down have none."""
+
+    endpoints: tuple[EndpointInfo, ...]
+    statistics: dict[str, TargetStatistics]
+
+
+_TABLE: Final = View[DiskRates](
+    {
+        "endpoint": Column(lambda row: row.endpoint),
+        "lun": Column(lambda row: f"{row.target}:{row.lun}"),
+        "engine": Column(lambda row: row.engine),
+        "read/s": Column(lambda row: row.reads_per_s, format_count, right=True),
+        "read": Column(lambda row: row.read_bytes_per_s, format_rate, right=True),
+        "write/s": Column(lambda row: row.writes_per_s, format_count, right=True),
+        "write": Column(lambda row: row.write_bytes_per_s, format_rate, right=True),
+        "other/s": Column(lambda row: row.others_per_s, format_count, right=True),
+        "r p99": Column(lambda row: row.read_p99_ns, lambda ns: format_duration(ns / 1e9), right=True),
+        "w p99": Column(lambda row: row.write_p99_ns, lambda ns: format_duration(ns / 1e9), right=True),
+        "not good": Column(lambda row: row.errors, right=True),
+    },
+    (
+        "endpoint",
+        "lun",
+        "engine",
+        "read/s",
+        "read",
+        "write/s",
+        "write",
+        "other/s",
+        "r p99",
+        "w p99",
+        "not good",
+    ),
+    lambda row: f"{row.endpoint}/{row.target}:{row.lun}",
+)
+
+
+def intervals(socket: str | None, seconds: float, pause: Pause) -> Iterator[tuple[DiskRates, ...]]:
+    """Look again and again, until ``pause`` says no more. :raises UnreachableError: the daemon is gone."""
+    client = Client(socket)
+    before = look(client)
+    while pause(seconds):
+        after = look(client)
+        yield tuple(between(before, after))
+        before = after
+
+
+def look(client: Client) -> Look:
+    """Ask for all counters."""
+    endpoints = client.endpoints.list()
+    found = {each.name: _statistics(client, each.name) for each in endpoints}
+    return Look(endpoints, {name: counters for name, counters in found.items() if counters is not None})
+
+
+def _statistics(client: Client, name: str) -> TargetStatistics | None:
+    """The counters of one endpoint; ``None`` when it has none now: it is down, or has gone meanwhile."""
+    try:
+        return client.endpoints.statistics(name)
+    except (UnreachableError, TimedOutError):
+        raise
+    except RingwayError:
+        return None
+
+
+def between(before: Look, after: Look) -> Iterator[DiskRates]:
+    """What each LUN did between two looks. What is new, or began anew, counts from zero."""
+    for endpoint in after.endpoints:
+        new = after.statistics.get(endpoint.name)
+        if new is None:
+            continue
+        old = before.statistics.get(endpoint.name)
+        again = old is None or old.uptime_s > new.uptime_s
+        past = {} if old is None or again else {(lun.target, lun.lun): lun for lun in old.luns}
+        seconds = max(new.uptime_s - (0.0 if old is None or again else old.uptime_s), 1e-9)
+        for lun in new.luns:
+            yield _rates(endpoint, past.get((lun.target, lun.lun)), lun, seconds)
+
+
+def _rates(
+    endpoint: EndpointInfo, old: LunStatistics | None, new: LunStatistics, seconds: float
+) -> DiskRates:
+    def grown(*names: str) -> int:
+        return sum(max(int(getattr(new, name)) - int(getattr(old, name, 0)), 0) for name in names)
+
+    return DiskRates(
+        endpoint.name,
+        endpoint.engine,
+        new.target,
+        new.lun,
+        grown("reads") / seconds,
+        grown("writes") / seconds,
+        grown("read_bytes") / seconds,
+        grown("write_bytes") / seconds,
+        grown("flushes", "unmaps", "other") / seconds,
+        grown("errors"),
+        new.read_latency.p99_ns if new.reads else None,
+        new.write_latency.p99_ns if new.writes else None,
+    )
+
+
+def lines(rows: Sequence[DiskRates], width: int | None) -> Iterator[str]:
+    """The table; the busiest disks come first."""
+    busiest = sorted(rows, key=lambda row: (-row.reads_per_s - row.writes_per_s, row.endpoint, row.lun))
+    if not busiest:
+        yield "there is no disk"
+    yield from table(busiest, _TABLE.chosen(None), width=width)
+
+
+def show(rows: Sequence[DiskRates], *, as_json: bool) -> None:
+    """Print one interval: a table, or a line of JSON."""
+    if as_json:
+        click.echo(msgspec.json.encode(rows).decode())
+    else:
+        click.echo("\n".join(lines(rows, None)))
