@@ -12,7 +12,7 @@ from typing import Final
 from ringway.errors import UsageError
 
 _SHIFTS: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+_SIZE: Final = r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?"
 _SECONDS: Final = {
     "us": 1e-6,
     "ms": 1e-3,
@@ -23,10 +23,10 @@ _SECONDS: Final = {
     "h": 3600.0,
     "d": 86400.0,
 }
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|min|[smhd]?)", re.ASCII)
-_COUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)", re.ASCII | re.IGNORECASE)
+_DURATION: Final = r"(\d+(?:\.\d+)?)\s*(us|ms|min|[smhd]?)"
+_COUNT: Final = r"(\d+(?:\.\d+)?)\s*([kmg]?)"
 _POWERS: Final = {"": 0, "k": 3, "m": 6, "g": 9}
-_CPU_RANGE: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
+_CPU_RANGE: Final = r"(\d{1,5})(?:-(\d{1,5}))?"
 MAX_CPUS: Final = 1024  #: of sched_setaffinity's usual set
 MAX_SIZE_BYTES: Final = (1 << 63) - 1  #: what a file offset can say
 
@@ -37,7 +37,7 @@ def parse_size(text: str) -> int:
     :returns: bytes.
     :raises UsageError: no size, no whole number of bytes, or more than a file can have.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip(), re.ASCII | re.IGNORECASE)
     if match is None:
         raise UsageError(f"'{text}' is not a size", hint="write it as 4G, 512M, 1.5T or in plain bytes")
     size = Decimal(match[1]) * (1 << _SHIFTS[match[2].lower()])
@@ -54,7 +54,7 @@ def parse_duration(text: str) -> float:
     :returns: seconds.
     :raises UsageError: no duration.
     """
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(_DURATION, text.strip(), re.ASCII)
     if match is None:
         raise UsageError(f"'{text}' is not a duration", hint="write it as 500ms, 30s, 2m or 1h")
     return float(match[1]) * _SECONDS[match[2]]
@@ -62,7 +62,7 @@ def parse_duration(text: str) -> float:
 
 def parse_count(text: str) -> int:
     """Read a count: ``5000``, ``5k``, ``1.5M``. :raises UsageError: no count, or no whole one."""
-    match = _COUNT.fullmatch(text.strip())
+    match = re.fullmatch(_COUNT, text.strip(), re.ASCII | re.IGNORECASE)
     count = Decimal(0) if match is None else Decimal(match[1]) * 10 ** _POWERS[match[2].lower()]
     if match is None or count != int(count):
         raise UsageError(f"'{text}' is not a count", hint="write it as 5000, 5k or 1.5M")
@@ -71,7 +71,7 @@ def parse_count(text: str) -> int:
 
 def parse_cpus(text: str) -> tuple[int, ...]:
     """Read a list of CPUs: ``0,2-4``. :raises UsageError: no such list, or a number out of range."""
-    ranges = [_CPU_RANGE.fullmatch(part) for part in text.split(",")]
+    ranges = [re.fullmatch(_CPU_RANGE, part, re.ASCII) for part in text.split(",")]
     bounds = [(int(match[1]), int(match[2] or match[1])) for match in ranges if match]
     if len(bounds) < len(ranges):
         raise UsageError(f"'{text}' is no list of CPUs", hint="write it as 0,2-3")

@@ -8,7 +8,6 @@ from typing import Any, Final
 import click
 
 from ringway.cli.format import Column, View, printable
-from ringway.cli.lun import absolute
 from ringway.cli.remote import NounGroup, as_output, connect, output, remote
 from ringway.errors import NotFoundError
 from ringway.model import BackstoreInfo
@@ -74,6 +73,7 @@ def show(name: str, remote: str | None, **options: Any) -> None:
 @output
 def probe(disk: str, remote: str | None, **options: Any) -> None:
     """Look whether DISK could be served, and what it is. Nothing is changed."""
+    from ringway.cli.disks import absolute
     from ringway.notation import parse_backstore
 
     found = connect(remote).backstores.probe(absolute(parse_backstore(disk, host=True)))

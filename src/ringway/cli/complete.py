@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
-
-from click.shell_completion import CompletionItem
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     import click
+    from click.shell_completion import CompletionItem
 
     from ringway.client import Client
 
 _LIMIT_S: Final = 0.2
-_Ask = Callable[["Client", "click.Context"], Iterable[CompletionItem[str]]]
-Completer = Callable[["click.Context", "click.Parameter", str], list[CompletionItem[str]]]
+_Ask: TypeAlias = "Callable[[Client, click.Context], Iterable[CompletionItem[str]]]"
+Completer: TypeAlias = "Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]"
 
 
 def completer(ask: _Ask) -> Completer:
@@ -40,18 +39,24 @@ def _client(ctx: click.Context) -> Client:
     return Client(transport=SocketTransport(socket, timeout_s=_LIMIT_S))
 
 
+def _item(value: str, text: str) -> CompletionItem[str]:
+    from click.shell_completion import CompletionItem
+
+    return CompletionItem(value, help=text)
+
+
 @completer
 def endpoints(client: Client, _ctx: click.Context) -> Iterator[CompletionItem[str]]:
     """Names of endpoints, with how they are doing."""
     for found in client.endpoints.list():
-        yield CompletionItem(found.name, help=f"{found.engine} {found.state}")
+        yield _item(found.name, f"{found.engine} {found.state}")
 
 
 @completer
 def luns(client: Client, ctx: click.Context) -> Iterator[CompletionItem[str]]:
     """Addresses of the LUNs of the endpoint that was named."""
     for lun in client.endpoints.show(ctx.params["name"]).luns:
-        yield CompletionItem(f"{lun.target}:{lun.lun}", help=lun.path or lun.kind)
+        yield _item(f"{lun.target}:{lun.lun}", lun.path or lun.kind)
 
 
 @completer
@@ -59,4 +64,4 @@ def operations(client: Client, _ctx: click.Context) -> Iterator[CompletionItem[s
     """Identifiers of operations that run."""
     for operation in client.operations.list():
         if operation.state == "running":
-            yield CompletionItem(operation.id, help=operation.description)
+            yield _item(operation.id, operation.description)

@@ -11,8 +11,8 @@ import click
 from ringway.cli import complete
 from ringway.cli.format import COLOURS as STATE_COLOURS
 from ringway.cli.format import Column, View, coloured, printable, table, terminal_width
-from ringway.cli.lun import LUNS
 from ringway.cli.remote import NounGroup, Performer, as_output, connect, dry_run, output, remote, waiting
+from ringway.cli.views import LUNS
 from ringway.errors import BusyError, ConflictError, NotFoundError, TimedOutError, UsageError
 from ringway.model import (
     DeviceKind,
@@ -203,7 +203,7 @@ def create(name: str, luns: tuple[str, ...], or_update: bool, **options: Any) ->
 
 def _spec(name: str, luns: tuple[str, ...], options: dict[str, Any]) -> EndpointSpec:
     """:raises UsageError: it cannot be."""
-    from ringway.cli.lun import read_lun
+    from ringway.cli.disks import read_lun
 
     check_name(name)
     return EndpointSpec(

@@ -8,13 +8,12 @@ else.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import click
+from msgspec import Struct
 
 from ringway.errors import UsageError
 
@@ -36,8 +35,7 @@ COLOURS: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Column(Generic[T]):
+class Column(Struct, Generic[T], frozen=True):
     """``value`` is what a program reads, ``text`` makes of it what a person reads."""
 
     value: Callable[[T], Any]
@@ -46,8 +44,7 @@ class Column(Generic[T]):
     coloured: bool = False
 
 
-@dataclass(frozen=True)
-class View(Generic[T]):
+class View(Struct, Generic[T], frozen=True):
     """How objects of one kind are shown.
 
     ``name`` is what ``-q`` prints; ``encode`` makes the API's object.
@@ -67,8 +64,7 @@ class View(Generic[T]):
         return {name: self.columns[name] for name in wanted}
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """What the user wants to see."""
 
     format: str = "table"
@@ -168,7 +164,11 @@ def has_colour() -> bool:
 
 def terminal_width() -> int | None:
     """The width of standard output, if it is a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def printable(text: str) -> str:

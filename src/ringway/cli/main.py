@@ -5,10 +5,10 @@ Nothing is imported here that ``ringway --help`` does not need.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -82,6 +82,7 @@ class LazyGroup(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
+        gc.enable()
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
@@ -176,6 +177,8 @@ def _report_usage(error: click.ClickException) -> int:
 
 def _report(error: Exception, status: int, message: str, hint: str | None, debug: bool) -> int:
     if debug:
+        import traceback
+
         traceback.print_exception(error)
     click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True, color=_colour())
     if hint:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import click
+from msgspec import Struct
 
 from ringway.cli.format import FORMATS, Output, printable
 from ringway.errors import UsageError
@@ -116,8 +116,7 @@ def connect(socket: str | None) -> Client:
     return Client(socket)
 
 
-@dataclass(frozen=True, slots=True)
-class Performer:
+class Performer(Struct, frozen=True):
     """Carries changes out as the user wants it: at once, in the background, or only on paper."""
 
     socket: str | None

@@ -7,7 +7,6 @@ many threads or tasks, and a daemon that was started again in between is no matt
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
 import socket
 import time
@@ -210,6 +209,8 @@ def _cannot_connect(failures: Iterable[tuple[str, OSError]]) -> RingwayError:
 
 def _who_may(path: str) -> str:
     """Name the group that the socket belongs to, if it can be seen."""
+    import grp
+
     try:
         group = grp.getgrgid(os.stat(path).st_gid).gr_name
     except (OSError, KeyError):

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 import msgspec
+from msgspec import Struct
 
 from ringway.client.sockets import AsyncTransport, Transport
 from ringway.client.wire import Request, Response
@@ -30,28 +30,25 @@ _WAIT_S: Final = 30.0  #: how long one request may wait for an operation
 _LOOK_S: Final = 0.5  #: between two reports of progress
 
 
-class _ErrorBody(msgspec.Struct):
+class _ErrorBody(Struct):
     error: ErrorRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """How long to wait for what was begun, and whom to tell meanwhile. No time limit: until it has ended."""
 
     timeout_s: float | None = None
     progress: Progress | None = None
 
 
-@dataclass(frozen=True)
-class Begun(Generic[T]):
+class Begun(Struct, Generic[T], frozen=True):
     """A change that was begun: it goes on as ``operation``, or is done already and this is its ``value``."""
 
     operation: OperationInfo | None
     value: T | None
 
 
-@dataclass(frozen=True)
-class Step(Generic[T]):
+class Step(Struct, Generic[T], frozen=True):
     """A change: its request, what the answer is, and how to ask for that once an operation has ended."""
 
     request: Request

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 from ringway.cli.format import coloured, has_colour, printable
-from ringway.cli.lun import limits_text
+from ringway.cli.views import limits_text
 from ringway.errors import NotFoundError
 from ringway.model import (
     BackstoreInfo,
