@@ -15,12 +15,15 @@ from ringway.cli.remote import NounGroup, Performer, as_output, connect, dry_run
 from ringway.cli.views import LUNS
 from ringway.errors import BusyError, ConflictError, NotFoundError, TimedOutError, UsageError
 from ringway.model import (
+    MAX_NAME,
     DeviceKind,
     EndpointInfo,
     EndpointSpec,
     EndpointState,
     EngineKind,
     IoEngine,
+    Naa,
+    Name,
     Poll,
     Protection,
 )
@@ -28,6 +31,8 @@ from ringway.units import format_size
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+_NAME_HINT: Final = f"take letters, digits, _, . and -, {MAX_NAME} at most; the first is a letter or a digit"
+_NAA_HINT: Final = "write it as naa. and 16 or 32 small hexadecimal digits, as in naa.5001405a1b2c3d4e"
 _EPILOG: Final = """\b
 Examples:
   ringway endpoint create db0 --lun 0=/dev/vg0/db0
@@ -139,14 +144,38 @@ def _cpus(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
     return None if text is None else parse_cpus(text)
 
 
+def _naa(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    return None if text is None else _checked(text, Naa, f"'{text}' is no NAA name", _NAA_HINT)
+
+
+def _checked(value: str, kind: Any, message: str, hint: str) -> str:
+    """:raises UsageError: ``value`` is not of the kind."""
+    import msgspec
+
+    try:
+        return str(msgspec.convert(value, kind))
+    except msgspec.ValidationError as error:
+        raise UsageError(message, hint=hint) from error
+
+
 _SETTINGS: Final = (
-    click.option("--wwpn", metavar="NAA", help="Name of the scsi target port.  [default: chosen, and kept]"),
+    click.option(
+        "--wwpn",
+        callback=_naa,
+        metavar="NAA",
+        help="Name of the scsi target port.  [default: chosen, and kept]",
+    ),
     click.option("--queues", type=click.IntRange(min=1), help="user: request queues.  [default: 1]"),
     click.option("--workers", type=click.IntRange(min=1), help="user: I/O threads.  [default: 1]"),
     click.option("--cpus", callback=_cpus, metavar="LIST", help="user: pin the workers, as in 0,2-3."),
     click.option("--poll", type=click.Choice([*map(str, Poll)]), help="user: how workers wait."),
     click.option("--io-engine", type=click.Choice([*map(str, IoEngine)]), help="user: how I/O is done."),
-    click.option("--nexus", metavar="NAA", help="lio: the initiator's name.  [default: chosen, and kept]"),
+    click.option(
+        "--nexus",
+        callback=_naa,
+        metavar="NAA",
+        help="lio: the initiator's name.  [default: chosen, and kept]",
+    ),
     click.option("--protection", type=click.Choice([*map(str, Protection)]), help="lio: T10 PI."),
 )
 
@@ -205,29 +234,13 @@ def _spec(name: str, luns: tuple[str, ...], options: dict[str, Any]) -> Endpoint
     """:raises UsageError: it cannot be."""
     from ringway.cli.disks import read_lun
 
-    check_name(name)
     return EndpointSpec(
-        name=name,
+        name=_checked(name, Name, f"'{name}' cannot be an endpoint's name", _NAME_HINT),
         engine=EngineKind(options["engine"]),
         device=DeviceKind(options["device"]),
         luns=tuple(read_lun(text, force=options["force"]) for text in luns),
         **_given(options),
     )
-
-
-def check_name(name: str) -> None:
-    """:raises UsageError: no endpoint can have this name."""
-    import msgspec
-
-    from ringway.model import MAX_NAME, Name
-
-    try:
-        msgspec.convert(name, Name)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"'{name}' cannot be an endpoint's name",
-            hint=f"take letters, digits, _, . and -, {MAX_NAME} at most; the first is a letter or a digit",
-        ) from error
 
 
 def _exists(performer: Performer, name: str) -> bool:

@@ -188,16 +188,22 @@ def _echo_lines(lines: Iterable[str]) -> None:
 
 
 def _echo_csv(found: Sequence[T], columns: Mapping[str, Column[T]], *, headers: bool) -> None:
-    """Spec: RFC 4180, but for its line ends, which are the system's."""
-    import csv
+    rows: list[list[object]] = [[*columns]] if headers else []
+    rows += [[_csv_cell(column.value(each)) for column in columns.values()] for each in found]
+    _echo_lines(map(_csv_line, rows))
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    if headers:
-        writer.writerow(columns)
-    for each in found:
-        values = (column.value(each) for column in columns.values())
-        writer.writerow(["" if value is None else _csv_cell(value) for value in values])
+
+def _csv_line(cells: Sequence[object]) -> str:
+    """Spec: RFC 4180, but for its line ends, which are the system's: the writer quotes as if they were."""
+    import csv
+    import io
+
+    line = io.StringIO(newline="")
+    csv.writer(line).writerow(cells)
+    return line.getvalue().removesuffix("\r\n")
 
 
 def _csv_cell(value: object) -> object:
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else value

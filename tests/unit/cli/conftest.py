@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from ringway.cli.main import cli, exit_status
+
+from .daemon import FakeDaemon
 
 MIB = 1 << 20
 
@@ -97,3 +100,24 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for serving in started:
         serving.process.kill()
         serving.process.communicate()
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
+    """The daemon that commands ask."""
+    with (
+        tempfile.TemporaryDirectory(prefix="rw-") as folder,
+        FakeDaemon(Path(folder) / "api.sock").serving() as served,
+    ):
+        monkeypatch.setenv("RINGWAY_SOCKET", served.socket)
+        yield served
+
+
+@pytest.fixture
+def db0(daemon: FakeDaemon, run: Run) -> FakeDaemon:
+    """With an endpoint of two disks."""
+    assert (
+        run("endpoint", "create", "db0", "--lun", "0=/srv/db0.img", "--lun", "1=ram:4G,readonly").status == 0
+    )
+    daemon.asked.clear()
+    return daemon
