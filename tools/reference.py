@@ -12,6 +12,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ import msgspec
 from ringway.api.routes import Route
 from ringway.api.table import ROUTES
 from ringway.cli.daemon import daemon
+from ringway.cli import remote
 from ringway.cli.main import cli
 from ringway.errors import RingwayError, all_errors
 from ringway.host.config import Config
@@ -71,10 +73,33 @@ def commands(
 
 
 def options(command: click.Command) -> Iterator[tuple[str, str]]:
-    """Return names and meaning of each option."""
-    for option in command.params:
-        if isinstance(option, click.Option) and not option.hidden:
-            yield _names(option), _meaning(option)
+    """Return names and meaning of each option, without those that all commands share that ask the daemon."""
+    common = set(common_options())
+    rows = [
+        (_names(option), _meaning(option))
+        for option in command.params
+        if isinstance(option, click.Option) and not option.hidden
+    ]
+    yield from (row for row in rows if row not in common)
+
+
+def common_options() -> list[tuple[str, str]]:
+    """Return names and meaning of the options that all commands share that ask the daemon."""
+    shared = [remote.remote, remote.output, remote.waiting, remote.dry_run]
+    command: Callable[..., None] = reduce(lambda made, decorate: decorate(made), shared, lambda: None)
+    made: list[click.Option] = getattr(command, "__click_params__", [])
+    return [(_names(option), _meaning(option)) for option in reversed(made)]
+
+
+def _shares(command: click.Command) -> str:
+    """The names of the shared options that a command has, first ones only."""
+    names = {_names(option) for option in command.params if isinstance(option, click.Option)}
+    return ", ".join(f"`{name.split(' ')[0].rstrip(',')}`" for name, _ in common_options() if name in names)
+
+
+def common() -> str:
+    """The table of the options that all commands share that ask the daemon."""
+    return table(("option", "meaning"), ((f"`{names}`", meaning) for names, meaning in common_options()))
 
 
 def _names(option: click.Option) -> str:
@@ -108,7 +133,14 @@ def command_options() -> str:
     for command, context in commands():
         rows = [(f"`{names}`", meaning) for names, meaning in options(command)]
         parts.append(f"\n### {context.command_path}\n\n    {usage(command, context)}\n\n")
-        parts.append(table(("option", "meaning"), iter(rows)) if rows else "No options but `--help`.\n")
+        shares = _shares(command)
+        if rows:
+            parts.append(table(("option", "meaning"), iter(rows)))
+        if shares:
+            gap = "\n" if rows else ""
+            parts.append(f"{gap}As all that ask the daemon: {shares}.\n")
+        if not rows and not shares:
+            parts.append("No options but `--help`.\n")
     return "".join(parts) + "\n"
 
 
@@ -124,8 +156,15 @@ def man_commands() -> str:
         parts.append(f"\n## {context.command_path}\n\n    {usage(command, context)}\n\n")
         parts.append(f"{_paragraphs(command.help or '')}\n\n")
         rows = [f"* `{names}`: {meaning}\n" for names, meaning in options(command)]
+        if shares := _shares(command):
+            rows.append(f"* {shares}: as below.\n")
         parts.append("".join([*rows, "\n"] if rows else []))
     return "".join(parts)
+
+
+def man_common() -> str:
+    """The same for the manual page."""
+    return "".join(["\n", *(f"* `{names}`: {meaning}\n" for names, meaning in common_options()), "\n"])
 
 
 # Errors
@@ -231,6 +270,8 @@ def event_kinds() -> str:
 
 GENERATORS: Final[dict[str, Callable[[], str]]] = {
     "api-routes": api_routes,
+    "common-options": common,
+    "man-common-options": man_common,
     "command-options": command_options,
     "configuration": configuration,
     "daemon-options": daemon_options,

@@ -14,7 +14,7 @@ from types import ModuleType
 import click
 import pytest
 
-from ringway.cli import program, serve
+from ringway.cli import declare, disks, program, serve
 from ringway.cli.daemon import daemon
 from ringway.cli.main import cli
 from ringway.errors import ControlError
@@ -128,7 +128,9 @@ def parse(command: click.Command, name: str, words: list[str]) -> None:
         context = command.make_context(command.name, words)
     except click.exceptions.Exit:  # --help and its like
         return
-    if "luns" in context.params and name != "bench":
+    if name == "create":
+        assert all(disks.read_lun(text) for text in context.params["luns"])
+    elif "luns" in context.params and name != "bench":
         serve.disks(context.params.get("disk"), context.params["luns"], BackstoreSpec(SpecKind.PATH))
 
 
@@ -192,6 +194,19 @@ def test_examples_of_control_requests_are_understood() -> None:
     assert verbs <= set(re.findall(r"^### (\S+)$", text, re.MULTILINE))
     with pytest.raises(ControlError):
         decode_request(b'{"version": 1, "verb": "fly"}')
+
+
+@each_page
+def test_declared_hosts_are_understood(page: Path) -> None:
+    for block in fences(page.read_text(), "toml"):
+        if "[[endpoint]]" in block:
+            assert declare.parse_config(block.encode(), "host.toml", "/").endpoint
+
+
+@each_page
+def test_python_on_a_page_compiles(page: Path) -> None:
+    for block in fences(page.read_text(), "python"):
+        compile(block, page.name, "exec")
 
 
 @each_page
