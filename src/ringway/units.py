@@ -1,7 +1,4 @@
-"""Sizes, durations, counts and CPUs, as people write and read them.
-
-Prefixes of sizes are binary, 4K is 4096 bytes; those of counts are decimal, 4k is 4000 requests.
-"""
+"""Sizes, durations, counts and CPUs, as people write and read them. Binary prefixes: 4K is 4096."""
 
 from __future__ import annotations
 
@@ -24,8 +21,6 @@ _SECONDS: Final = {
     "d": 86400.0,
 }
 _DURATION: Final = r"(\d+(?:\.\d+)?)\s*(us|ms|min|[smhd]?)"
-_COUNT: Final = r"(\d+(?:\.\d+)?)\s*([kmg]?)"
-_POWERS: Final = {"": 0, "k": 3, "m": 6, "g": 9}
 _CPU_RANGE: Final = r"(\d{1,5})(?:-(\d{1,5}))?"
 MAX_CPUS: Final = 1024  #: of sched_setaffinity's usual set
 MAX_SIZE_BYTES: Final = (1 << 63) - 1  #: what a file offset can say
@@ -58,15 +53,6 @@ def parse_duration(text: str) -> float:
     if match is None:
         raise UsageError(f"'{text}' is not a duration", hint="write it as 500ms, 30s, 2m or 1h")
     return float(match[1]) * _SECONDS[match[2]]
-
-
-def parse_count(text: str) -> int:
-    """Read a count: ``5000``, ``5k``, ``1.5M``. :raises UsageError: no count, or no whole one."""
-    match = re.fullmatch(_COUNT, text.strip(), re.ASCII | re.IGNORECASE)
-    count = Decimal(0) if match is None else Decimal(match[1]) * 10 ** _POWERS[match[2].lower()]
-    if match is None or count != int(count):
-        raise UsageError(f"'{text}' is not a count", hint="write it as 5000, 5k or 1.5M")
-    return int(count)
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:

@@ -6,10 +6,8 @@ import os
 
 import msgspec
 
-from ringway.errors import UsageError
 from ringway.model import BackstoreSpec, Limits, LunSpec, SpecKind
-from ringway.notation import parse_lun
-from ringway.units import parse_count, parse_duration, parse_size
+from ringway.notation import parse_limits, parse_lun
 
 
 def read_lun(text: str, *, force: bool = False) -> LunSpec:
@@ -28,24 +26,9 @@ def absolute(spec: BackstoreSpec) -> BackstoreSpec:
     return msgspec.structs.replace(spec, path=os.path.abspath(spec.path))
 
 
-def changed_limits(old: Limits, given: dict[str, float]) -> Limits:
-    """:raises UsageError: a number is out of range."""
-    try:
-        return msgspec.convert({**msgspec.to_builtins(old), **given}, Limits)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"these limits are not possible: {error}",
-            hint="at most 1000 M requests and 1 PB a second, and a burst of 60 s",
-        ) from error
-
-
-def read_limits(iops: str | None, bandwidth: str | None, burst: str | None) -> dict[str, float]:
-    """The fields of :class:`Limits` that are given. :raises UsageError: no such numbers."""
-    given: dict[str, float] = {}
-    if iops is not None:
-        given["iops"] = parse_count(iops)
-    if bandwidth is not None:
-        given["bytes_per_s"] = parse_size(bandwidth)
-    if burst is not None:
-        given["burst_s"] = parse_duration(burst)
-    return given
+def changed_limits(old: Limits, iops: str | None, bandwidth: str | None, burst: str | None) -> Limits:
+    """``old`` with those that are given. :raises UsageError: no such form, or a number out of range."""
+    given = parse_limits(iops, bandwidth, burst)
+    fields = {"iops": iops, "bytes_per_s": bandwidth, "burst_s": burst}
+    changed = {name: getattr(given, name) for name, text in fields.items() if text is not None}
+    return msgspec.structs.replace(old, **changed)

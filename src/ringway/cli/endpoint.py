@@ -43,7 +43,8 @@ Examples:
 _DISKS: Final = """\b
 A disk is PATH, file:PATH, ram:SIZE or null:SIZE; for lio also pscsi:PATH and tcmu:NAME. Options
 follow behind commas: readonly, direct, block-size=512|4096, serial=TEXT, mapped=on|off|auto,
-name=NAME, and lio's own, as in emulate_tpu=1. A comma in a path is written twice.
+iops=COUNT, bandwidth=SIZE, burst=SECONDS, name=NAME, and lio's own, as in emulate_tpu=1.
+A comma in a path is written twice.
 """
 
 

@@ -141,12 +141,13 @@ def limit(
     from ringway.notation import parse_address
 
     performer, (target, number) = Performer.of(options), parse_address(lun)
-    given = {} if no_limits else disks.read_limits(iops, bandwidth, burst)
-    if not given and not no_limits:
-        raise UsageError("there is no limit to set", hint="name one, as in --iops 5000, or take --none")
+    given = (iops, bandwidth, burst)
+    if no_limits is any(given):
+        raise UsageError("there is no limit to set", hint="name one, as in --iops 5000, or --none alone")
+    disks.changed_limits(Limits(), *given)  # refused before anything is asked
     endpoint = connect(performer.socket).endpoints.show(name)
     old = Limits() if no_limits else _find(endpoint, (target, number)).limits
-    limits = disks.changed_limits(old, given)
+    limits = disks.changed_limits(old, *given)
     changed = performer(lambda client: client.luns.limit, name, target, number, limits)
     _show(changed, (target, number), performer)
 
