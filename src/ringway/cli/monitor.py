@@ -24,6 +24,9 @@ Examples:
 
 @click.command(epilog=_EPILOG, short_help="Follow what happens on this host, a line an event.")
 @click.option("--kinds", metavar="LIST", help="Only these, as in endpoint.degraded,lun.  [default: all]")
+@click.option(
+    "--since", type=click.IntRange(min=0), help="Begin behind this number; 0 for all that are still kept."
+)
 @click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
 @click.option(
     "-o",
@@ -35,11 +38,13 @@ Examples:
     help="json: an object a line.",
 )
 @remote
-def monitor(remote: str | None, kinds: str | None, count: int | None, format_: str) -> None:
+def monitor(
+    remote: str | None, kinds: str | None, since: int | None, count: int | None, format_: str
+) -> None:
     """Follow what happens on this host, a line an event, until Ctrl-C."""
     wanted = [kind.strip() for kind in kinds.split(",")] if kinds else []
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError), as_ctrl_c():
-        with connect(remote).events.follow(wanted) as events:
+        with connect(remote).events.follow(wanted, since) as events:
             for number, event in enumerate(events, 1):
                 click.echo(_line(event) if format_ == "table" else msgspec.json.encode(event).decode())
                 sys.stdout.flush()

@@ -11,7 +11,7 @@ import msgspec
 from ringway.cli.format import Column, View, table
 from ringway.client import Client
 from ringway.errors import RingwayError, TimedOutError, UnreachableError
-from ringway.model import EndpointInfo, LunStatistics, TargetStatistics
+from ringway.model import EndpointInfo, Latency, LunStatistics, TargetStatistics
 from ringway.units import format_count, format_duration, format_rate
 
 #: Whether to look again, after so many seconds.
@@ -73,6 +73,9 @@ _TABLE: Final = View[DiskRates](
 )
 
 
+_NOTHING: Final = TargetStatistics(0.0, (), (), ())
+
+
 def intervals(socket: str | None, seconds: float, pause: Pause) -> Iterator[tuple[DiskRates, ...]]:
     """Look again and again, until ``pause`` says no more. :raises UnreachableError: the daemon is gone."""
     client = Client(socket)
@@ -103,22 +106,29 @@ def _statistics(client: Client, name: str) -> TargetStatistics | None:
 def between(before: Look, after: Look) -> Iterator[DiskRates]:
     """What each LUN did between two looks. What is new, or began anew, counts from zero."""
     for endpoint in after.endpoints:
-        new = after.statistics.get(endpoint.name)
-        if new is None:
-            continue
-        old = before.statistics.get(endpoint.name)
-        again = old is None or old.uptime_s > new.uptime_s
-        past = {} if old is None or again else {(lun.target, lun.lun): lun for lun in old.luns}
-        seconds = max(new.uptime_s - (0.0 if old is None or again else old.uptime_s), 1e-9)
-        for lun in new.luns:
-            yield _rates(endpoint, past.get((lun.target, lun.lun)), lun, seconds)
+        new, old = (each.statistics.get(endpoint.name, _NOTHING) for each in (after, before))
+        if old.uptime_s > new.uptime_s:
+            old = _NOTHING
+        past, present = _by_address(old), _by_address(new)
+        for lun in endpoint.luns:
+            address = (lun.target, lun.lun)
+            none = _nothing(*address)
+            seconds = max(new.uptime_s - old.uptime_s, 1e-9)
+            yield _rates(endpoint, past.get(address, none), present.get(address, none), seconds)
 
 
-def _rates(
-    endpoint: EndpointInfo, old: LunStatistics | None, new: LunStatistics, seconds: float
-) -> DiskRates:
+def _by_address(counters: TargetStatistics) -> dict[tuple[int, int], LunStatistics]:
+    return {(lun.target, lun.lun): lun for lun in counters.luns}
+
+
+def _nothing(target: int, lun: int) -> LunStatistics:
+    """A LUN that nobody has used yet has no counters."""
+    return LunStatistics(target, lun, 0, 0, 0, 0, 0, 0, 0, 0, Latency(), Latency())
+
+
+def _rates(endpoint: EndpointInfo, old: LunStatistics, new: LunStatistics, seconds: float) -> DiskRates:
     def grown(*names: str) -> int:
-        return sum(max(int(getattr(new, name)) - int(getattr(old, name, 0)), 0) for name in names)
+        return sum(max(int(getattr(new, name)) - int(getattr(old, name)), 0) for name in names)
 
     return DiskRates(
         endpoint.name,
@@ -139,9 +149,7 @@ def _rates(
 def lines(rows: Sequence[DiskRates], width: int | None) -> Iterator[str]:
     """The table; the busiest disks come first."""
     busiest = sorted(rows, key=lambda row: (-row.reads_per_s - row.writes_per_s, row.endpoint, row.lun))
-    if not busiest:
-        yield "there is no disk"
-    yield from table(busiest, _TABLE.chosen(None), width=width)
+    yield from table(busiest, _TABLE.chosen(None), width=width) if busiest else ("there is no disk",)
 
 
 def show(rows: Sequence[DiskRates], *, as_json: bool) -> None:

@@ -283,9 +283,14 @@ class Config(Resource[DriverT]):
 # Events
 
 
-def follow_events(kinds: Sequence[str] = ()) -> Request:
-    """Name the stream. :param kinds: only these (``endpoint`` for all of ``endpoint.…``)."""
-    return Request("GET", f"{_ROOT}/events", {"kinds": ",".join(kinds)} if kinds else {})
+def follow_events(kinds: Sequence[str] = (), since: int | None = None) -> Request:
+    """Follow what happens, as a stream of :class:`~ringway.model.Event`.
+
+    :param kinds: only these (``endpoint`` for all of ``endpoint.…``).
+    :param since: first those that the daemon still keeps behind this number; 0 for all of them.
+    """
+    query = {"kinds": ",".join(kinds)} if kinds else {}
+    return Request("GET", f"{_ROOT}/events", query if since is None else {**query, "since": str(since)})
 
 
 class Events(Resource[DriverT]):

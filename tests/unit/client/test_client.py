@@ -241,9 +241,9 @@ EVENT = Event(sequence=1, time="t", kind="endpoint.ready", object="endpoint/db0"
 
 def test_events_follow() -> None:
     script = Scripted(Response(200, b""), answer(EVENT))
-    with Client(transport=script).events.follow(["endpoint", "operation.done"]) as events:
+    with Client(transport=script).events.follow(["endpoint", "operation.done"], since=7) as events:
         assert list(events) == [EVENT]
-    assert script.lines_asked == ["GET /1.0/events?kinds=endpoint%2Coperation.done"]
+    assert script.lines_asked == ["GET /1.0/events?kinds=endpoint%2Coperation.done&since=7"]
 
 
 def test_events_follow_awaited() -> None:
