@@ -9,6 +9,7 @@ A page of ``docs`` holds a place for each such table, between ``<!-- generated: 
 from __future__ import annotations
 
 import json
+import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from ringway.api.table import ROUTES
 from ringway.cli.daemon import daemon
 from ringway.cli import remote
 from ringway.cli.main import cli
+from ringway.client.resources import Backstores, Config as ClientConfig, Endpoints, Events, Host, Luns, Operations
+from ringway.client.verbs import Change, Follow, Look, Resource
 from ringway.errors import RingwayError, all_errors
 from ringway.host.config import Config
 from ringway.host.events import Kind
@@ -183,6 +186,40 @@ def exit_statuses() -> str:
     return table(("exit status", "code", "class", "meaning"), rows)
 
 
+# The client
+
+RESOURCES: Final[tuple[type[Resource[Any]], ...]] = (
+    Endpoints,
+    Luns,
+    Backstores,
+    Operations,
+    Host,
+    ClientConfig,
+    Events,
+)
+
+
+def client_verbs() -> str:
+    """All that a client can be asked, resource by resource."""
+    rows = ((f"`{name}`", what) for kind in RESOURCES for name, what in _verbs(kind))
+    return table(("verb", "what"), rows)
+
+
+def _verbs(kind: type[Resource[Any]]) -> Iterator[tuple[str, str]]:
+    for name, verb in vars(kind).items():
+        if isinstance(verb, Look | Change | Follow):
+            function = getattr(verb, "_converse", None) or getattr(verb, "_make")  # noqa: B009
+            words = ", ".join(map(_parameter, inspect.signature(function).parameters.values()))
+            first = " ".join((verb.__doc__ or "").partition("\n\n")[0].partition(" :param")[0].split())
+            yield f"{kind.__name__.lower()}.{name}({words})", first.partition(" :raises")[0]
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    return (
+        parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default!r}"
+    )
+
+
 # SCSI
 
 
@@ -270,6 +307,7 @@ def event_kinds() -> str:
 
 GENERATORS: Final[dict[str, Callable[[], str]]] = {
     "api-routes": api_routes,
+    "client-verbs": client_verbs,
     "common-options": common,
     "man-common-options": man_common,
     "command-options": command_options,
