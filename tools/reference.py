@@ -37,6 +37,7 @@ from ringway.scsi.table import Row
 from ringway.scsi.unit import DISK, LogicalUnit
 
 ROOT: Final = Path(__file__).parents[1]
+_ROLE: Final = re.compile(r":\w+:`~?(?:[\w.]+\.)?(\w+)`")
 _PLACE: Final = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -210,8 +211,9 @@ def _verbs(kind: type[Resource[Any]]) -> Iterator[tuple[str, str]]:
         if isinstance(verb, Look | Change | Follow):
             function = getattr(verb, "_converse", None) or getattr(verb, "_make")  # noqa: B009
             words = ", ".join(map(_parameter, inspect.signature(function).parameters.values()))
-            first = " ".join((verb.__doc__ or "").partition("\n\n")[0].partition(" :param")[0].split())
-            yield f"{kind.__name__.lower()}.{name}({words})", first.partition(" :raises")[0]
+            first = " ".join((verb.__doc__ or "").partition("\n\n")[0].split())
+            plain = re.sub(r" :(param|returns|raises).*", "", first)
+            yield f"{kind.__name__.lower()}.{name}({words})", _ROLE.sub(r"`\1`", plain).replace("``", "`")
 
 
 def _parameter(parameter: inspect.Parameter) -> str:
