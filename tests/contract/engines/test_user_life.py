@@ -157,6 +157,7 @@ def test_limits_are_set_changed_and_shown(host: UserHost, driver: UserDriver) ->
     driver.create(limited)
     assert driver.show("db0").luns[0].limits == Limits(iops=100)
     tight = replace(free, luns=(replace(free.luns[0], limits=Limits(bytes_per_s=1 << 20)),))
+    driver.check(tight, ())  # its own target has the disk, and that is no reason to refuse
     driver.update(limited, tight)
     told = host.driver().show("db0")
     assert (told.luns[0].limits, told.spec) == (Limits(bytes_per_s=1 << 20), tight)

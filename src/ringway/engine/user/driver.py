@@ -111,9 +111,10 @@ class UserDriver:
         """As the protocol says: backstores are opened as the target will, by a process that ends."""
         refuse_conflicts(spec, others)
         running = self._find(spec.name)
-        has = () if running is None or not running.alive else running.spec.luns
+        luns = () if running is None or not running.alive else running.spec.luns
+        has = [lun.backstore for lun in luns]
         self._make_folder()
-        self._spawner.probe(tuple(lun for lun in spec.luns if lun not in has))
+        self._spawner.probe(tuple(lun for lun in spec.luns if lun.backstore not in has))
 
     def probe_backstore(self, disk: BackstoreSpec) -> BackstoreInfo:
         """Open a backstore as a target would. :raises RingwayError: what would be wrong with it."""
