@@ -25,8 +25,7 @@ from ringway.api.table import ROUTES
 from ringway.cli.daemon import daemon
 from ringway.cli import remote
 from ringway.cli.main import cli
-from ringway.client.resources import Backstores, Config as ClientConfig, Endpoints, Events, Host, Luns, Operations
-from ringway.client.verbs import Change, Follow, Look, Resource
+from ringway.client import resources, verbs
 from ringway.errors import RingwayError, all_errors
 from ringway.host.config import Config
 from ringway.host.events import Kind
@@ -189,14 +188,14 @@ def exit_statuses() -> str:
 
 # The client
 
-RESOURCES: Final[tuple[type[Resource[Any]], ...]] = (
-    Endpoints,
-    Luns,
-    Backstores,
-    Operations,
-    Host,
-    ClientConfig,
-    Events,
+RESOURCES: Final[tuple[type[verbs.Resource[Any]], ...]] = (
+    resources.Endpoints,
+    resources.Luns,
+    resources.Backstores,
+    resources.Operations,
+    resources.Host,
+    resources.Config,
+    resources.Events,
 )
 
 
@@ -206,9 +205,9 @@ def client_verbs() -> str:
     return table(("verb", "what"), rows)
 
 
-def _verbs(kind: type[Resource[Any]]) -> Iterator[tuple[str, str]]:
+def _verbs(kind: type[verbs.Resource[Any]]) -> Iterator[tuple[str, str]]:
     for name, verb in vars(kind).items():
-        if isinstance(verb, Look | Change | Follow):
+        if isinstance(verb, verbs.Look | verbs.Change | verbs.Follow):
             function = getattr(verb, "_converse", None) or getattr(verb, "_make")  # noqa: B009
             words = ", ".join(map(_parameter, inspect.signature(function).parameters.values()))
             first = " ".join((verb.__doc__ or "").partition("\n\n")[0].split())

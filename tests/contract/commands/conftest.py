@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from ringway.testing.daemon import Daemon
 
 from ..daemon.conftest import lio, plant, user
