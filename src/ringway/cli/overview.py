@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from ringway.cli.format import Column, View, table
+from ringway.cli.rates import LunRates, lun_rates
 from ringway.client import Client
 from ringway.errors import RingwayError, TimedOutError, UnreachableError
 from ringway.model import EndpointInfo, Latency, LunStatistics, TargetStatistics
@@ -18,21 +19,11 @@ from ringway.units import format_count, format_duration, format_rate
 Pause = Callable[[float], bool]
 
 
-class DiskRates(msgspec.Struct, frozen=True):
-    """One LUN over an interval. Latencies are since the endpoint's start; ``None``: no such request."""
+class DiskRates(LunRates, frozen=True, kw_only=True):
+    """One LUN of an endpoint over an interval."""
 
     endpoint: str
     engine: str
-    target: int
-    lun: int
-    reads_per_s: float
-    writes_per_s: float
-    read_bytes_per_s: float
-    write_bytes_per_s: float
-    others_per_s: float
-    errors: int
-    read_p99_ns: int | None
-    write_p99_ns: int | None
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -40,6 +31,10 @@ class Look(msgspec.Struct, frozen=True):
 
     endpoints: tuple[EndpointInfo, ...]
     statistics: dict[str, TargetStatistics]
+
+
+def _duration(ns: int) -> str:
+    return format_duration(ns / 1e9)
 
 
 _TABLE: Final = View[DiskRates](
@@ -52,8 +47,8 @@ _TABLE: Final = View[DiskRates](
         "write/s": Column(lambda row: row.writes_per_s, format_count, right=True),
         "write": Column(lambda row: row.write_bytes_per_s, format_rate, right=True),
         "other/s": Column(lambda row: row.others_per_s, format_count, right=True),
-        "r p99": Column(lambda row: row.read_p99_ns, lambda ns: format_duration(ns / 1e9), right=True),
-        "w p99": Column(lambda row: row.write_p99_ns, lambda ns: format_duration(ns / 1e9), right=True),
+        "p50": Column(lambda row: row.p50_ns, _duration, right=True),
+        "p99": Column(lambda row: row.p99_ns, _duration, right=True),
         "not good": Column(lambda row: row.errors, right=True),
     },
     (
@@ -65,8 +60,8 @@ _TABLE: Final = View[DiskRates](
         "write/s",
         "write",
         "other/s",
-        "r p99",
-        "w p99",
+        "p50",
+        "p99",
         "not good",
     ),
     lambda row: f"{row.endpoint}/{row.target}:{row.lun}",
@@ -109,41 +104,21 @@ def between(before: Look, after: Look) -> Iterator[DiskRates]:
         new, old = (each.statistics.get(endpoint.name, _NOTHING) for each in (after, before))
         if old.uptime_s > new.uptime_s:
             old = _NOTHING
+        seconds = max(new.uptime_s - old.uptime_s, 1e-9)
         past, present = _by_address(old), _by_address(new)
         for lun in endpoint.luns:
             address = (lun.target, lun.lun)
-            none = _nothing(*address)
-            seconds = max(new.uptime_s - old.uptime_s, 1e-9)
-            yield _rates(endpoint, past.get(address, none), present.get(address, none), seconds)
+            rates = lun_rates(past.get(address), present.get(address, _unused(*address)), seconds)
+            yield DiskRates(**msgspec.structs.asdict(rates), endpoint=endpoint.name, engine=endpoint.engine)
 
 
 def _by_address(counters: TargetStatistics) -> dict[tuple[int, int], LunStatistics]:
     return {(lun.target, lun.lun): lun for lun in counters.luns}
 
 
-def _nothing(target: int, lun: int) -> LunStatistics:
+def _unused(target: int, lun: int) -> LunStatistics:
     """A LUN that nobody has used yet has no counters."""
     return LunStatistics(target, lun, 0, 0, 0, 0, 0, 0, 0, 0, Latency(), Latency())
-
-
-def _rates(endpoint: EndpointInfo, old: LunStatistics, new: LunStatistics, seconds: float) -> DiskRates:
-    def grown(*names: str) -> int:
-        return sum(max(int(getattr(new, name)) - int(getattr(old, name)), 0) for name in names)
-
-    return DiskRates(
-        endpoint.name,
-        endpoint.engine,
-        new.target,
-        new.lun,
-        grown("reads") / seconds,
-        grown("writes") / seconds,
-        grown("read_bytes") / seconds,
-        grown("write_bytes") / seconds,
-        grown("flushes", "unmaps", "other") / seconds,
-        grown("errors"),
-        new.read_latency.p99_ns if new.reads else None,
-        new.write_latency.p99_ns if new.writes else None,
-    )
 
 
 def lines(rows: Sequence[DiskRates], width: int | None) -> Iterator[str]:

@@ -134,7 +134,7 @@ class FakeDaemon:
                 0,
                 count * 4096,
                 0,
-                Latency(1000, 2000, 3000),
+                Latency(1000, 2000, 3000, ((1024, count // 2), (2048, count))),
                 Latency(),
             )
             for lun in self.find(match["name"]).luns

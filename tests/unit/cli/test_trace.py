@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from ringway.cli.top import Interval, between, percentile
+from ringway.cli.rates import Interval, between, percentile
 from ringway.cli.trace import Recording
 from ringway.errors import ControlError
 from ringway.model import (
