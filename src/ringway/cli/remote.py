@@ -6,19 +6,19 @@ A command that changes something waits until it is done. Ctrl-C ends the waiting
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import click
 from msgspec import Struct
 
-from ringway.cli.format import FORMATS, Output, printable
+from ringway.cli.format import FORMATS, Column, Output, View, printable
 from ringway.errors import UsageError
 
 if TYPE_CHECKING:
     from ringway.client import Client
     from ringway.client.verbs import BlockingChange
-    from ringway.model import OperationInfo, Plan
+    from ringway.model import Change, OperationInfo, Plan
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -205,12 +205,28 @@ def print_plan(plan: Plan, output: Output) -> None:
         output.show_value(plan)
         return
     changes = [change for change in plan.changes if change.action != "keep"]
-    for change in changes:
-        click.echo(f"{_MARKS[change.action]} {change.action} {change.endpoint}")
-        for detail in change.details:
-            click.echo(f"    {printable(detail)}")
     if not changes:
         click.echo("nothing would change", err=True)
+    elif output.quiet or output.format == "csv" or output.columns:
+        output.show_list(changes, _CHANGES)
+    else:
+        click.echo("\n".join(line for change in changes for line in _describe_change(change)))
+
+
+def _describe_change(change: Change) -> Iterator[str]:
+    yield f"{_MARKS[change.action]} {change.action} {printable(change.endpoint)}"
+    yield from (f"    {printable(detail)}" for detail in change.details)
+
+
+_CHANGES: Final = View["Change"](
+    {
+        "action": Column(lambda change: change.action),
+        "endpoint": Column(lambda change: change.endpoint),
+        "details": Column(lambda change: "; ".join(change.details)),
+    },
+    ("action", "endpoint", "details"),
+    lambda change: change.endpoint,
+)
 
 
 def read_file(path: str) -> bytes:

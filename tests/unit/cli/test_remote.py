@@ -221,6 +221,8 @@ def test_a_host_is_declared(db0: FakeDaemon, run: Run, tmp_path: Path) -> None:
     file = folder / "host.toml"
     assert run("plan", file).out == "~ update db0\n    2 luns\n+ create new\n    0 luns\n"
     assert run("apply", file, "--dry-run", "--prune").out.endswith("- delete old\n")
+    assert run("plan", file, "--prune", "-q").out == "db0\nnew\nold\n"
+    assert run("plan", file, "-o", "csv", "--no-headers").out == "update,db0,2 luns\ncreate,new,0 luns\n"
     assert set(db0.endpoints) == {"db0", "old"}
     assert run("apply", file, "--prune").out.endswith("- delete old\n")
     assert set(db0.endpoints) == {"db0", "new"}
@@ -419,6 +421,13 @@ def test_colours_and_widths_are_a_terminals(db0: FakeDaemon, run: Run) -> None:
     shown = on_a_terminal("endpoint", "list", colour=False)
     assert max(map(len, shown.splitlines())) == 80
     assert name in run("endpoint", "list").out
+
+
+def test_a_terminal_sees_how_far_it_is(db0: FakeDaemon) -> None:
+    db0.slow = True
+    shown = on_a_terminal("endpoint", "create", "db1", "-q")
+    assert "create db1  0%" in shown
+    assert shown.endswith("\r\x1b[Kdb1\n")
 
 
 # Completion
