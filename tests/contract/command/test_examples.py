@@ -13,6 +13,8 @@ import pytest
 
 from ringway.testing.target import ServedTarget
 
+from .conftest import Host
+
 EXAMPLES = Path(__file__).parents[3] / "examples"
 MIB = 1 << 20
 
@@ -80,6 +82,26 @@ def test_a_guest_is_served_from_one_program(run_dir: Path) -> None:
     assert f"guest# blockdev --getsize64 /dev/sda\n{64 * MIB}\n" in output
     assert b"example" in image.read_bytes()[1024:2048]
     assert "LUN 0: " in output
+
+
+def test_an_endpoint_is_kept_from_a_program(user_host: Host) -> None:
+    image = make_image(user_host.folder / "disk.img")
+    done = user_host.python(EXAMPLES / "host_endpoints.py", "example", image)
+    assert (done.status, done.err) == (0, "")
+    assert "create example: engine user, device scsi; " in done.out
+    assert (
+        f"example is ready, QEMU connects to {user_host.plant.folder}/run/endpoint/example.sock" in done.out
+    )
+    assert done.out.endswith(f"example is gone, {image} is not\n")
+    assert user_host.plant.left() == []
+
+
+def test_events_are_followed_while_endpoints_are_made(user_host: Host) -> None:
+    done = user_host.python(EXAMPLES / "host_events.py", "3")
+    assert (done.status, done.err) == (0, "")
+    told = [line.split()[1:] for line in done.out.splitlines()]
+    assert [kind for kind, _ in told] == ["endpoint.created"] * 3 + ["endpoint.deleted"] * 3
+    assert user_host.plant.left() == []
 
 
 def test_every_example_is_run_here() -> None:

@@ -13,16 +13,9 @@ import sys
 import msgspec.yaml
 import pytest
 
-from ringway.model import EngineKind
-
 from .conftest import Host
 
 MIB = 1 << 20
-
-
-def only_user(host: Host) -> None:
-    if host.plant.engine is not EngineKind.USER:
-        pytest.skip("the kernel engine has none of it")
 
 
 def test_the_life_of_an_endpoint(host: Host) -> None:
@@ -60,22 +53,21 @@ def test_a_disk_grows_under_its_guest(host: Host) -> None:
     assert host.do("lun", "list", "-o", "csv", "-c", "size", "--no-headers") == f"{2 * MIB}\n"
 
 
-def test_a_disk_is_limited_and_stays_so(host: Host) -> None:
-    only_user(host)
-    host.image("disk.img")
-    host.create("db0", "--lun", "0=disk.img")
-    shown = host.do(
+def test_a_disk_is_limited_and_stays_so(user_host: Host) -> None:
+    user_host.image("disk.img")
+    user_host.create("db0", "--lun", "0=disk.img")
+    shown = user_host.do(
         "lun", "limit", "db0", "0", "--iops", "5k", "--burst", "10s", "-c", "limits", "--no-headers"
     )
     assert shown == "5 k/s, burst 10 s\n"
-    host.do("lun", "limit", "db0", "0", "--bandwidth", "1M", "-q")
-    host.daemon.kill()
-    host.daemon.start()
-    assert host.do("lun", "list", "-o", "csv", "-c", "iops,bandwidth,burst", "--no-headers") == (
+    user_host.do("lun", "limit", "db0", "0", "--bandwidth", "1M", "-q")
+    user_host.daemon.kill()
+    user_host.daemon.start()
+    assert user_host.do("lun", "list", "-o", "csv", "-c", "iops,bandwidth,burst", "--no-headers") == (
         f"5000,{MIB},10.0\n"
     )
-    host.do("lun", "limit", "db0", "0", "--none", "-q")
-    assert host.do("lun", "list", "-c", "limits", "--no-headers") == "-\n"
+    user_host.do("lun", "limit", "db0", "0", "--none", "-q")
+    assert user_host.do("lun", "list", "-c", "limits", "--no-headers") == "-\n"
 
 
 def test_what_is_there_and_equal_is_done(host: Host) -> None:
@@ -112,12 +104,11 @@ def test_a_dry_run_changes_nothing(host: Host) -> None:
     assert host.do("endpoint", "list", "-o", "json") == before
 
 
-def test_a_disk_is_probed(host: Host) -> None:
-    only_user(host)
-    image = host.image("disk.img")
-    found = json.loads(host.do("backstore", "probe", "disk.img", "-o", "json"))
+def test_a_disk_is_probed(user_host: Host) -> None:
+    image = user_host.image("disk.img")
+    found = json.loads(user_host.do("backstore", "probe", "disk.img", "-o", "json"))
     assert (found["kind"], found["size_bytes"], found["path"]) == ("file", MIB, str(image))
-    assert host.type("backstore", "probe", "none.img").status == 3
+    assert user_host.type("backstore", "probe", "none.img").status == 3
 
 
 def test_nobody_waits(host: Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -39,9 +40,13 @@ class Host:
 
     def type(self, *words: str, lines: str = "", socket: Path | None = None) -> Result:
         """Run ``ringway WORD…`` to its end."""
+        return self.python("-m", "ringway", *words, lines=lines, socket=socket)
+
+    def python(self, *words: str | Path, lines: str = "", socket: Path | None = None) -> Result:
+        """Run a program of Python's that asks this daemon."""
         environment = {**os.environ, "RINGWAY_SOCKET": str(socket or self.daemon.api)}
         done = subprocess.run(
-            [sys.executable, "-m", "ringway", *words],
+            [sys.executable, *words],
             env=environment,
             cwd=self.folder,
             input=lines,
@@ -70,11 +75,24 @@ class Host:
         return path
 
 
-@pytest.fixture
-def host(plant: Plant, run_dir: Path) -> Iterator[Host]:
-    """A host with one engine."""
-    folder = run_dir / "home"
+@contextlib.contextmanager
+def serving(plant: Plant, folder: Path) -> Iterator[Host]:
+    """Run a daemon, for who types in ``folder``."""
     folder.mkdir()
     with plant.daemon() as daemon:
         assert daemon.start()
         yield Host(plant, daemon, folder)
+
+
+@pytest.fixture
+def host(plant: Plant, run_dir: Path) -> Iterator[Host]:
+    """A host with each engine in turn."""
+    with serving(plant, run_dir / "home") as found:
+        yield found
+
+
+@pytest.fixture
+def user_host(user: Plant, run_dir: Path) -> Iterator[Host]:
+    """A host with the user engine."""
+    with serving(user, run_dir / "home") as found:
+        yield found
