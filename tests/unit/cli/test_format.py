@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec.yaml
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringway.cli.format import Column, Output, View, fitted, printable, table
@@ -70,6 +70,7 @@ def test_nothing_is_still_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert msgspec.yaml.decode(shown(Output("yaml"), [], capsys)) == []
 
 
+@settings(deadline=None)  # the first example imports
 @given(found=things)
 def test_json_and_yaml_say_the_same_and_all(found: list[Thing]) -> None:
     told = [thing._asdict() for thing in found]
@@ -80,6 +81,7 @@ def test_json_and_yaml_say_the_same_and_all(found: list[Thing]) -> None:
         assert decode(buffer.getvalue()) == told
 
 
+@settings(deadline=None)  # the first example imports
 @given(found=things)
 def test_csv_is_read_back(found: list[Thing]) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -43,6 +43,7 @@ def test_a_path_leads_where_it_says(here: tuple[str, ...], there: tuple[str, ...
     assert is_path(spell(there))
 
 
+@settings(deadline=None)  # the first example imports
 @given(st.text())
 def test_a_line_is_understood_or_refused(line: str) -> None:
     with contextlib.suppress(UsageError):
@@ -269,6 +270,7 @@ def test_tab_completes_paths_wwns_names_and_files(db0: FakeDaemon, run: Run, tmp
     assert offered(db0, f"apply {tmp_path}/disk.", "/") == [f"{tmp_path}/disk.img "]
 
 
+@settings(deadline=None)  # the first example imports
 @given(line=st.text(max_size=20))
 def test_tab_never_fails(line: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
