@@ -8,8 +8,8 @@ A page of ``docs`` holds a place for each such table, between ``<!-- generated: 
 
 from __future__ import annotations
 
-import json
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -22,8 +22,8 @@ import msgspec
 
 from ringway.api.routes import Route
 from ringway.api.table import ROUTES
-from ringway.cli.daemon import daemon
 from ringway.cli import remote
+from ringway.cli.daemon import daemon
 from ringway.cli.main import cli
 from ringway.client import resources, verbs
 from ringway.errors import RingwayError, all_errors
