@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, Self
 
 from ringway.errors import GuestError
@@ -47,6 +48,7 @@ class LinuxGuest(QemuGuest):
     :param incoming: start as the destination of a migration; the guest answers once that has completed.
     :param parameters: further kernel parameters.
     :param kernel: what to boot; the newest that is unpacked, if not given.
+    :param build: makes the kernel's first root file system, which starts the agent at last.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class LinuxGuest(QemuGuest):
         incoming: bool = False,
         parameters: Sequence[str] = (),
         kernel: Kernel | None = None,
+        build: Callable[[Kernel], Path] = initramfs.build,
     ) -> None:
         kernel = kernel or find_kernel()
-        boot = ["-kernel", str(kernel.vmlinux()), "-initrd", str(initramfs.build(kernel))]
+        boot = ["-kernel", str(kernel.vmlinux()), "-initrd", str(build(kernel))]
         self._incoming = incoming
         self.qemu = Qemu(
             [

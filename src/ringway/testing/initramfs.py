@@ -100,7 +100,7 @@ exec /sbin/agent
 # A request is one line, "NUMBER BASE64": a script. The reply is "reply NUMBER STATUS SIZE" and SIZE bytes of
 # output. While the host's end of the port is closed a read finds the end of file, so that is no reason to
 # stop.
-_AGENT = """\
+AGENT = """\
 #!/bin/sh
 while ! exec 3<>/dev/vport0p1; do usleep 10000; done
 echo ready >&3
@@ -137,7 +137,7 @@ def _archive(kernel: Kernel, modules: Sequence[str], programs: Sequence[Path]) -
     for folder in _MERGED:
         archive.link(folder, f"usr/{folder}")
     _add_modules(archive, kernel.modules(modules))
-    archive.file("usr/sbin/agent", _AGENT.encode(), mode=0o755)
+    archive.file("usr/sbin/agent", AGENT.encode(), mode=0o755)
     for file in (*programs, *_libraries(programs), *_rules(), *map(Path, _CONFIGURATION)):
         if file.exists():
             archive.file(_merged(file), file.read_bytes(), mode=file.stat().st_mode & 0o777)
@@ -163,7 +163,7 @@ def _add_links(archive: Archive, programs: Sequence[Path]) -> None:
     """Link each program under its name, and busybox under each applet's that nothing better has."""
     for program in programs:
         archive.link(f"usr/bin/{program.name}", str(program))
-    busybox = _program("busybox", "busybox-static")
+    busybox = find_program("busybox", "busybox-static")
     applets = subprocess.run([busybox, "--list"], stdout=subprocess.PIPE, text=True, check=True).stdout
     for applet in applets.split():
         archive.link(f"usr/bin/{applet}", str(busybox))
@@ -171,11 +171,12 @@ def _add_links(archive: Archive, programs: Sequence[Path]) -> None:
 
 def _programs() -> list[Path]:
     commands = {"busybox": "busybox-static", **COMMANDS}
-    found = [_program(command, package) for command, package in commands.items()]
+    found = [find_program(command, package) for command, package in commands.items()]
     return found + [_udev_program(name) for name in _UDEV_PROGRAMS]
 
 
-def _program(command: str, package: str) -> Path:
+def find_program(command: str, package: str) -> Path:
+    """Return where a command of this host is. :raises GuestError: nowhere; the hint names its package."""
     found = shutil.which(command, path=_SEARCH)
     if found is None:
         raise GuestError(f"{command} is not installed", hint=_hint(package))
