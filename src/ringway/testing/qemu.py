@@ -71,6 +71,12 @@ def vhost_user_blk(
     return [*_back_end(path, name, reconnect_ms), "-device", _joined(device, options)]
 
 
+def vhost_scsi(wwpn: str, *, name: str = "hba", queues: int = 1, options: str = "") -> list[str]:
+    """Arguments of a SCSI host bus adapter whose endpoint is the kernel's."""
+    device = f"vhost-scsi-pci,id={name},wwpn={wwpn},num_queues={queues}"
+    return ["-device", _joined(device, options)]
+
+
 def emulated_scsi(image: Path, *, options: str = "") -> list[str]:
     """Arguments of QEMU's own virtio-scsi adapter with one raw disk: what our own target is compared with."""
     return [

@@ -1,0 +1,116 @@
+"""``python -m ringway.bench.host``: endpoints by the thousand, ours beside rtslib's and targetcli's."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from ringway.bench.host import figures, peers
+from ringway.bench.host.figures import OURS, RTSLIB, TARGETCLI, Figure, Report
+from ringway.errors import RingwayError
+from ringway.testing.kernel import find_kernel
+from ringway.testing.kernel_target import KernelTarget
+
+_WIDTH: Final = 132
+#: A side in software emulation with a thousand endpoints; targetcli is the slowest.
+_TIMEOUT_S: Final = 3600
+_MEMORY_MIB: Final = 2048
+#: Neither peer starts without its folder.
+_PREPARE: Final = "mkdir -p /etc/target/pr /etc/rtslib-fb-target && modprobe vhost_scsi"
+_CLEAR: Final = "from ringway.testing import configfs; configfs.clear()"
+
+SIDES: Final = (OURS, RTSLIB, TARGETCLI)
+MODULES: Final = {
+    OURS: "ringway.bench.host.kernel_side",
+    RTSLIB: "ringway.bench.host.rtslib_side",
+    TARGETCLI: "ringway.bench.host.targetcli_side",
+}
+
+
+@click.command()
+@click.option("--endpoints", default=100, show_default=True, help="In the kernel; the goals are of 1000.")
+@click.option("--side", "sides", multiple=True, type=click.Choice(SIDES), help="[default: all]")
+@click.option(
+    "--save", type=click.Path(dir_okay=False, path_type=Path), help="Where the figures go, as JSON."
+)
+@click.option(
+    "--from", "kept", type=click.Path(exists=True, path_type=Path), help="Show a run that was saved."
+)
+def main(endpoints: int, sides: Sequence[str], save: Path | None, kept: Path | None) -> None:
+    """Measure what a host does with many endpoints, ours beside its peers."""
+    if kept:
+        report = msgspec.json.decode(kept.read_bytes(), type=Report)
+    else:
+        report = _measure(endpoints, sides or SIDES)
+    if save:
+        save.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    _show(report)
+
+
+def _measure(endpoints: int, sides: Sequence[str]) -> Report:
+    found: list[Figure] = []
+    environment, versions = _peers(sides)
+    with KernelTarget(memory_mib=_MEMORY_MIB, environment=environment) as guest:
+        for side in sides:
+            _run_side(guest, side, endpoints, found)
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return Report(today, find_kernel().release, versions, tuple(found))
+
+
+def _peers(sides: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Fetch what is compared with. :returns: the guest's environment, and versions."""
+    path = [str(Path(__file__).parents[3])]
+    versions = {"python": platform.python_version()}
+    if RTSLIB in sides:
+        path.append(str(peers.rtslib()))
+        versions[RTSLIB] = peers.RTSLIB_VERSION
+    if TARGETCLI in sides:
+        versions[TARGETCLI] = peers.targetcli_version(peers.targetcli())
+    return {"PYTHONPATH": os.pathsep.join(path), "RINGWAY_PEERS": str(peers.root())}, versions
+
+
+def _run_side(guest: KernelTarget, side: str, endpoints: int, found: list[Figure]) -> None:
+    """Let one side do its jobs in an empty kernel, and clear up after it."""
+    click.echo(f"{side}: {endpoints} endpoints …", err=True)
+    guest.run(_PREPARE)
+    found += figures.parse(
+        guest.command(sys.executable, "-m", MODULES[side], str(endpoints), timeout_s=_TIMEOUT_S)
+    )
+    guest.python(_CLEAR, timeout_s=_TIMEOUT_S)
+
+
+def _show(report: Report) -> None:
+    console = Console(width=_WIDTH)
+    console.print(_table(("side", "job", "endpoints", "time", "CPU"), map(_cells, report.figures)))
+    console.print(_table(figures.HEAD, figures.rows(report.figures)))
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    value = figures.seconds(figure.value) if figure.unit == "s" else f"{figure.value:.3g} {figure.unit}"
+    cpu = figures.seconds(figure.cpu_s) if figure.cpu_s is not None else ""
+    return figure.side, figure.job, str(figure.endpoints), value, cpu
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
+    table = Table(*head)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RingwayError as error:
+        click.echo(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), err=True)
+        sys.exit(error.exit_status)
