@@ -18,6 +18,8 @@ from ringway.testing import host_root
 from ringway.testing.guest import BOOT_TIMEOUT_S, COMMAND_TIMEOUT_S, LinuxGuest
 from ringway.testing.initramfs import find_program
 
+#: Set in the environment of what runs in such a guest.
+INSIDE: Final = "RINGWAY_INSIDE"
 #: A folder that outlives a reset, when the guest was given a disk for it.
 KEPT: Final = "/mnt/kept"
 _KEPT_BYTES: Final = 64 << 20
@@ -41,7 +43,8 @@ class KernelTarget(LinuxGuest):
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._kept = kept
-        self._environment = {"PYTHONPATH": _sources(), "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
+        own = {INSIDE: "1", "PYTHONPATH": _sources(), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._environment = {**own, **(environment or {})}
         devices = [*_host_root(), *_disk(kept)]
         super().__init__(devices, memory_mib=memory_mib, cpus=cpus, build=host_root.build)
 

@@ -30,6 +30,7 @@ from ringway.testing.orders import VERSION_1
 DEVICE: Final = Path("/dev/vhost-scsi")
 HOTPLUG: Final = 1 << 1
 
+_UNIT_ATTENTION: Final = 6
 _VIRTIO: Final = 0xAF
 _READ, _WRITE = 2, 1  #: directions of an ioctl, seen from the caller: the kernel fills, the kernel takes
 
@@ -143,6 +144,11 @@ class VhostScsiFrontEnd(ScsiFrontEnd):
         where the residual begins."""
         answer = super().wait_command(request)
         return replace(answer, data=answer.buffer[: len(answer.buffer) - answer.residual])
+
+    def settle(self, lun: int = 0) -> None:
+        """Take what a LUN has to say at first (unit attentions), as a driver does that finds a disk."""
+        while self.command(bytes(6), lun=lun).sense_key[0] == _UNIT_ATTENTION:
+            pass
 
     @property
     def abi_version(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +14,23 @@ from ringway.errors import GuestError
 from ringway.model import EndpointSpec, EngineKind
 from ringway.testing.fake_kernel import FakeKernel
 from ringway.testing.frontend import ScsiFrontEnd
+from ringway.testing.kernel_target import INSIDE
+from ringway.testing.real_kernel import RealKernel
 
 from .bench import Bench
 from .user_host import UserHost
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[FakeKernel]:
-    """A kernel target that is none. The test is skipped where that cannot be had."""
+def kernel(tmp_path: Path) -> Iterator[FakeKernel | RealKernel]:
+    """A kernel target that is none; in a guest of the tests, the real one.
+
+    The test is skipped where no fake can be had.
+    """
+    if INSIDE in os.environ:
+        with RealKernel() as real:
+            yield real
+        return
     kernel = FakeKernel(tmp_path)
     try:
         kernel.__enter__()
@@ -33,13 +43,13 @@ def kernel(tmp_path: Path) -> Iterator[FakeKernel]:
 
 
 @pytest.fixture
-def settings(kernel: FakeKernel, tmp_path: Path) -> Settings:
-    """Where the fake is."""
+def settings(kernel: FakeKernel | RealKernel, tmp_path: Path) -> Settings:
+    """Where it is."""
     return Settings(kernel.configfs, kernel.sysfs, tmp_path / "run", kernel.kmsg, ("false",))
 
 
 @pytest.fixture
-def lio(kernel: FakeKernel, settings: Settings, tmp_path: Path) -> Iterator[Bench]:
+def lio(kernel: FakeKernel | RealKernel, settings: Settings, tmp_path: Path) -> Iterator[Bench]:
     """The kernel engine."""
 
     def reboot() -> None:

@@ -9,6 +9,7 @@ TEST_UNIT_READY: Final = bytes(6)
 INQUIRY: Final = bytes.fromhex("12 00 00 00 24 00")
 REPORT_LUNS: Final = struct.pack(">B5xIBB", 0xA0, 256, 0, 0)
 READ_CAPACITY: Final = bytes([0x25]) + bytes(9)
+SYNCHRONIZE_CACHE: Final = bytes([0x35]) + bytes(9)
 
 
 def vpd(page: int) -> bytes:

@@ -17,17 +17,22 @@ from typing import Any, Final
 
 import pytest
 
-from ringway.errors import GuestError
+from ringway.bench.host import peers
+from ringway.errors import GuestError, NotFoundError
 from ringway.testing import configfs
-from ringway.testing.kernel_target import KernelTarget
+from ringway.testing.kernel_target import INSIDE, KEPT, KernelTarget
 
 HERE: Final = Path(__file__).parent
-INSIDE: Final = "RINGWAY_INSIDE"
+#: Where rtslib is, for the tests that show what it does otherwise.
+RTSLIB: Final = "RINGWAY_RTSLIB"
 REPORTS: Final = "/run/reports"
 #: All tests and two boots; one to three minutes where nothing else runs.
 RUN_TIMEOUT_S: Final = 900
 #: Where the output of pytest itself is among its reports.
 WORDS: Final = ""
+#: rtslib wants the first folder; the kernel keeps reservations in it, and takes it for its own when it is
+#: there as the module is loaded.
+_PREPARE: Final = f"mkdir -p {KEPT}/target/pr && ln -sfn {KEPT}/target /etc/target && modprobe vhost_scsi"
 _CONSOLE: Final = Path("/dev/ttyS0")
 
 Reports = dict[str, list[dict[str, Any]]]
@@ -39,10 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test waits for all of them, and in another process so do the others."""
+    """Outside, the first test waits for all of them, and in another process so do the others."""
     for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.timeout(RUN_TIMEOUT_S + 60 if INSIDE not in os.environ else 120))
+        if item.path.is_relative_to(HERE) and INSIDE not in os.environ:
+            item.add_marker(pytest.mark.timeout(RUN_TIMEOUT_S + 60), append=False)
 
 
 # Inside
@@ -114,10 +119,9 @@ def _run_all(session: pytest.Session, image: Path) -> Reports:
     """Run all chosen tests of this folder in one guest; :data:`WORDS` has what it said beside that."""
     chosen = [item for item in session.items if item.path.is_relative_to(HERE)]
     later = [item for item in chosen if item.get_closest_marker("after_reset")]
-    long = {name: os.environ[name] for name in ("RINGWAY_LONG",) if name in os.environ}
     reports: Reports = {WORDS: []}
     try:
-        with KernelTarget(kept=image, environment={INSIDE: "1", **long}) as guest:
+        with KernelTarget(kept=image, environment=_environment()) as guest:
             _run_in(guest, [item for item in chosen if item not in later], reports)
             if later:
                 guest.run("sync")
@@ -128,12 +132,20 @@ def _run_all(session: pytest.Session, image: Path) -> Reports:
     return reports
 
 
+def _environment() -> dict[str, str]:
+    long = {name: os.environ[name] for name in ("RINGWAY_LONG",) if name in os.environ}
+    try:
+        return {**long, RTSLIB: str(peers.rtslib())}
+    except NotFoundError:
+        return long
+
+
 def _run_in(guest: KernelTarget, items: list[pytest.Item], reports: Reports) -> None:
     """Let pytest run these in the guest. :raises GuestError: the guest is gone, or it took too long."""
     if not items:
         return
     pytest_ = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
-    guest.run(f"modprobe vhost_scsi && : >{REPORTS}")
+    guest.run(f"{_PREPARE} && : >{REPORTS}")
     line = guest.line((*pytest_, *(item.nodeid for item in items)), folder=items[0].config.rootpath)
     reports[WORDS].append({"text": guest.try_run(line, timeout_s=RUN_TIMEOUT_S).text[-4000:]})
     for data in map(json.loads, guest.run(f"cat {REPORTS}").splitlines()):
