@@ -4,6 +4,7 @@
 keeps. Imports ``errors`` only.
 """
 
+import ringway.model.known  # noqa: F401 - so that threads may decode what they like
 from ringway.model.endpoint import (
     API_VERSION,
     MAX_NAME,
