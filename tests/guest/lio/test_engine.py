@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,6 +168,32 @@ def test_protection_information(tmp_path: Path, protection: Protection) -> None:
     with front_end(spec) as guest:
         data = guest.command(READ_CAPACITY_16, data_in=32).data
         assert (data[12] & 1, data[12] >> 1 & 7) == (1, kind - 1)
+
+
+def test_a_block_device(tmp_path: Path) -> None:
+    subprocess.run(["modprobe", "null_blk", "nr_devices=1", "gb=1", "memory_backed=1"], check=True)
+    spec = endpoint(driver(tmp_path), "db0", lun(Path("/dev/nullb0")))
+    with front_end(spec) as guest:
+        data = os.urandom(4096)
+        assert guest.command(cdb.write(8, 8), data_out=data).status == 0
+        assert guest.command(cdb.read(8, 8), data_in=4096).data == data
+        last = int.from_bytes(guest.command(cdb.READ_CAPACITY, data_in=8).data[:4])
+    assert last + 1 == (1 << 30) // 512
+
+
+def test_a_scsi_device_is_passed_through(tmp_path: Path) -> None:
+    """The guest sees the device's own name, and not the kernel target's."""
+    subprocess.run(["modprobe", "-a", "sd_mod", "sg"], check=True)
+    subprocess.run(["modprobe", "scsi_debug", "dev_size_mb=8"], check=True)
+    disk = next(Path("/sys/bus/pseudo/drivers/scsi_debug").glob("adapter0/host*/target*/*:0/block/sd*"))
+    backstore = BackstoreSpec(SpecKind.PSCSI, path=f"/dev/{disk.name}")
+    spec = endpoint(driver(tmp_path), "db0", LunSpec(0, 0, backstore))
+    with front_end(spec) as guest:
+        guest.settle()
+        assert guest.command(cdb.INQUIRY, data_in=36).data[16:26] == b"scsi_debug"
+        data = os.urandom(4096)
+        assert guest.command(cdb.write(8, 8), data_out=data).status == 0
+        assert guest.command(cdb.read(8, 8), data_in=4096).data == data
 
 
 def test_a_boot_sector_runs(tmp_path: Path) -> None:
