@@ -7,6 +7,8 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -502,3 +504,34 @@ def test_a_change_that_is_cut_off_anywhere_can_be_done_again(
         assert tree(kernel) == set()
         steps += 1
     assert steps > 10
+
+
+@pytest.mark.timeout(300)
+def test_many_change_endpoints_at_once(
+    lio: Bench, kernel: FakeKernel, count: Callable[[int, int], int]
+) -> None:
+    """Eight clients make, change, read and delete; nothing is left, and no list shows half an endpoint."""
+    image = lio.image()
+
+    def client(number: int) -> None:
+        for round_ in range(count(6, 200)):
+            name = f"db{number}-{round_}"
+            shared = BackstoreSpec(SpecKind.PATH, path=image, name="shared", serial="s")
+            spec = lio.spec(name, ram(0), LunSpec(0, 1, shared))
+            lio.driver.create(spec)
+            more = lio.driver.resolve(replace(spec, luns=(*spec.luns, ram(2))))
+            lio.driver.update(spec, more)
+            assert [lun.lun for lun in lio.driver.show(name).luns] == [0, 1, 2]
+            lio.driver.delete(name)
+
+    with ThreadPoolExecutor(9) as pool:
+        clients = [pool.submit(client, number) for number in range(8)]
+        while not all(done.done() for done in clients):
+            states = {info.state for info in lio.driver.list()}
+            assert states <= {EndpointState.READY, EndpointState.STARTING, EndpointState.DELETING}
+            lio.driver.backstores()
+        for done in clients:
+            done.result()
+    assert tree(kernel) == set()
+    assert (lio.names(), lio.driver.backstores()) == (set(), ())
+    assert list((lio.folder / "run/lio").glob("*.json")) == []

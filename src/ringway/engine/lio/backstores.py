@@ -133,10 +133,9 @@ class Backstores:
             self._fs.remove_if_unused(os.path.dirname(path))
         return gone
 
-    def resize(self, spec: BackstoreSpec, path: str, size_bytes: int) -> None:
+    def resize(self, path: str, size_bytes: int) -> None:
         """Tell the kernel the new size of a file; it looks at devices itself."""
-        if path.startswith("core/fileio_"):
-            self._fs.write(f"{path}/control", f"fd_dev_size={size_bytes}")
+        self._fs.write(f"{path}/control", f"fd_dev_size={size_bytes}")
 
     def set_attributes(self, path: str, attributes: dict[str, str]) -> None:
         """Set attributes of a device that is there.

@@ -15,11 +15,13 @@ from ringway.engine.lio.backstores import Backstores, served_size
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.counters import statistics_of
 from ringway.engine.lio.guests import guest_of
+from ringway.engine.lio.locks import Locks
 from ringway.engine.lio.looks import Looks
 from ringway.engine.lio.modules import Kernel
 from ringway.engine.lio.ports import Ports, port_path, targets_of
 from ringway.engine.lio.records import Record, Records
 from ringway.engine.lio.settings import Settings
+from ringway.engine.lio.sightings import Sightings
 from ringway.errors import BusyError, ConflictError, DegradedError, NotFoundError, RingwayError, UsageError
 from ringway.model import (
     BackstoreInfo,
@@ -35,6 +37,7 @@ from ringway.model import (
 )
 
 _LOOK_EVERY_S: Final = 5.0
+_LOOKS: Final = 3  #: at what changes under the eyes
 _FIXED: Final = ("name", "engine", "device", "wwpn", "nexus", "protection")
 
 
@@ -58,9 +61,8 @@ class LioDriver:
         self._looks = Looks(self._fs, self._ports, self._backstores, self._records)
         self._assembly = Assembly(self._fs, self._ports, self._backstores, self._looks, self._records)
         self._identities = checks.Identities()
-        self._locks: dict[str, threading.RLock] = {}
-        self._lock = threading.Lock()
-        self._infos: dict[str, EndpointInfo] = {}
+        self._locks = Locks()
+        self._sightings = Sightings()
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
 
@@ -111,7 +113,7 @@ class LioDriver:
         for store in stores_of(spec).values():
             checks.check_medium(store)
         self._kernel.make_ready()
-        with self._alone(spec), rolled_back() as undo:
+        with self._alone(spec, state=EndpointState.STARTING), rolled_back() as undo:
             known = self._records.get(spec.name)
             if known is None:
                 undo(lambda: self._records.drop(spec.name))
@@ -123,7 +125,6 @@ class LioDriver:
             if not made and known is not None:
                 self._assembly.take_strays(spec)
             self._assembly.add_all(spec, places, undo)
-        self._forget(spec)
 
     def update(self, old: EndpointSpec, new: EndpointSpec, *, force: bool = False) -> None:
         """As the protocol says: LUNs come and go, and attributes change. Guests see both at once."""
@@ -146,7 +147,6 @@ class LioDriver:
             parts.drop_groups(new, set(targets_of(old)) - set(targets_of(new)))
             parts.drop_stores((lun for lun in gone if lun not in in_the_way), before, kept=stays)
             self._records.put(Record(new, places))
-        self._forget(new)
 
     def delete(self, name: str, *, force: bool = False) -> None:
         """As the protocol says. With ``force``, a guest that is attached loses its LUNs, and the kernel
@@ -159,7 +159,7 @@ class LioDriver:
             return
         wwpn = record.spec.wwpn
         assert wwpn is not None
-        with self._alone(record.spec):
+        with self._alone(record.spec, state=EndpointState.DELETING):
             attached = self._ports.holds_guest(wwpn, targets_of(record.spec))
             if attached and not force:
                 raise self._attached(record.spec, "it is not deleted")
@@ -168,14 +168,12 @@ class LioDriver:
                 self._assembly.drop_port(record.spec)
             self._assembly.drop_stores(record.spec.luns, record.places)
             if attached:
-                self._forget(record.spec)
                 holder = guest_of(wwpn)
                 raise DegradedError(
                     f"the disks of '{name}' are gone; the kernel keeps its port while {holder} is there",
                     hint="stop that guest, or detach its controller; the rest is then removed",
                 )
             self._records.drop(name)
-        self._forget(record.spec)
 
     def resize(self, name: str, lun: LunSpec) -> None:
         """Look at a LUN's size again; guests have to rescan, for the kernel does not tell them.
@@ -194,8 +192,8 @@ class LioDriver:
             )
         checks.check_medium(store)
         if device.startswith("core/fileio_"):
-            self._backstores.resize(store, device, served_size(store))
-        self._forget(record.spec)
+            with self._alone(record.spec):
+                self._backstores.resize(device, served_size(store))
 
     def adopt(self, names: tuple[str, ...] = ()) -> tuple[EndpointSpec, ...]:
         """Describe foreign endpoints as they are, for :meth:`create` to take over. Nothing changes by it.
@@ -218,20 +216,17 @@ class LioDriver:
 
     def list(self) -> tuple[EndpointInfo, ...]:
         """As the protocol says. What is remembered is compared with the names that are in the kernel now."""
-        wwpns = self._looks.wwpns()
-        return tuple(self._info(wwpn) for wwpn in wwpns)
+        return tuple(info for wwpn in self._looks.wwpns() if (info := self._info(wwpn)) is not None)
 
     def show(self, name: str) -> EndpointInfo:
         """As the protocol says; a foreign endpoint goes by its WWPN."""
         record = self._records.get(name)
-        if record is None:
-            if self._records.owner_of(name) is None and self._fs.exists(port_path(name)):
-                return self._remember(name, self._looks.foreign(name))
+        wwpn = name if record is None else record.spec.wwpn
+        assert wwpn is not None
+        if not self._fs.exists(port_path(wwpn)) or (record is None and self._records.owner_of(name)):
             raise NotFoundError(f"there is no endpoint '{name}' in the kernel", hint="ringway endpoint list")
-        assert record.spec.wwpn is not None
-        if not self._fs.exists(port_path(record.spec.wwpn)):
-            raise NotFoundError(f"endpoint '{name}' is not in the kernel any more")
-        return self._remember(record.spec.wwpn, self._looks.ours(record, connected=self._connected(record)))
+        begin = self._sightings.now
+        return self._sightings.remember(wwpn, self._look(wwpn, record, ask=True), begin)
 
     def backstores(self) -> tuple[BackstoreInfo, ...]:
         """As the protocol says, those of other fabrics too."""
@@ -272,12 +267,10 @@ class LioDriver:
     def look_again(self, notify: Notify) -> None:
         """One round of :meth:`watch`: tell of what is not as it was seen last."""
         present = set(self._looks.wwpns())
-        for wwpn in self._infos.keys() - present:
-            gone = self._infos.pop(wwpn, None)
-            if gone is not None:
-                notify(gone.name)
+        for gone in self._sightings.take_gone(present):
+            notify(gone.name)
         for wwpn in present:
-            before = self._infos.get(wwpn)
+            before = self._sightings.get(wwpn)
             with contextlib.suppress(RingwayError, OSError):  # it is going just now
                 if not self._seems_same(wwpn, before):
                     after = self.show(self._records.owner_of(wwpn) or wwpn)
@@ -286,6 +279,8 @@ class LioDriver:
 
     def _seems_same(self, wwpn: str, before: EndpointInfo | None) -> bool:
         """A glance at an endpoint of ours; foreign ones are read in whole."""
+        if self._sightings.is_changing(wwpn):
+            return True
         owner = self._records.owner_of(wwpn)
         record = self._records.get(owner) if owner is not None else None
         if record is None or before is None or before.name != owner or before.connected is None:
@@ -293,37 +288,33 @@ class LioDriver:
         whole = before.state is not EndpointState.DEGRADED
         return self._connected(record) == before.connected and self._looks.is_whole(record.spec) == whole
 
-    def _info(self, wwpn: str) -> EndpointInfo:
-        """What was seen last of a port, or a first look."""
-        known = self._infos.get(wwpn)
-        owner = self._records.owner_of(wwpn)
-        if known is not None and known.name == (owner or wwpn):
-            return known
-        record = self._records.get(owner) if owner is not None else None
+    def _info(self, wwpn: str) -> EndpointInfo | None:
+        """What was seen last of a port, or a first look; ``None``: it has just gone."""
+        for _ in range(_LOOKS):
+            begin = self._sightings.now
+            known = self._sightings.get(wwpn)
+            owner = self._records.owner_of(wwpn)
+            if known is not None and known.name == (owner or wwpn):
+                return known
+            record = self._records.get(owner) if owner is not None else None
+            seen = self._look(wwpn, record, ask=False)
+            if self._sightings.is_fresh(wwpn, begin):
+                there = self._fs.exists(port_path(wwpn))
+                return self._sightings.remember(wwpn, seen, begin) if there else None
+        return None
+
+    def _look(self, wwpn: str, record: Record | None, *, ask: bool) -> EndpointInfo:
+        """Read a port. :param ask: whether a guest is there, which is more than a look."""
         if record is None:
-            return self._remember(wwpn, self._looks.foreign(wwpn))
-        return self._remember(wwpn, self._looks.ours(record, connected=None))
-
-    def _remember(self, wwpn: str, info: EndpointInfo) -> EndpointInfo:
-        self._infos[wwpn] = info
-        return info
-
-    def _forget(self, spec: EndpointSpec) -> None:
-        """It has changed: the next look is a fresh one."""
-        assert spec.wwpn is not None
-        self._infos.pop(spec.wwpn, None)
+            return self._looks.foreign(wwpn)
+        return self._looks.ours(record, connected=self._connected(record) if ask else None)
 
     def _connected(self, record: Record) -> bool | None:
         """Whether a guest is there; ``None`` while the endpoint is being changed, which takes no question."""
         wwpn = record.spec.wwpn
         assert wwpn is not None
-        lock = self._lock_of(f"endpoint/{record.spec.name}")
-        if not lock.acquire(blocking=False):
-            return None
-        try:
-            return self._ports.is_attached(wwpn, self._ports.targets(wwpn))
-        finally:
-            lock.release()
+        with self._locks.try_hold(f"endpoint/{record.spec.name}") as held:
+            return self._ports.is_attached(wwpn, self._ports.targets(wwpn)) if held else None
 
     def _record(self, name: str) -> Record:
         record = self._records.get(name)
@@ -333,20 +324,17 @@ class LioDriver:
             )
         return record
 
-    def _lock_of(self, name: str) -> threading.RLock:
-        with self._lock:
-            return self._locks.setdefault(name, threading.RLock())
-
     @contextlib.contextmanager
-    def _alone(self, *specs: EndpointSpec) -> Iterator[None]:
-        """Hold what these endpoints are made of: a shared backstore does not go while another LUN comes to
-        it.
+    def _alone(self, *specs: EndpointSpec, state: EndpointState | None = None) -> Iterator[None]:
+        """Hold what an endpoint is made of: a shared backstore does not go while another LUN comes to it.
+
+        :param specs: of one endpoint, as it is and as it shall be. :param state: what it is meanwhile.
         """
-        names = {f"endpoint/{spec.name}" for spec in specs}
-        names |= {f"store/{name}" for spec in specs for name in stores_of(spec)}
-        with contextlib.ExitStack() as held:
-            for name in sorted(names):
-                held.enter_context(self._lock_of(name))
+        names = {f"store/{name}" for spec in specs for name in stores_of(spec)}
+        with (
+            self._locks.hold({f"endpoint/{specs[0].name}"} | names),
+            self._sightings.changing(specs[0], state),
+        ):
             yield
 
     def _check_detached(
