@@ -125,6 +125,17 @@ def made(path: str) -> Identity:
     return _made[path]
 
 
+def all_made() -> dict[str, Identity]:
+    """What this process put on paths, and may remove again."""
+    return dict(_made)
+
+
+def take_over(made: dict[str, Identity]) -> None:
+    """Have made just this, for who did."""
+    _made.clear()
+    _made.update(made)
+
+
 def remove(path: str, its: Identity) -> None:
     """Remove what this process made, unless something else has taken its place."""
     if _delegate is None:

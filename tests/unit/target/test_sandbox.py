@@ -212,7 +212,8 @@ _LONG_QUESTIONS = """
 import os
 from ringway.target.host import Question
 from ringway.target.sandbox.steward import MAX_MESSAGE, Steward
-steward = Steward.start()
+steward = Steward.start(None)
+steward.begin({})
 steward.ask(Question.REMOVE, "/" + "\\udcff" * 4094)
 try:
     steward.ask(Question.REMOVE, "x" * MAX_MESSAGE)

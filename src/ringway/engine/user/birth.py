@@ -28,6 +28,7 @@ from ringway.engine.user.orders import (
     Probed,
     Ready,
     Serve,
+    read_order,
     send_answer,
 )
 from ringway.engine.user.processes import Identity
@@ -37,6 +38,7 @@ from ringway.target.backstore import open_backstore
 from ringway.target.control import ControlClient
 from ringway.target.listen import endpoint
 from ringway.target.sandbox import Sandbox, privileges
+from ringway.target.sandbox.filters import Filters
 from ringway.target.target import Target
 
 _log: Final = logging.getLogger(__name__)
@@ -47,14 +49,17 @@ _LOCK_S: Final = 2.0
 _MAX_LUNS_TOLD: Final = 256
 
 
-def carry_out(client: socket.socket, order: Order) -> NoReturn:
-    """Do what was ordered, and end."""
+def carry_out(client: socket.socket, order_fd: int, filters: Filters | None) -> NoReturn:
+    """Do what was ordered, and end.
+
+    :param filters: the spawner's, for its children.
+    """
     status = 1
     try:
-        _become_own(client)
+        order = _become_own(client, order_fd)
         match order:
             case Serve():
-                status = _serve(client, order)
+                status = _serve(client, order, filters)
             case Probe():
                 status = _tell(client, _probe(order))
             case Add():
@@ -68,17 +73,21 @@ def carry_out(client: socket.socket, order: Order) -> NoReturn:
         os._exit(status)
 
 
-def _become_own(client: socket.socket) -> None:
-    """Have nothing of the spawner's but its memory."""
+def _become_own(client: socket.socket, order_fd: int) -> Order:
+    """Have nothing of the spawner's but its memory, and read what to do."""
     os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+    ours = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+    for number in ours:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+    order = read_order(order_fd)
     keep = client.fileno()
     os.closerange(3, keep)
     os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
     client.setblocking(True)
     gc.enable()
+    return order
 
 
 def _tell(client: socket.socket, answer: Answer, fd: int | None = None) -> int:
@@ -88,8 +97,13 @@ def _tell(client: socket.socket, answer: Answer, fd: int | None = None) -> int:
     return int(isinstance(answer, Failed))
 
 
-def _serve(client: socket.socket, order: Serve) -> int:
+def _serve(client: socket.socket, order: Serve, filters: Filters | None) -> int:
     """Serve an endpoint until its end. :returns: exit status."""
+    with Sandbox(order.sandbox, order.user, filters) as sandbox:  # its steward first
+        return _serve_confined(client, order, sandbox)
+
+
+def _serve_confined(client: socket.socket, order: Serve, sandbox: Sandbox) -> int:
     privileges.name_process(NAME)
     identity = Identity.of(os.getpid())
     own = os.pidfd_open(os.getpid())
@@ -102,7 +116,6 @@ def _serve(client: socket.socket, order: Serve) -> int:
     if order.record is not None and order.spec is not None:
         records.write(order.record, Record(process=identity, spec=order.spec))
     with (
-        Sandbox(order.sandbox, order.user) as sandbox,
         endpoint(order.socket, group=order.group) as (main, beside),
         Target(order.config, main, beside, sandbox) as target,
     ):

@@ -14,6 +14,8 @@ from ringway.errors import RingwayError
 from ringway.model import EndpointSpec, ErrorRecord, LunInfo, LunSpec, SandboxMode, TargetConfig, TargetInfo
 
 MAX_ANSWER: Final = 1 << 17
+MAX_PATH: Final = 4096
+NO_LOG: Final = "-"  #: a message of no bytes would be an end
 
 
 class Serve(Struct, frozen=True, kw_only=True, tag="serve"):
@@ -95,11 +97,15 @@ _ANSWER: Final[msgspec.json.Decoder[Answer]] = msgspec.json.Decoder(Answer)
 
 
 def send_order(channel: socket.socket, order: Order) -> None:
-    """:raises OSError: nobody takes it."""
+    """Beside it goes the path of its log, which is all that the spawner itself needs to know.
+
+    :raises OSError: nobody takes it.
+    """
+    log = order.log if isinstance(order, Serve) else None
     with open(os.memfd_create("order", os.MFD_CLOEXEC), "wb") as file:
         file.write(msgspec.json.encode(order))
         file.flush()
-        socket.send_fds(channel, [b"order"], [file.fileno()])
+        socket.send_fds(channel, [os.fsencode(log or NO_LOG)], [file.fileno()])
 
 
 def read_order(fd: int) -> Order:

@@ -21,17 +21,18 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, NoReturn, Self
 
 import click
-import msgspec
 
 import ringway
 from ringway import logs
 from ringway.engine.user import birth
-from ringway.engine.user.orders import Failed, Serve, read_order, send_answer
+from ringway.engine.user.orders import MAX_PATH, Failed, send_answer
 from ringway.errors import ConflictError, PermissionDeniedError, RingwayError, UsageError
 from ringway.target import host
 from ringway.target.listen import listen
-from ringway.target.sandbox import privileges
+from ringway.target.sandbox import filters, privileges
 from ringway.target.sandbox.confinement import warm_up
+from ringway.target.sandbox.filters import Filters
+from ringway.target.sandbox.forking import bare_fork
 
 _log: Final = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ _LOOK_MS: Final = 30_000  #: how often it is looked whether the path is still th
 _FIRST_PASSED_FD: Final = 3  # as sd_listen_fds(3) has it
 _M_ARENA_MAX: Final = -8
 _SORTING_SIZES: Final = (60000, 3000, 1024)  #: bytes; what is free is put in order by who asks for so much
-_MAX_ORDER_WORD: Final = 16
+_OURS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 
 
 class _Place(NamedTuple):
@@ -71,13 +72,15 @@ class Spawner:
     """Takes orders on a listening socket until it is told to end.
 
     :param listener: of packets; only this user comes there.
+    :param filters: what :func:`prepare` made.
     """
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, filters: Filters | None) -> None:
         self._listener = listener
+        self._filters = filters
         self._place = _Place.of(listener)
         self._waiting: dict[int, socket.socket] = {}  # clients that have yet to say what they want
-        self._children: dict[int, str | None] = {}  # process -> its log
+        self._children: dict[int, bytes] = {}  # process -> its log
         self._poller = select.poll()
 
     def run(self) -> None:
@@ -87,7 +90,7 @@ class Spawner:
         """
         receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        for number in _OURS:
             signal.signal(number, lambda *_: None)
         self._listener.setblocking(False)
         self._poller.register(self._listener, select.POLLIN)
@@ -119,24 +122,25 @@ class Spawner:
         with client:
             try:
                 self._fork(client)
-            except (OSError, msgspec.MsgspecError) as error:
+            except OSError as error:
                 _log.warning("an order could not be taken: %s", error)
                 refusal = ConflictError(f"the spawner cannot start a process: {error}")
                 with contextlib.suppress(OSError):
                     send_answer(client, Failed.of(refusal))
 
     def _fork(self, client: socket.socket) -> None:
-        """:raises OSError: no process can be had. :raises MsgspecError: no order."""
-        _, fds, _, _ = socket.recv_fds(client, _MAX_ORDER_WORD, 1, socket.MSG_CMSG_CLOEXEC)
+        """:raises OSError: no process can be had."""
+        log, fds, _, _ = socket.recv_fds(client, MAX_PATH, 1, socket.MSG_CMSG_CLOEXEC)
         if not fds:
             return  # it left
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)  # a child has our handlers until it has its own
         try:
-            order = read_order(fds[0])
+            if (pid := bare_fork()) == 0:
+                birth.carry_out(client, fds[0], self._filters)
         finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
             os.close(fds[0])
-        if (pid := os.fork()) == 0:
-            birth.carry_out(client, order)
-        self._children[pid] = order.log if isinstance(order, Serve) else None
+        self._children[pid] = log
 
     def _reap(self) -> None:
         """Take leave of children that ended; who was killed has that written into its log."""
@@ -144,7 +148,7 @@ class Spawner:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = ended
                 log = self._children.pop(pid, None)
-                if os.WIFSIGNALED(status) and log is not None:
+                if os.WIFSIGNALED(status) and log is not None:  # and not a steward
                     _write_obituary(log, pid, signal.Signals(os.WTERMSIG(status)))
 
 
@@ -152,7 +156,7 @@ def _ending(received: bytes) -> bool:
     return any(number != signal.SIGCHLD for number in received)
 
 
-def _write_obituary(path: str, pid: int, number: signal.Signals) -> None:
+def _write_obituary(path: bytes, pid: int, number: signal.Signals) -> None:
     """Append a line to a log, if it is there still."""
     message = f"the target (pid {pid}) was killed by {number.name}"
     line = json.dumps({"time": time.time(), "level": "critical", "logger": __name__, "message": message})
@@ -164,13 +168,18 @@ def _write_obituary(path: str, pid: int, number: signal.Signals) -> None:
             os.close(fd)
 
 
-def prepare() -> None:
+def prepare() -> Filters | None:
     """Make now what each child would make for itself, and leave memory alone from now on.
 
     A collection writes to each object that it looks at, and the first large allocation sorts what is free; a
     page that is written to is a child's own.
     """
     warm_up()
+    try:
+        made = filters.prepare()
+    except OSError as error:
+        _log.warning("there are no filters of system calls: %s", error.strerror)
+        made = None
     gc.disable()
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
@@ -180,6 +189,7 @@ def prepare() -> None:
     libc.malloc_trim(0)
     for size in _SORTING_SIZES:
         libc.free(ctypes.c_void_p(libc.malloc(size)))
+    return made
 
 
 def handed_socket() -> socket.socket | None:
@@ -213,13 +223,13 @@ def command(path: str | None, detach: str | None) -> None:
         raise UsageError("there is nowhere to listen", hint=f"as in: {NAME} --socket spawner.sock")
     listener = listener or own_socket(str(path))
     logs.log_directly()
-    prepare()
+    made = prepare()
     if detach is not None:
         _detach(listener, detach)
     privileges.name_process(NAME)
     privileges.adopt_orphans()  # the stewards of targets that were killed
     os.chdir("/")
-    Spawner(listener).run()
+    Spawner(listener, made).run()
     listener.close()
 
 

@@ -13,7 +13,8 @@ from typing import Final
 from ringway.errors import ConflictError, PermissionDeniedError, UsageError
 from ringway.model import SandboxInfo, SandboxMode
 from ringway.target import host
-from ringway.target.sandbox import filters, landlock, privileges, syscalls
+from ringway.target.sandbox import filters, landlock, privileges
+from ringway.target.sandbox.filters import Filters
 from ringway.target.sandbox.privileges import User
 from ringway.target.sandbox.steward import Steward
 
@@ -28,11 +29,12 @@ class Sandbox:
 
     :param mode: ``ON`` fails where ``AUTO`` goes on without what the host does not offer.
     :param user: name or number of the user to be; ``None``: one of its own when started as root.
+    :param prepared: filters of who forked this process, and settled its memory; ``None``: nobody did.
     :raises NotFoundError: no such user. :raises PermissionDeniedError: this process may not be that user.
     :raises UsageError: a user, and no sandbox.
     """
 
-    def __init__(self, mode: SandboxMode, user: str | None = None) -> None:
+    def __init__(self, mode: SandboxMode, user: str | None = None, prepared: Filters | None = None) -> None:
         if mode is SandboxMode.OFF and user is not None:
             raise UsageError("--user is a part of the sandbox, which is off", hint="leave out one of them")
         self.mode = mode
@@ -43,8 +45,7 @@ class Sandbox:
         self._landlock_abi = 0
         self._sealed = False
         self._steward: Steward | None = None
-        self._filter: filters.Filter | None = None
-        self._stewards_filter: filters.Filter | None = None
+        self._filters = prepared
 
     def info(self) -> SandboxInfo:
         """What this process may still do."""
@@ -62,6 +63,20 @@ class Sandbox:
         """What is not given up because the host does not offer it, in words."""
         return tuple(self._missing)
 
+    def start(self) -> None:
+        """Set a steward aside, who is to have nothing of what is opened after this.
+
+        The process has one thread. No effect when there is one. :raises OSError: it may have no child.
+        """
+        if self.mode is SandboxMode.OFF or self._steward is not None:
+            return
+        _refuse_threads()
+        if self._filters is None:
+            warm_up()
+            self._try("seccomp", self._make_filters)
+            settle_memory()
+        self._steward = Steward.start(None if self._filters is None else self._filters.steward)
+
     def confine(self) -> None:
         """Give up the user, capabilities and files. What is open stays open; nothing else can be opened.
 
@@ -72,12 +87,10 @@ class Sandbox:
         """
         if self.mode is SandboxMode.OFF:
             return
-        if len(os.listdir("/proc/self/task")) != 1:
-            raise RuntimeError("a process is confined before it has threads")
-        warm_up()
-        self._try("seccomp", self._make_filters)
-        settle_memory()
-        self._steward = Steward.start(self._stewards_filter)
+        self.start()
+        _refuse_threads()
+        assert self._steward is not None
+        self._steward.begin(host.all_made())
         host.delegate_to(self._steward)
         if os.geteuid() == 0:
             self._try("an empty bounding set of capabilities", privileges.empty_bounding_set)
@@ -100,7 +113,7 @@ class Sandbox:
         """
         if self._steward is not None:
             self._steward.watch()
-        if self._filter is not None:
+        if self._filters is not None and self._steward is not None:
             self._try("seccomp", self._load_filter)
             self._check()
 
@@ -112,19 +125,20 @@ class Sandbox:
             steward.close()
 
     def __enter__(self) -> Sandbox:
+        """As :meth:`start`."""
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _load_filter(self) -> None:
-        assert self._filter is not None
-        self._filter.load()
+        assert self._filters is not None
+        self._filters.target.of_process(os.getpid()).load()
         self._sealed = True
 
     def _make_filters(self) -> None:
-        tables = (syscalls.of_target(os.getpid()), syscalls.of_steward())
-        self._filter, self._stewards_filter = filters.made(*tables)
+        self._filters = filters.prepare()
 
     def _restrict_files(self) -> None:
         version = landlock.abi()
@@ -146,6 +160,11 @@ class Sandbox:
                 f"the sandbox cannot be had whole: {', '.join(self._missing)}",
                 hint="ringway doctor says what this host offers; --sandbox auto goes on without the rest",
             )
+
+
+def _refuse_threads() -> None:
+    if len(os.listdir("/proc/self/task")) != 1:
+        raise RuntimeError("a process is confined before it has threads")
 
 
 def _named_user(name: str) -> User | None:

@@ -10,17 +10,19 @@ import contextlib
 import ctypes
 import errno
 import os
+import struct
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
 import msgspec
 
-from ringway.target.sandbox.syscalls import DEADLY, Rule, Tables
+from ringway.target.sandbox import syscalls
+from ringway.target.sandbox.syscalls import DEADLY, OWN_PID, Rule, Tables
 
 _SET_MODE_FILTER: Final = 1
 #: TSYNC: all threads. SPEC_ALLOW: no others' code runs here, so older kernels keep their speed.
 _FLAGS: Final = 1 << 0 | 1 << 2
-_INSTRUCTION_BYTES: Final = 8
+_INSTRUCTION: Final = struct.Struct("=HBBI")  # struct sock_filter: the last is its number
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -34,13 +36,23 @@ class Filter(msgspec.Struct, frozen=True):
     code: bytes
     loader: int
 
+    def of_process(self, pid: int) -> Filter:
+        """The same with a process's number in the place of ``OWN_PID``. :raises OSError: it has no place."""
+        program = [list(each) for each in _INSTRUCTION.iter_unpack(self.code)]
+        places = [instruction for instruction in program if instruction[3] == OWN_PID]
+        if not places:
+            raise OSError(errno.EIO, "the filter tests no process")
+        for instruction in places:
+            instruction[3] = pid
+        return Filter(b"".join(_INSTRUCTION.pack(*each) for each in program), self.loader)
+
     def load(self) -> None:
         """Filter all threads of this process, for good. It needs ``no_new_privs``.
 
         :raises OSError: the kernel refuses.
         """
         text = ctypes.create_string_buffer(self.code, len(self.code))
-        program = _Program(len(self.code) // _INSTRUCTION_BYTES, ctypes.cast(text, ctypes.c_void_p))
+        program = _Program(len(self.code) // _INSTRUCTION.size, ctypes.cast(text, ctypes.c_void_p))
         words = (self.loader, _SET_MODE_FILTER, _FLAGS)
         result = _libc.syscall(*map(ctypes.c_long, words), ctypes.byref(program))
         if result != 0:  # a thread that could not be told is a positive number
@@ -57,6 +69,18 @@ class _Program(ctypes.Structure):
 class _Refusal(msgspec.Struct, frozen=True):
     number: int
     text: str
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """What a target and its steward load; the target's is to have its number put in."""
+
+    target: Filter
+    steward: Filter
+
+
+def prepare() -> Filters:
+    """Make both, for this process or for any that it forks. :raises OSError: as :func:`made`."""
+    return Filters(*made(syscalls.of_target(), syscalls.of_steward()))
 
 
 def made(*tables: Tables) -> list[Filter]:

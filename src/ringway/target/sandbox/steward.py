@@ -23,6 +23,7 @@ from ringway.target import host, kernel
 from ringway.target.host import Question
 from ringway.target.sandbox import privileges
 from ringway.target.sandbox.filters import Filter
+from ringway.target.sandbox.forking import bare_fork
 
 _log: Final = logging.getLogger(__name__)
 
@@ -51,19 +52,26 @@ class Steward:
 
     @classmethod
     def start(cls, own_filter: Filter | None) -> Steward:
-        """Fork one, which loads this filter. It holds no file of the target's when this returns.
+        """Fork one, which loads this filter. What is opened after this it never has.
 
-        :raises OSError: the process may have no child, or it ended at once.
+        :raises OSError: the process may have no child.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+        pid = bare_fork()
         if pid == 0:
             _be_steward(theirs.detach(), own_filter)
         theirs.close()
         ours.settimeout(_PATIENCE_S)
-        if ours.recv(MAX_MESSAGE) != _READY:
-            raise ConnectionResetError("the steward ended")
         return cls(ours, pid)
+
+    def begin(self, made: dict[str, host.Identity]) -> None:
+        """Say what it may be asked to remove, once and for all. It holds no file of the target's after this.
+
+        :raises OSError: it ended, or there is too much.
+        """
+        if self._channel.recv(MAX_MESSAGE) != _READY:
+            raise ConnectionResetError(errno.ECONNRESET, _ENDED)
+        _send(self._channel, list(made.items()), None)
 
     def ask(self, question: Question, text: str = "", fd: int | None = None) -> tuple[Any, int | None]:
         """As ``host.Delegate.ask``.
@@ -181,6 +189,7 @@ def _be_steward(channel: int, own_filter: Filter | None) -> NoReturn:
         _confine(own_filter)
         with socket.socket(fileno=_STANDARD_FDS) as own:
             own.send(_READY)
+            _learn(own)
             _serve(own)
     finally:
         os._exit(0)
@@ -207,6 +216,12 @@ def _keep_only(channel: int) -> None:
         os.dup2(null, number)
     os.dup2(channel, _STANDARD_FDS, inheritable=False)
     os.closerange(_STANDARD_FDS + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _learn(channel: socket.socket) -> None:
+    """What may be removed: heard from a target that has yet to see its guest, and never again."""
+    entries, _ = _receive(channel)
+    host.take_over({path: (device, inode) for path, (device, inode) in entries})
 
 
 def _serve(channel: socket.socket) -> None:

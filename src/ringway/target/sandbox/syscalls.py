@@ -71,9 +71,13 @@ class Tables(NamedTuple):
 _LOOKING: Final = ("newfstatat", "stat", "lstat", "statx", "getdents64", "unlink", "unlinkat")
 
 
-def of_target(pid: int) -> Tables:
-    """What a target may do, which is this process."""
-    return Tables(ALLOWED, (*_tested(), ("kill", Rule(0, pid)), ("tgkill", Rule(0, pid))))
+#: Stands for a target's own number in its filter; no process has it, and no other rule.
+OWN_PID: Final = 0x7E57_1D00
+
+
+def of_target() -> Tables:
+    """What a target may do; it signals itself alone."""
+    return Tables(ALLOWED, (*_tested(), ("kill", Rule(0, OWN_PID)), ("tgkill", Rule(0, OWN_PID))))
 
 
 def of_steward() -> Tables:
