@@ -72,7 +72,7 @@ EXCEPTIONS = {
     "cli.doctor": {"_core", "target", "testing"},
     "testing.daemon": {"faults"},
     "testing.engine": {"model", "engine"},
-    "testing.forked": {"model", "target"},
+    "testing.forked": {"engine", "model", "target"},
     "testing.target": {"model", "target"},
     "testing.with_core": {"ringway"},
 }

@@ -181,7 +181,7 @@ def _one_at_a_time(path: str) -> Iterator[None]:
     try:
         deadline = time.monotonic() + _TURN_S
         while not _try_lock(fd) and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.001)
         yield
     finally:
         os.close(fd)

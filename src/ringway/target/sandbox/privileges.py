@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from ringway.errors import NotFoundError
+from ringway.target.sandbox.forking import bare_fork
 
 #: Where a target's own user id comes from when none is named: no distribution gives out ids from here.
 FIRST_OWN_ID: Final = 0x7000_0000
@@ -98,7 +99,7 @@ def _held(user: User) -> Iterator[bool]:
     """
     answers, answer = os.pipe()
     release, let_go = os.pipe()
-    child = os.fork()
+    child = bare_fork()
     if child == 0:
         os.close(let_go)
         _hold(user, answer, release)
@@ -122,7 +123,7 @@ def _hold(user: User, answer: int, release: int) -> NoReturn:
         become(user)
         drop_capabilities()
         resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
-        if os.fork() == 0:
+        if bare_fork() == 0:
             os._exit(0)
         os.wait()
         os.write(answer, bytes(1))
