@@ -99,7 +99,8 @@ def _tell(client: socket.socket, answer: Answer, fd: int | None = None) -> int:
 
 def _serve(client: socket.socket, order: Serve, filters: Filters | None) -> int:
     """Serve an endpoint until its end. :returns: exit status."""
-    with Sandbox(order.sandbox, order.user, filters) as sandbox:  # its steward first
+    with Sandbox(order.sandbox, order.user, filters) as sandbox:
+        sandbox.start()
         return _serve_confined(client, order, sandbox)
 
 

@@ -221,16 +221,15 @@ def command(path: str | None, detach: str | None) -> None:
     listener = handed_socket()
     if listener is None and path is None:
         raise UsageError("there is nowhere to listen", hint=f"as in: {NAME} --socket spawner.sock")
-    listener = listener or own_socket(str(path))
-    logs.log_directly()
-    made = prepare()
-    if detach is not None:
-        _detach(listener, detach)
-    privileges.name_process(NAME)
-    privileges.adopt_orphans()  # the stewards of targets that were killed
-    os.chdir("/")
-    Spawner(listener, made).run()
-    listener.close()
+    with listener or own_socket(str(path)) as ours:
+        logs.log_directly()
+        made = prepare()
+        if detach is not None:
+            _detach(ours, detach)
+        privileges.name_process(NAME)
+        privileges.adopt_orphans()  # the stewards of targets that were killed
+        os.chdir("/")
+        Spawner(ours, made).run()
 
 
 def _detach(listener: socket.socket, log: str) -> None:

@@ -64,9 +64,12 @@ class Sandbox:
         return tuple(self._missing)
 
     def start(self) -> None:
-        """Set a steward aside, who is to have nothing of what is opened after this.
+        """Set the steward aside, if there is none; :meth:`confine` does it otherwise.
 
-        The process has one thread. No effect when there is one. :raises OSError: it may have no child.
+        A process that shares its memory with many does it first: what it writes to before that, and again
+        after it, is in memory twice. One that shares it with its steward alone does it last.
+
+        The process has one thread. :raises OSError: it may have no child.
         """
         if self.mode is SandboxMode.OFF or self._steward is not None:
             return
@@ -125,8 +128,6 @@ class Sandbox:
             steward.close()
 
     def __enter__(self) -> Sandbox:
-        """As :meth:`start`."""
-        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
