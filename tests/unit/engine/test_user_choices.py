@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ringway.engine.user import choices, orders
+from ringway.engine.user.client import SpawnerClient
 from ringway.engine.user.orders import Failed, Probe, Serve
 from ringway.errors import BusyError
 from ringway.model import BackstoreSpec, DeviceKind, EndpointSpec, LunSpec, SpecKind, TargetConfig
@@ -65,6 +66,52 @@ def test_an_order_of_any_length_arrives(log: str | None) -> None:
 def spawner(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ringway.engine.user.spawner", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+
+
+#: Become the spawner with a socket as number 3, and with this process's number in the environment.
+_AS_SYSTEMD = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, "-m", "ringway.engine.user.spawner"])
+"""
+
+
+def test_a_service_manager_hands_a_socket_and_is_told(tmp_path: Path) -> None:
+    """As systemd does it: the socket is number 3, and the spawner ends when its path is gone."""
+    path, told = tmp_path / "spawner.sock", tmp_path / "notify"
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        listener.bind(str(path))
+        listener.listen()
+        manager.bind(str(told))
+        manager.settimeout(20)
+        environment = {**os.environ, "LISTEN_FDS": "1", "NOTIFY_SOCKET": str(told)}
+        command = [sys.executable, "-c", _AS_SYSTEMD, str(listener.fileno())]
+        with subprocess.Popen(command, pass_fds=[listener.fileno()], env=environment) as process:
+            assert manager.recv(100) == b"READY=1"
+            disk = LunSpec(0, 0, BackstoreSpec(SpecKind.NULL, size_bytes=512))
+            assert SpawnerClient(str(path)).probe((disk,))[0].size_bytes == 512
+            path.unlink()
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+def test_a_spawner_that_its_manager_starts_again_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INVOCATION_ID", "x")
+    path = tmp_path / "spawner.sock"
+    command = [sys.executable, "-m", "ringway.engine.user.spawner", "--socket", str(path)]
+    with subprocess.Popen(command) as process:
+        disk = LunSpec(0, 0, BackstoreSpec(SpecKind.NULL, size_bytes=512))
+        client = SpawnerClient(str(path))
+        assert client.probe((disk,))
+        assert client.pid() == process.pid
+        process.terminate()
+    assert not path.exists()
 
 
 def test_a_spawner_says_what_it_lacks(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Final, NoReturn
 
@@ -45,6 +46,11 @@ READY_S: Final = 30.0
 _SPAWNER_S: Final = 30.0  #: until the spawner itself listens
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred
 _KILL_S: Final = 5.0
+_MANAGED: Final = "INVOCATION_ID"  # systemd's mark on its services
+#: What a service manager told us, and not the spawner that we start.
+_MANAGERS: Final = (_MANAGED, "NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_MANAGER_S: Final = 3.0
+_PAUSE_S: Final = 0.05
 
 
 class Started(Struct, frozen=True):
@@ -145,9 +151,10 @@ class SpawnerClient:
         with contextlib.suppress(OSError):
             return self._connect()
         with self._starting:
+            words = ""
             try:
-                with contextlib.suppress(OSError):
-                    return self._connect()
+                if (channel := self._waited_for()) is not None:
+                    return channel
                 words = self._start()
                 return self._connect()
             except OSError as error:
@@ -156,6 +163,16 @@ class SpawnerClient:
                     f"the spawner cannot be started: {why}",
                     hint=f"see what this says: ringway-spawner --socket {self._path}",
                 ) from error
+
+    def _waited_for(self) -> socket.socket | None:
+        """Where a service manager runs us, it runs the spawner as well, and may be starting it again."""
+        deadline = time.monotonic() + (_MANAGER_S if _MANAGED in os.environ else 0.0)
+        while True:
+            with contextlib.suppress(OSError):
+                return self._connect()
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(_PAUSE_S)
 
     def _connect(self) -> socket.socket:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -180,6 +197,7 @@ class SpawnerClient:
             timeout=_SPAWNER_S,
             check=False,
             start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name not in _MANAGERS},
         )
         return "" if done.returncode == 0 else done.stderr.strip().removeprefix("error: ").partition("\n")[0]
 

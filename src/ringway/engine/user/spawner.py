@@ -229,6 +229,7 @@ def command(path: str | None, detach: str | None) -> None:
         privileges.name_process(NAME)
         privileges.adopt_orphans()  # the stewards of targets that were killed
         os.chdir("/")
+        _notify_ready()
         Spawner(ours, made).run()
 
 
@@ -248,6 +249,15 @@ def _detach(listener: socket.socket, log: str) -> None:
     for number, fd in enumerate((null, said, said)):
         os.dup2(fd, number)
     listener.listen(_BACKLOG)  # so that its peers are told the process that goes on
+
+
+def _notify_ready() -> None:
+    """Tell a service manager that orders are taken (sd_notify(3)). Targets do not inherit the way to it."""
+    path = os.environ.pop("NOTIFY_SOCKET", "")
+    if path:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.connect(path.replace("@", "\0", 1) if path.startswith("@") else path)
+            manager.send(b"READY=1")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
