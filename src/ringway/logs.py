@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import select
+import stat
 import sys
 import threading
 from collections import deque
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 EVENT: Final = logging.getLogger("ringway.event")
+MAX_FILE: Final = 1 << 20  #: bytes of a log that is a file
 MAX_WAITING: Final = 1000  #: lines that wait for a slow reader
 _FLUSH_S: Final = 1.0  #: how long the process's end waits for one
 
@@ -41,7 +43,10 @@ def log_as_json() -> QueuedHandler:
 
 
 def log_directly() -> None:
-    """As :func:`log_as_json`, where stderr is a file: a line is written at once, whoever dies next."""
+    """As :func:`log_as_json`, where stderr is a file: a line is written at once, whoever dies next.
+
+    A file that has grown to ``MAX_FILE`` is begun anew: a guest that comes and goes for ever fills no disk.
+    """
     handler = _DirectHandler()
     handler.setFormatter(_JsonFormatter())
     _install(handler)
@@ -70,8 +75,12 @@ def _install(handler: _HandlerT) -> _HandlerT:
 
 class _DirectHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        fd = sys.stderr.fileno()
         with contextlib.suppress(OSError):  # no room
-            write_line(sys.stderr.fileno(), self.format(record))
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode) and status.st_size >= MAX_FILE:
+                os.ftruncate(fd, 0)
+            write_line(fd, self.format(record))
 
 
 class _JsonFormatter(logging.Formatter):

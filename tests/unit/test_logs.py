@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from ringway import logs
-from ringway.logs import MAX_WAITING, QueuedHandler, write_line
+from ringway.logs import MAX_FILE, MAX_WAITING, QueuedHandler, write_line
 
 
 class Reader:
@@ -66,6 +70,20 @@ def test_a_line_that_cannot_be_written_is_not_the_last(monkeypatch: pytest.Monke
         say(handler, line)
     handler.flush()
     assert written == ["good"]
+
+
+def test_a_file_does_not_grow_for_ever(tmp_path: Path) -> None:
+    code = (
+        "import logging; from ringway import logs; logs.log_directly()\n"
+        "log = logging.getLogger('ringway.x')\n"
+        "for number in range(3000): log.info('%d %s', number, 'x' * 1000)"
+    )
+    path = tmp_path / "log"
+    with path.open("ab") as file:
+        subprocess.run([sys.executable, "-c", code], stderr=file, check=True, timeout=50)
+    assert 0 < path.stat().st_size < MAX_FILE + 2000
+    *_, last = path.read_text().splitlines()
+    assert json.loads(last)["message"].startswith("2999 ")
 
 
 def test_a_line_is_written_whole_to_a_pipe_that_does_not_block() -> None:
