@@ -184,6 +184,19 @@ async def apply_config(call: Call) -> Any:
     return call.host.apply(call.body, prune=call.query.prune)
 
 
+async def export_config(call: Call) -> bytes:
+    """GET …/config/export."""
+    return await call.host.write(call.query.format)
+
+
+async def import_config(call: Call) -> Any:
+    """POST …/config/import."""
+    found = await call.host.read(call.body, adopt=call.query.adopt)
+    if call.query.dry_run:
+        return call.host.plan(found.config, prune=False, notes=found.notes)
+    return call.host.apply(found.config, prune=False, notes=found.notes)
+
+
 async def show_metrics(call: Call) -> bytes:
     """GET /metrics."""
     return await metrics.text(call.host)

@@ -39,7 +39,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
 
 def _types(routes: Sequence[Route]) -> list[Any]:
     """All types that go through the socket, each once."""
-    named = [kind for route in routes for kind in (route.answer, route.body) if kind is not None]
+    named = [kind for route in routes for kind in (route.answer, route.body) if kind not in (None, bytes)]
     return list({repr(kind): kind for kind in (ErrorBody, OperationInfo, Plan, *named)}.values())
 
 
@@ -51,7 +51,8 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         "responses": _responses(route, schemas),
     }
     if route.body is not None:
-        content = {_JSON: {"schema": schemas[repr(route.body)]}}
+        schema = {"type": "object"} if route.body is bytes else schemas[repr(route.body)]
+        content = {_JSON: {"schema": schema}}
         found["requestBody"] = {"required": not route.body_optional, "content": content}
     return found
 

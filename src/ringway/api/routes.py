@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from ringway.host.host import Host
 from ringway.host.specs import Address
+from ringway.host.transfer import Format
 from ringway.model import ErrorRecord
 
 MAX_BODY: Final = 1 << 20  #: bytes
@@ -22,6 +23,9 @@ Wait = Annotated[Seconds, Meta(description="Seconds to wait; if it goes on then,
 DryRun = Annotated[bool, Meta(description="Say what would change, and change nothing.")]
 Force = Annotated[bool, Meta(description="Even while a guest uses it.")]
 Prune = Annotated[bool, Meta(description="Endpoints that the file does not name shall go.")]
+Adopt = Annotated[
+    bool, Meta(description="What is live in the kernel is taken over in place; without a body, all of it.")
+]
 Kinds = Annotated[
     str, Meta(description="Only these, with commas between; 'endpoint' is all of 'endpoint.…'.")
 ]
@@ -62,6 +66,18 @@ class ApplyQuery(ChangeQuery, frozen=True, forbid_unknown_fields=True):
     """How a file is applied."""
 
     prune: Prune = False
+
+
+class ExportQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a host is written as."""
+
+    format: Format = Format.RINGWAY
+
+
+class ImportQuery(ChangeQuery, frozen=True, forbid_unknown_fields=True):
+    """How targetcli's file is imported."""
+
+    adopt: Adopt = False
 
 
 class WaitQuery(Struct, frozen=True, forbid_unknown_fields=True):

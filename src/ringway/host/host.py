@@ -10,10 +10,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 import ringway
 from ringway.engine.base import Driver
 from ringway.errors import NotFoundError, RingwayError, UsageError
-from ringway.host import plans, probe, specs
+from ringway.host import plans, probe, specs, transfer
 from ringway.host.actual import Actual
 from ringway.host.changes import Change as SpecChange
 from ringway.host.changes import Changes
@@ -25,6 +27,7 @@ from ringway.host.operations import Operation, Operations
 from ringway.host.reconcile import Reconciler
 from ringway.host.specs import Address
 from ringway.host.store import Store
+from ringway.host.transfer import Format, Import
 from ringway.model import (
     API_VERSION,
     Action,
@@ -209,17 +212,17 @@ class Host:
         details = (f"{len(wanted.spec.luns)} LUNs",)
         return Plan(changes=(Change(action=Action.DELETE, endpoint=name, details=details),))
 
-    def plan(self, config: HostConfig, *, prune: bool) -> Plan:
+    def plan(self, config: HostConfig, *, prune: bool, notes: tuple[str, ...] = ()) -> Plan:
         """What a file would change."""
         present = {wanted.name: wanted.spec for wanted in self.desired.all()}
-        return plans.plan(present, config, prune=prune)
+        return replace(plans.plan(present, config, prune=prune), notes=notes)
 
-    def apply(self, config: HostConfig, *, prune: bool) -> Operation:
+    def apply(self, config: HostConfig, *, prune: bool, notes: tuple[str, ...] = ()) -> Operation:
         """Begin to make a file true: each endpoint changes as a whole, or not at all.
 
         The operation's result: the Plan that was carried out. Whoever cancels it keeps what is done.
         """
-        plan = self.plan(config, prune=prune)
+        plan = self.plan(config, prune=prune, notes=notes)
         count = sum(change.action is not Action.KEEP for change in plan.changes)
         return self.operations.start(
             f"apply {count} changes", lambda operation: self._apply(operation, plan, config)
@@ -252,9 +255,20 @@ class Host:
             return self.create(spec)
         return self.update(change.endpoint, lambda _old: spec)
 
+    # Files
+
     def export(self) -> HostConfig:
         """All that is wanted, as a file for :meth:`apply`."""
         return HostConfig(endpoint=tuple(w.spec for w in self.desired.all() if w.deletion is None))
+
+    async def write(self, form: Format) -> bytes:
+        """The same, written down."""
+        return await self.actual.ask(transfer.write, self.export(), form)
+
+    async def read(self, text: bytes, *, adopt: bool) -> Import:
+        """Read targetcli's file, for :meth:`apply`. :raises UsageError: it is none."""
+        driver = self.actual.driver(EngineKind.LIO)
+        return await self.actual.ask(transfer.read, text, driver, adopt=adopt)
 
 
 def _raise_failures(failed: Mapping[str, RingwayError]) -> None:

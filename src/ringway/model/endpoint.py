@@ -207,9 +207,10 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What would change."""
+    """What would change; ``notes`` are lines about what was left out."""
 
     changes: tuple[Change, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class HostConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

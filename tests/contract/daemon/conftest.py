@@ -14,8 +14,8 @@ from .plants import Plant, end_user_plant, lio_plant, user_plant
 
 
 @pytest.fixture
-def lio(run_dir: Path) -> Iterator[Plant]:
-    """The kernel engine on a fake kernel; skipped where that cannot be had."""
+def fake_kernel(run_dir: Path) -> Iterator[FakeKernel]:
+    """A fake kernel; the test is skipped where it cannot be had."""
     (run_dir / "k").mkdir()
     kernel = FakeKernel(run_dir / "k")
     try:
@@ -23,9 +23,15 @@ def lio(run_dir: Path) -> Iterator[Plant]:
     except GuestError as error:
         pytest.skip(f"{error}: {error.hint}")
     try:
-        yield lio_plant(run_dir / "d", kernel)
+        yield kernel
     finally:
         kernel.__exit__()
+
+
+@pytest.fixture
+def lio(run_dir: Path, fake_kernel: FakeKernel) -> Plant:
+    """The kernel engine on a fake kernel."""
+    return lio_plant(run_dir / "d", fake_kernel)
 
 
 @pytest.fixture

@@ -1,0 +1,58 @@
+"""Whole hosts as files: ours, and targetcli's."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+from msgspec import Struct
+
+from ringway.engine.base import Driver
+from ringway.engine.lio import LioDriver, read_saveconfig, write_saveconfig
+from ringway.errors import UsageError
+from ringway.model import EndpointSpec, EndpointState, HostConfig
+
+
+class Format(StrEnum):
+    """What a host is written as."""
+
+    RINGWAY = "ringway"
+    TARGETCLI = "targetcli"  #: its saveconfig.json; the kernel engine's endpoints alone
+
+
+class Import(Struct, frozen=True):
+    """What a file came to, and a line for each thing that was left out."""
+
+    config: HostConfig
+    notes: tuple[str, ...]
+
+
+def write(config: HostConfig, form: Format) -> bytes:
+    """Write a host. Blocks. :raises OSError: the size of an image has to be written, and it is not there."""
+    if form is Format.RINGWAY:
+        return msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
+    return write_saveconfig(config.endpoint).encode()
+
+
+def read(text: bytes, driver: Driver, *, adopt: bool) -> Import:
+    """Read targetcli's file. Blocks.
+
+    :param adopt: what is live in the kernel is described as it is there, its nexus too; making that takes it
+        over in place. Without a file, all that is live.
+    :raises UsageError: it is no such file, or there is none.
+    """
+    if not isinstance(driver, LioDriver):
+        raise UsageError("only the kernel engine has what targetcli has", hint="see [lio] in ringway.toml")
+    if not text and not adopt:
+        raise UsageError("there is no file to import", hint="send a saveconfig.json, or say adopt=1")
+    foreign = {info.name for info in driver.list() if info.state is EndpointState.FOREIGN}
+    if not text:
+        return Import(HostConfig(endpoint=driver.adopt()), ())
+    found = read_saveconfig(text.decode(errors="replace"))
+    endpoints = tuple(_described(spec, driver, foreign) if adopt else spec for spec in found.endpoints)
+    return Import(HostConfig(endpoint=endpoints), found.notes)
+
+
+def _described(spec: EndpointSpec, driver: LioDriver, foreign: set[str]) -> EndpointSpec:
+    """As it is in the kernel, if it is there and not ours; else as the file has it."""
+    return driver.adopt((spec.name,))[0] if spec.name in foreign else spec

@@ -1,0 +1,112 @@
+"""Whole hosts as files: exported, applied, imported from targetcli, and taken over in place."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringway.errors import UsageError
+from ringway.testing.daemon import Daemon
+from ringway.testing.fake_kernel import FakeKernel
+
+from .plants import MIB, Plant
+
+WWPN, NEXUS = "naa.5001405000000abc", "naa.5001405000000def"
+
+
+@pytest.fixture
+def daemon(plant: Plant) -> Iterator[Daemon]:
+    """One of each engine, ready."""
+    with plant.daemon() as daemon:
+        daemon.start()
+        yield daemon
+
+
+@pytest.fixture
+def kernels(lio: Plant) -> Iterator[Daemon]:
+    """One with the kernel engine, ready."""
+    with lio.daemon() as daemon:
+        daemon.start()
+        yield daemon
+
+
+def test_what_was_exported_makes_the_same_host_again(plant: Plant, daemon: Daemon) -> None:
+    for name in ("a", "b"):
+        daemon.ask("POST", "/1.0/endpoints", plant.spec(name, luns=2))
+    exported = daemon.ask("GET", "/1.0/config/export")
+    assert [spec["name"] for spec in exported["endpoint"]] == ["a", "b"]
+    plan = daemon.ask("POST", "/1.0/apply?prune=1", {"endpoint": []})
+    assert [change["action"] for change in plan["changes"]] == ["delete", "delete"]
+    assert plant.left() == []
+    plan = daemon.ask("POST", "/1.0/apply", exported)
+    assert [change["action"] for change in plan["changes"]] == ["create", "create"]
+    assert daemon.ask("GET", "/1.0/config/export") == exported
+    assert daemon.ask("POST", "/1.0/plan?prune=1", exported)["changes"][0]["action"] == "keep"
+    daemon.ask("POST", "/1.0/apply?prune=1", {"endpoint": []})
+    assert plant.left() == []
+
+
+def test_targetclis_file_is_written_and_read(lio: Plant, kernels: Daemon) -> None:
+    kernels.ask("POST", "/1.0/endpoints", lio.spec("a", wwpn=WWPN))
+    saved = kernels.ask("GET", "/1.0/config/export?format=targetcli")
+    assert [target["wwn"] for target in saved["targets"]] == [WWPN]
+    kernels.ask("DELETE", "/1.0/endpoints/a")
+    planned = kernels.ask("POST", "/1.0/config/import?dry_run=1", saved)
+    assert [(change["action"], change["endpoint"]) for change in planned["changes"]] == [("create", WWPN)]
+    assert kernels.names() == {}
+    assert kernels.ask("POST", "/1.0/config/import", saved) == planned
+    assert kernels.names() == {WWPN: "ready"}
+    for body, words in (([], "saveconfig"), ({"targets": 1}, "saveconfig")):
+        with pytest.raises(UsageError, match=words):
+            kernels.ask("POST", "/1.0/config/import", body)
+    with pytest.raises(UsageError, match="no file"):
+        kernels.ask("POST", "/1.0/config/import")
+    with pytest.raises(UsageError, match="format"):
+        kernels.ask("GET", "/1.0/config/export?format=xml")
+    kernels.ask("DELETE", f"/1.0/endpoints/{WWPN}")
+
+
+def _made_by_another(kernel: Path) -> None:
+    """An endpoint as rtslib lays one out."""
+    store, group = kernel / "core/rd_mcp_7/r0", kernel / f"vhost/{WWPN}/tpgt_1"
+    store.mkdir(parents=True)
+    for path, text in (("control", "rd_pages=256"), ("wwn/vpd_unit_serial", "theirs"), ("enable", "1")):
+        (store / path).write_text(text)
+    group.mkdir(parents=True)
+    (group / "nexus").write_text(NEXUS)
+    (group / "lun/lun_0").mkdir()
+    os.symlink(store, group / "lun/lun_0/e15c7251b0")
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+def test_what_is_live_is_taken_over_under_its_guest(
+    lio: Plant, kernels: Daemon, fake_kernel: FakeKernel, with_file: bool
+) -> None:
+    _made_by_another(fake_kernel.configfs)
+    fake_kernel.attach(WWPN)
+    while kernels.names() != {WWPN: "foreign"}:
+        pass
+    saved = _saveconfig() if with_file else None
+    plan = kernels.ask("POST", "/1.0/config/import?adopt=1", saved)
+    assert [change["action"] for change in plan["changes"]] == ["create"]
+    info = kernels.ask("GET", f"/1.0/endpoints/{WWPN}")
+    assert (info["state"], info["nexus"], info["connected"]) == ("ready", NEXUS, True)
+    assert info["spec"]["luns"][0]["backstore"]["serial"] == "theirs"
+    kernels.kill()
+    kernels.start()
+    assert kernels.ask("GET", f"/1.0/endpoints/{WWPN}")["spec"] == info["spec"]
+    fake_kernel.detach(WWPN)
+    kernels.ask("DELETE", f"/1.0/endpoints/{WWPN}")
+    assert lio.left() == []
+
+
+def _saveconfig() -> Any:
+    store = {"plugin": "ramdisk", "name": "r0", "size": MIB, "wwn": "theirs"}
+    lun = {"index": 0, "storage_object": "/backstores/ramdisk/r0"}
+    target = {"fabric": "vhost", "wwn": WWPN, "tpgs": [{"tag": 1, "luns": [lun]}]}
+    return json.loads(json.dumps({"storage_objects": [store], "targets": [target]}))
