@@ -57,12 +57,12 @@ class Health:
         past = self._of.get(wanted.name)
         seen = info or _unseen(wanted)
         state = self._state(wanted, info)
-        degraded = state is EndpointState.DEGRADED
+        wrong = state in (EndpointState.DEGRADED, EndpointState.DELETING)
         return replace(
             seen,
             state=state,
             restarts=past.restarts if past else 0,
-            message=(past.message if past and degraded else None) or seen.message,
+            message=(past.message if past and wrong else None) or seen.message,
             generation=wanted.generation,
             spec=wanted.spec,
         )
