@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from ringway.api.app import build
 from ringway.api.doors import open_doors
@@ -69,10 +69,19 @@ def run(places: Places, loaded: Loaded) -> None:
         doors = open_doors(places, loaded.config.api)
         for door in doors:
             stack.callback(door.remove)
-        asyncio.run(_serve(places, loaded, store, doors))
+        if not asyncio.run(_serve(places, loaded, store, doors)):
+            _leave_hanging()
 
 
-async def _serve(places: Places, loaded: Loaded, store: Store, doors: list[Any]) -> None:
+def _leave_hanging() -> NoReturn:
+    """End without the threads that hang in an engine; the interpreter would wait for them."""
+    _log.warning("something hangs, and is left half done: the next start puts it in order")
+    logging.shutdown()
+    os._exit(0)
+
+
+async def _serve(places: Places, loaded: Loaded, store: Store, doors: list[Any]) -> bool:
+    """:returns: whether all has ended."""
     host = Host(open_engines(loaded.config, places), store, loaded.config.daemon)
     server = Server(build(host), doors)
     stopping = asyncio.Event()
@@ -91,10 +100,11 @@ async def _serve(places: Places, loaded: Loaded, store: Store, doors: list[Any])
         host.events.close()
         server.stop()
         await serving
-        await host.close()
+        ended = await host.close()
         for helper in helpers:
             helper.cancel()
     _log.info("ringwayd has ended; endpoints go on")
+    return ended
 
 
 async def _first(*waits: Callable[[], Awaitable[Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from ringway.errors import NotFoundError, UsageError
 from ringway.model import EndpointInfo, EndpointState, EngineKind
 
 MAX_AGE_S: Final = 1.0  #: a list that is younger needs no look at the host
+PATIENCE_S: Final = 5.0  #: for an engine that does not say what it has; then it is told what it had
 _WORKERS: Final = 64  #: calls that change something; one that hangs holds up no other
 _LOOKERS: Final = 16
 _log: Final = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class Actual:
         self._seen: dict[EngineKind, dict[str, EndpointInfo]] = {kind: {} for kind in drivers}
         self._foreign: dict[EngineKind, tuple[EndpointInfo, ...]] = {}
         self._seen_at = float("-inf")
+        self._touched: dict[tuple[EngineKind, str], float] = {}  #: endpoints looked at one by one, and when
         self._refreshing: asyncio.Task[tuple[EngineKind, ...]] | None = None
 
     def close(self) -> None:
@@ -62,11 +65,11 @@ class Actual:
         try:
             info = await self.ask(self.driver(kind).show, name)
         except NotFoundError:
-            self._seen[kind].pop(name, None)
+            self.forget(kind, name)
             return None
         if info.state is EndpointState.FOREIGN:
             return None
-        self._seen[kind][name] = info
+        self._note(kind, name, info)
         return info
 
     async def refresh(self) -> tuple[EngineKind, ...]:
@@ -83,9 +86,10 @@ class Actual:
         self._refreshing = None
 
     async def refresh_if_old(self) -> None:
-        """Look at all unless that was done a moment ago."""
+        """Look at all unless that was done a moment ago; an engine that hangs is not waited for long."""
         if time.monotonic() - self._seen_at > MAX_AGE_S:
-            await self.refresh()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.refresh(), PATIENCE_S)
 
     async def _look_at_all(self) -> tuple[EngineKind, ...]:
         began = time.monotonic()
@@ -96,11 +100,25 @@ class Actual:
             if isinstance(result, BaseException):
                 _log.warning("the engine '%s' cannot be asked: %s", kind, result)
                 continue
-            self._seen[kind] = {i.name: i for i in result if i.state is not EndpointState.FOREIGN}
+            self._see(kind, {i.name: i for i in result if i.state is not EndpointState.FOREIGN}, began)
             self._foreign[kind] = tuple(i for i in result if i.state is EndpointState.FOREIGN)
             answered.append(kind)
         self._seen_at = began
         return tuple(answered)
+
+    def _see(self, kind: EngineKind, infos: dict[str, EndpointInfo], began: float) -> None:
+        """Take a list over, but for endpoints that were looked at since it was begun: they know better."""
+        self._touched = {each: when for each, when in self._touched.items() if when >= began}
+        for other, name in self._touched:
+            if other is kind:
+                infos.pop(name, None)
+                if (newer := self._seen[kind].get(name)) is not None:
+                    infos[name] = newer
+        self._seen[kind] = infos
+
+    def _note(self, kind: EngineKind, name: str, info: EndpointInfo) -> None:
+        self._seen[kind][name] = info
+        self._touched[kind, name] = time.monotonic()
 
     def seen(self, kind: EngineKind, name: str) -> EndpointInfo | None:
         """One endpoint of ours as it was last seen."""
@@ -117,3 +135,4 @@ class Actual:
     def forget(self, kind: EngineKind, name: str) -> None:
         """It is gone."""
         self._seen[kind].pop(name, None)
+        self._touched[kind, name] = time.monotonic()

@@ -81,13 +81,18 @@ class Host:
             driver.watch(self._wake)
         await self.reconciler.start()
 
-    async def close(self) -> None:
-        """End what can be ended, finish the rest. Endpoints stay as they are."""
+    async def close(self) -> bool:
+        """End what can be ended, finish the rest. Endpoints stay as they are.
+
+        :returns: whether all has ended. What hangs does so in a thread, and the next daemon finds half of it.
+        """
         self.events.close()
-        await self.operations.close()
-        await self.reconciler.close()
-        self.actual.close()
-        self.desired.close()
+        ended = await self.operations.close()
+        ended = await self.reconciler.close() and ended
+        if ended:
+            self.actual.close()
+            self.desired.close()
+        return ended
 
     # What there is
 

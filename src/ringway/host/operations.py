@@ -15,6 +15,7 @@ from ringway.model import OperationInfo, OperationState
 
 KEPT: Final = 1000  #: ended ones; the oldest is forgotten first
 MAX_RUNNING: Final = 1000
+CLOSING_S: Final = 20.0  #: how long the daemon's end waits for what cannot be cancelled
 _log: Final = logging.getLogger(__name__)
 
 
@@ -158,13 +159,19 @@ class Operations:
     def running(self) -> int:
         return len(self._running)
 
-    async def close(self) -> None:
-        """Cancel what can be cancelled, and wait for the rest."""
+    async def close(self) -> bool:
+        """Cancel what can be cancelled, and wait for the rest.
+
+        :returns: whether all have ended; what hangs is not waited for any longer.
+        """
         tasks = [operation.task for operation in self._running.values() if operation.task]
         for operation in tuple(self._running.values()):
             if operation.info().cancellable:
                 operation.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if not tasks:
+            return True
+        _, hanging = await asyncio.wait(tasks, timeout=CLOSING_S)
+        return not hanging
 
 
 def as_ringway_error(error: Exception) -> RingwayError:

@@ -18,7 +18,7 @@ from ringway.host.changes import Changes
 from ringway.host.desired import Desired
 from ringway.host.events import Events, Kind
 from ringway.host.health import Health, runs
-from ringway.host.operations import as_ringway_error
+from ringway.host.operations import CLOSING_S, as_ringway_error
 from ringway.host.store import Deletion, Wanted
 from ringway.model import EndpointInfo, EngineKind
 
@@ -67,14 +67,17 @@ class Reconciler:
         while self._tasks:
             await asyncio.wait(tuple(self._tasks.values()))
 
-    async def close(self) -> None:
-        """Stop, and wait for what is being mended."""
+    async def close(self) -> bool:
+        """Stop, and wait for what is being mended. :returns: whether it has ended; what hangs has not."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for timer in self._timers.values():
             timer.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if not self._tasks:
+            return True
+        _, hanging = await asyncio.wait(tuple(self._tasks.values()), timeout=CLOSING_S)
+        return not hanging
 
     def wake(self, name: str) -> None:
         """Look at one endpoint soon. From any thread; does not wait."""

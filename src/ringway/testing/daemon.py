@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
@@ -12,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,6 +20,7 @@ from ringway.faults import VARIABLE
 
 READY_S: Final = 60.0
 STOP_S: Final = 30.0
+_NOTHING: Final[Mapping[str, str]] = {}
 
 
 class Daemon:
@@ -28,14 +28,17 @@ class Daemon:
 
     :param folder: short enough for sockets in it.
     :param fault: where it shall kill itself (:mod:`ringway.faults`).
+    :param environment: what it is told besides.
     """
 
-    def __init__(self, folder: Path, *, fault: str = "") -> None:
+    def __init__(self, folder: Path, *, fault: str = "", environment: Mapping[str, str] = _NOTHING) -> None:
         self.folder = folder
         self.fault = fault
+        self._environment = environment
         self.words: list[str] = []  #: what it told its service manager
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "daemon.log"
+        self._manager: socket.socket | None = None
 
     @property
     def api(self) -> Path:
@@ -64,19 +67,32 @@ class Daemon:
         :returns: whether that came; not if it died at its fault point before.
         :raises GuestError: it ended otherwise, or took too long.
         """
-        environment = {**os.environ, VARIABLE: self.fault, "NOTIFY_SOCKET": str(self.folder / "notify")}
+        told = {VARIABLE: self.fault, "NOTIFY_SOCKET": str(self.folder / "notify"), **self._environment}
+        environment = {**os.environ, **told}
         command = [sys.executable, "-m", "ringway.cli.daemon", "--directory", str(self.folder)]
-        with self._manager() as manager, self._log.open("ab") as log:
+        manager = self._listen()
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stderr=log, env=environment)
             return self._ready(manager) if wait else True
 
-    @contextlib.contextmanager
-    def _manager(self) -> Iterator[socket.socket]:
+    def _listen(self) -> socket.socket:
+        """Be its service manager."""
         path = self.folder / "notify"
         path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-            manager.bind(str(path))
-            yield manager
+        self._close_manager()
+        self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._manager.settimeout(READY_S)
+        self._manager.bind(str(path))
+        return self._manager
+
+    def _close_manager(self) -> None:
+        if self._manager is not None:
+            self._manager.close()
+
+    def next_word(self) -> str:
+        """What it tells its service manager next."""
+        assert self._manager is not None
+        return self._manager.recv(4096).decode()
 
     def _ready(self, manager: socket.socket) -> bool:
         assert self._process is not None
@@ -128,6 +144,7 @@ class Daemon:
     def __exit__(self, *_: object) -> None:
         if self._process is not None and self._process.poll() is None:
             self.stop()
+        self._close_manager()
 
     # The API
 

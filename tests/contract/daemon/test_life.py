@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,10 +117,38 @@ def test_a_second_daemon_is_refused_and_the_first_is_not_disturbed(plant: Plant)
 
 
 def test_it_tells_its_service_manager(plant: Plant) -> None:
-    with running(plant) as daemon:
-        assert daemon.words == ["READY=1\nSTATUS=0 endpoints, 0 degraded"]
+    plant.daemon()  # its configuration
+    with Daemon(plant.folder, environment={"WATCHDOG_USEC": "200000"}) as daemon:
+        daemon.start()
+        ready = [word for word in daemon.words if word != "WATCHDOG=1"]
+        assert ready == ["READY=1\nSTATUS=0 endpoints, 0 degraded"]
+        assert daemon.next_word() == daemon.next_word() == "WATCHDOG=1"
         assert daemon.stop() == 0
+        while (word := daemon.next_word()) == "WATCHDOG=1":
+            pass
+        assert word == "STOPPING=1\nSTATUS=ending; endpoints go on"
         assert not daemon.api.exists()
+
+
+def test_it_takes_the_sockets_that_systemd_opens(plant: Plant) -> None:
+    if shutil.which("systemd-socket-activate") is None:
+        pytest.skip("no systemd-socket-activate: apt-get install systemd")
+    daemon = plant.daemon()
+    (plant.folder / "run").mkdir()
+    paths = {"api": daemon.api, "ro": plant.folder / "run" / "ro.sock"}
+    listen = [f"--listen={path}" for path in paths.values()]
+    command = ["systemd-socket-activate", *listen, f"--fdname={':'.join(paths)}", sys.executable]
+    program = [*command, "-m", "ringway.cli.daemon", "--directory", str(plant.folder)]
+    environment = [f"--setenv=PYTHONPATH={os.environ.get('PYTHONPATH', '')}"]
+    with subprocess.Popen([*program[:1], *environment, *program[1:]], stderr=subprocess.DEVNULL) as process:
+        while not daemon.api.exists() or not paths["ro"].exists():
+            time.sleep(0.02)
+        inode = daemon.api.stat().st_ino
+        assert daemon.ask("GET", "/1.0", read_only=True)["read_only"] is True
+        assert daemon.ask("GET", "/1.0")["pid"] == process.pid
+        assert daemon.api.stat().st_ino == inode
+        process.terminate()
+    assert daemon.api.exists()  # systemd's, not ours to remove
 
 
 def test_sighup_reads_the_configuration_again(plant: Plant) -> None:
