@@ -59,7 +59,7 @@ ARROWS = {
 
 #: Modules that may reach further than their layer: who runs a target, or asks one, holds a piece of it.
 EXCEPTIONS = {
-    "engine.user.birth": {"logs", "target"},
+    "engine.user.birth": {"target"},
     "engine.user.spawner": {"logs", "target"},
     "cli.daemon": {"api", "host"},
     "cli.serve": {"target"},

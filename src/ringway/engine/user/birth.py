@@ -14,7 +14,6 @@ import time
 import traceback
 from typing import Final, NoReturn
 
-from ringway import logs
 from ringway.engine.user import records
 from ringway.engine.user.orders import (
     Add,
@@ -33,6 +32,7 @@ from ringway.engine.user.orders import (
 )
 from ringway.engine.user.processes import Identity
 from ringway.engine.user.records import Record
+from ringway.engine.user.words import STARTING
 from ringway.errors import BusyError, RingwayError
 from ringway.target.backstore import open_backstore
 from ringway.target.control import ControlClient
@@ -112,8 +112,7 @@ def _serve_confined(client: socket.socket, order: Serve, sandbox: Sandbox) -> in
     os.close(own)
     if order.log is not None:
         _take_log(order.log, order.socket)
-        logs.log_directly()
-        logs.log_event("starting", "starting")
+        _log_start(identity)
     if order.record is not None and order.spec is not None:
         records.write(order.record, Record(process=identity, spec=order.spec))
     with (
@@ -123,11 +122,9 @@ def _serve_confined(client: socket.socket, order: Serve, sandbox: Sandbox) -> in
         signal.signal(signal.SIGTERM, lambda *_: target.quit())
         for each in sandbox.missing:
             _log.warning("the sandbox is not whole: this host does not offer %s", each)
-        _log.info("serving")
         _tell(client, Ready(target.info() if len(order.config.luns) <= _MAX_LUNS_TOLD else None))
         client.close()
         target.wait()
-        _log.info("ending")
     return int(target.failed)
 
 
@@ -149,6 +146,13 @@ def _take_log(path: str, what: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+
+
+def _log_start(identity: Identity) -> None:
+    """Where a target's own words begin. Without ``logging``, of which an idle target then touches nothing."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S.000+00:00", time.gmtime())
+    words = f'"logger": "{__name__}", "message": "starting (pid {identity.pid})", "event": "{STARTING}"'
+    os.write(2, f'{{"time": "{now}", "level": "info", {words}}}\n'.encode())
 
 
 def _try_lock(fd: int) -> bool:

@@ -49,8 +49,13 @@ def write(path: str, record: Record) -> None:
     """
     new = path + UNFINISHED
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640), "wb") as file:
-            file.write(msgspec.json.encode(record))
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        try:
+            rest = msgspec.json.encode(record)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        finally:
+            os.close(fd)
         os.rename(new, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -26,6 +26,7 @@ import ringway
 from ringway import logs
 from ringway.engine.user import birth
 from ringway.engine.user.orders import MAX_PATH, Failed, send_answer
+from ringway.engine.user.processes import boot_id
 from ringway.errors import ConflictError, PermissionDeniedError, RingwayError, UsageError
 from ringway.target import host
 from ringway.target.listen import listen
@@ -175,6 +176,7 @@ def prepare() -> Filters | None:
     page that is written to is a child's own.
     """
     warm_up()
+    boot_id()
     try:
         made = filters.prepare()
     except OSError as error:

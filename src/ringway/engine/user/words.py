@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+STARTING: Final = "starting"  #: the event of a start
 _TAIL: Final = 1 << 14
 _MOST: Final = 4
 _MAX_LENGTH: Final = 600
@@ -31,7 +32,7 @@ def _tail(path: str) -> list[str]:
 
 def _since_start(lines: list[str]) -> Iterator[str]:
     entries = [_entry(line) for line in lines]
-    starts = [number for number, entry in enumerate(entries) if entry.get("event") == "starting"]
+    starts = [number for number, entry in enumerate(entries) if entry.get("event") == STARTING]
     for entry in entries[starts[-1] + 1 :] if starts else entries:
         if entry.get("level") in _WORTH_IT and (text := _text(entry)):
             yield text
