@@ -535,3 +535,39 @@ def test_many_change_endpoints_at_once(
     assert tree(kernel) == set()
     assert (lio.names(), lio.driver.backstores()) == (set(), ())
     assert list((lio.folder / "run/lio").glob("*.json")) == []
+
+
+def test_a_files_protection_is_formatted_once(lio: Bench) -> None:
+    path = lio.image()
+    spec = lio.create("db0", disk(path, attributes={"pi_prot_type": "1"}), protection=Protection.TYPE1)
+    kept = Path(f"{path}.protection")
+    assert kept.read_bytes() == b"\xff" * (MIB // 512 * 8)
+    kept.write_bytes(b"\1" * (MIB // 512 * 8))
+    lio.driver.delete("db0")
+    lio.driver.create(spec)
+    assert set(kept.read_bytes()) == {1}
+
+
+def test_attributes_change_while_a_guest_is_there(lio: Bench, kernel: FakeKernel) -> None:
+    old = lio.create("db0", disk(lio.image(), attributes={"emulate_tpu": "1", "emulate_caw": "0"}), wwpn=WWPN)
+    lio.attach(old)
+    device = device_of(kernel, WWPN)
+    store = replace(old.luns[0].backstore, attributes={"emulate_tpu": "0", "emulate_tas": "0"})
+    new = replace(old, luns=(replace(old.luns[0], backstore=store),))
+    lio.driver.update(old, new)
+    names = ("emulate_tpu", "emulate_caw", "emulate_tas")
+    assert [value(kernel, f"{device}/attrib/{name}") for name in names] == ["0", "1", "0"]
+    bad = replace(store, attributes={"emulate_caw": "0", "emulate_tas": "nonsense"})
+    with pytest.raises(RingwayError, match="emulate_tas"):
+        lio.driver.update(new, replace(new, luns=(replace(new.luns[0], backstore=bad),)))
+    assert [value(kernel, f"{device}/attrib/{name}") for name in names] == ["0", "1", "0"]
+
+
+def test_a_record_that_cannot_be_written_is_an_error(lio: Bench, kernel: FakeKernel) -> None:
+    spec = lio.spec("db0")
+    (lio.folder / "run").mkdir()
+    (lio.folder / "run" / "lio").write_text("in the way")
+    with pytest.raises(RingwayError, match="cannot be noted") as caught:
+        lio.driver.create(spec)
+    assert caught.value.hint
+    assert tree(kernel) == set()

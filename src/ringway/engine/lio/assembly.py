@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
-from ringway.engine.lio.backstores import Backstores, usual_place
+from ringway.engine.lio import foreign_attributes
+from ringway.engine.lio.backstores import DEFAULTS, Backstores, usual_place
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.looks import Looks
 from ringway.engine.lio.ports import Ports, Undo, targets_of
 from ringway.engine.lio.records import Record, Records
-from ringway.errors import RingwayError
+from ringway.errors import NotFoundError, RingwayError, UsageError
 from ringway.model import BackstoreSpec, EndpointSpec, LunSpec, SpecKind
 
 Places = dict[str, str]
 """Where backstores lie that are not at the place where we would put them, by name."""
+
+
+_USUAL: Final = foreign_attributes.DEFAULTS | DEFAULTS
 
 
 class Assembly:
@@ -98,6 +103,32 @@ class Assembly:
             self._ports.unmap(spec.wwpn, address)
         self.drop_groups(spec, self._ports.targets(spec.wwpn))
         self._ports.remove(spec.wwpn)
+
+    def set_attributes(self, spec: EndpointSpec, old: LunSpec, new: LunSpec, undo: Undo) -> None:
+        """Change attributes of a disk that stays.
+
+        :raises UsageError: one is left out whose default is unknown. :raises RingwayError: as the kernel
+        says.
+        """
+        assert spec.wwpn is not None
+        device = self._ports.mapping(spec.wwpn, (new.target, new.lun)).device
+        if device is None:
+            raise NotFoundError(f"LUN {new.target}:{new.lun} is not there any more")
+        before, after = old.backstore.attributes, new.backstore.attributes
+        changed = {name: value for name, value in after.items() if before.get(name) != value}
+        for name in before.keys() - after.keys():
+            if name not in _USUAL:
+                raise UsageError(
+                    f"attribute '{name}' has no known default", hint="say which value it shall have"
+                )
+            changed[name] = _USUAL[name]
+        there = {name: self._fs.read_or(f"{device}/attrib/{name}") for name in changed}
+        undo(
+            lambda: self._backstores.set_attributes(
+                device, {name: text for name, text in there.items() if text}
+            )
+        )
+        self._backstores.set_attributes(device, changed)
 
     def take_strays(self, spec: EndpointSpec) -> None:
         """Take away LUNs that a change left when it was cut off."""

@@ -26,7 +26,7 @@ PAGE: Final = 4096
 KINDS: Final = {"iblock": "block", "fileio": "file", "rd_mcp": "ram", "pscsi": "pscsi", "user": "user"}
 #: What is set unless the specification says otherwise. EXTENDED COPY reaches every LUN of the host, other
 #: guests' too (CVE-2020-28374).
-_DEFAULTS: Final = {"emulate_3pc": "0"}
+DEFAULTS: Final = {"emulate_3pc": "0"}
 _BARE: Final = ("pscsi", "user")  #: plug-ins that pass commands on, and have few attributes
 _TRIES: Final = 3
 _SERIAL: Final = "T10 VPD Unit Serial Number:"
@@ -171,7 +171,7 @@ class Backstores:
             name=name,
             enabled=self._fs.read_or(f"{path}/enable") == "1",
             medium=medium,
-            size_bytes=size_bytes if size_bytes is not None else _size_of(medium),
+            size_bytes=size_bytes if size_bytes is not None else device_size(medium),
             block_size=self._fs.read_int(f"{path}/attrib/block_size") or None,
             serial=serial or None,
             readonly=plugin == "iblock" and " readonly" in info.partition("UDEV PATH: ")[2],
@@ -214,17 +214,20 @@ class Backstores:
             self._fs.write(f"{path}/udev_path", spec.path)
         if spec.serial is not None:
             self._fs.write(f"{path}/wwn/vpd_unit_serial", spec.serial)
+        fresh = not os.path.exists(f"{spec.path}.protection")
         self._enable(spec, path)
         if plugin in _BARE:
             self.set_attributes(path, spec.attributes)
             return
-        for name, value in _DEFAULTS.items():
+        for name, value in DEFAULTS.items():
             if name not in spec.attributes:
                 with contextlib.suppress(NotFoundError):  # an old kernel
                     self._fs.write(f"{path}/attrib/{name}", value)
         if spec.block_size is not None:
             self.set_attributes(path, {"block_size": str(spec.block_size)})
         self.set_attributes(path, spec.attributes)
+        if plugin == "fileio" and fresh and spec.attributes.get("pi_prot_type", "0") != "0":
+            self.set_attributes(path, {"pi_prot_format": "1"})
         if spec.serial is not None:
             self._give_back(path, spec.serial)
 
@@ -283,8 +286,8 @@ def _same_file(one: str, other: str | None) -> bool:
         return False
 
 
-def _size_of(medium: str | None) -> int | None:
-    """Size of a block device, from a look that opens nothing."""
+def device_size(medium: str | None) -> int | None:
+    """Bytes of a block device, from a look that opens nothing; ``None``: it is none, or cannot be told."""
     if medium is None:
         return None
     try:

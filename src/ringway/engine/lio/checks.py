@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ringway import holders
-from ringway.engine.lio.backstores import served_size
+from ringway.engine.lio.backstores import device_size, served_size
 from ringway.errors import (
     BackstoreError,
     BusyError,
@@ -132,6 +132,8 @@ def check_medium(spec: BackstoreSpec) -> None:
     assert spec.path is not None
     status = _status(spec.path)
     if stat.S_ISBLK(status.st_mode):
+        if device_size(spec.path) == 0:
+            raise BackstoreError(f"'{spec}' is a device without a medium", hint="insert or attach one first")
         return
     if not stat.S_ISREG(status.st_mode):
         raise BackstoreError(f"'{spec}' is neither a file nor a block device", hint="name an image or a disk")

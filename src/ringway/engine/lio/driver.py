@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
+from msgspec.structs import replace
+
 from ringway.engine.base import Notify
 from ringway.engine.lio import checks, choices
 from ringway.engine.lio.adoption import Adoption
@@ -36,7 +38,7 @@ from ringway.model import (
     TargetStatistics,
 )
 
-_LOOK_EVERY_S: Final = 5.0
+_LOOK_EVERY_S: Final = 10.0
 _LOOKS: Final = 3  #: at what changes under the eyes
 _FIXED: Final = ("name", "engine", "device", "wwpn", "nexus", "protection")
 
@@ -130,7 +132,9 @@ class LioDriver:
         """As the protocol says: LUNs come and go, and attributes change. Guests see both at once."""
         choices.resolve(new)
         _check_change(old, new)
-        gone, come = difference(old, new), difference(new, old)
+        kept = _retuned(old, new)
+        gone = tuple(lun for lun in difference(old, new) if _address(lun) not in kept)
+        come = tuple(lun for lun in difference(new, old) if _address(lun) not in kept)
         for lun in come:
             checks.check_medium(lun.backstore)
         parts, stays = self._assembly, _unchanged(old, new)
@@ -144,6 +148,8 @@ class LioDriver:
             parts.drop_stores(in_the_way, before, kept=stays)
             parts.add_groups(new, set(targets_of(new)) - set(targets_of(old)), undo)
             parts.add(new, come, places, undo)
+            for one, other in kept.values():
+                parts.set_attributes(new, one, other, undo)
             parts.drop_groups(new, set(targets_of(old)) - set(targets_of(new)))
             parts.drop_stores((lun for lun in gone if lun not in in_the_way), before, kept=stays)
             self._records.put(Record(new, places))
@@ -191,8 +197,8 @@ class LioDriver:
                 f"'{name}' has no LUN {lun.target}:{lun.lun}", hint=f"ringway lun list {name}"
             )
         checks.check_medium(store)
-        if device.startswith("core/fileio_"):
-            with self._alone(record.spec):
+        with self._alone(record.spec):
+            if device.startswith("core/fileio_"):
                 self._backstores.resize(device, served_size(store))
 
     def adopt(self, names: tuple[str, ...] = ()) -> tuple[EndpointSpec, ...]:
@@ -262,7 +268,8 @@ class LioDriver:
 
     def _look_around(self, notify: Notify) -> None:
         while not self._closing.wait(_LOOK_EVERY_S):
-            self.look_again(notify)
+            with contextlib.suppress(RingwayError, OSError):  # the next round may fare better
+                self.look_again(notify)
 
     def look_again(self, notify: Notify) -> None:
         """One round of :meth:`watch`: tell of what is not as it was seen last."""
@@ -285,8 +292,9 @@ class LioDriver:
         record = self._records.get(owner) if owner is not None else None
         if record is None or before is None or before.name != owner or before.connected is None:
             return False
-        whole = before.state is not EndpointState.DEGRADED
-        return self._connected(record) == before.connected and self._looks.is_whole(record.spec) == whole
+        if before.state is EndpointState.DEGRADED or not self._looks.is_whole(record.spec):
+            return False
+        return self._connected(record, whole=True) == before.connected
 
     def _info(self, wwpn: str) -> EndpointInfo | None:
         """What was seen last of a port, or a first look; ``None``: it has just gone."""
@@ -309,12 +317,19 @@ class LioDriver:
             return self._looks.foreign(wwpn)
         return self._looks.ours(record, connected=self._connected(record) if ask else None)
 
-    def _connected(self, record: Record) -> bool | None:
-        """Whether a guest is there; ``None`` while the endpoint is being changed, which takes no question."""
+    def _connected(self, record: Record, *, whole: bool = False) -> bool | None:
+        """Whether a guest is there; ``None`` while the endpoint is being changed, which takes no question.
+
+        :param whole: all its LUNs have just been seen.
+        """
         wwpn = record.spec.wwpn
         assert wwpn is not None
         with self._locks.try_hold(f"endpoint/{record.spec.name}") as held:
-            return self._ports.is_attached(wwpn, self._ports.targets(wwpn)) if held else None
+            if not held:
+                return None
+            if whole and record.spec.luns:
+                return self._ports.holds_guest(wwpn, targets_of(record.spec))
+            return self._ports.is_attached(wwpn, self._ports.targets(wwpn))
 
     def _record(self, name: str) -> Record:
         record = self._records.get(name)
@@ -363,6 +378,23 @@ class LioDriver:
             holder=holder,
             hint="detach it first; --force takes the disk away all the same",
         )
+
+
+def _address(lun: LunSpec) -> tuple[int, int]:
+    return lun.target, lun.lun
+
+
+def _retuned(old: EndpointSpec, new: EndpointSpec) -> dict[tuple[int, int], tuple[LunSpec, LunSpec]]:
+    """LUNs whose disks differ in attributes alone, by address: as they are, and as they shall be."""
+    before = {_address(lun): lun for lun in old.luns}
+    pairs = ((before[_address(lun)], lun) for lun in new.luns if _address(lun) in before)
+    return {
+        _address(one): (one, other) for one, other in pairs if one != other and _plain(one) == _plain(other)
+    }
+
+
+def _plain(lun: LunSpec) -> LunSpec:
+    return replace(lun, backstore=replace(lun.backstore, attributes={}, force=False))
 
 
 def _collides(lun: LunSpec, come: tuple[LunSpec, ...]) -> bool:

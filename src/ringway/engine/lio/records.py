@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from ringway.errors import PermissionDeniedError, RingwayError
 from ringway.model import EndpointSpec
 
 
@@ -58,13 +59,22 @@ class Records:
         return next((record.places[backstore] for record in self.all() if backstore in record.places), None)
 
     def put(self, record: Record) -> None:
-        """Keep it, instead of an older one of the same endpoint. :raises OSError: it cannot be written."""
+        """Keep it, instead of an older one of the same endpoint. :raises RingwayError: it cannot be
+        written.
+        """
         name = record.spec.name
         try:
-            self._write(name, record)
-        except FileNotFoundError:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._write(name, record)
+            try:
+                self._write(name, record)
+            except FileNotFoundError:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._write(name, record)
+        except OSError as error:
+            kind = PermissionDeniedError if isinstance(error, PermissionError) else RingwayError
+            raise kind(
+                f"what the engine makes cannot be noted in '{self._folder}': {error.strerror}",
+                hint="it needs root, and some bytes free in /run",
+            ) from error
         with self._lock:
             self._records[name] = record
             self._by_wwpn[record.spec.wwpn] = name

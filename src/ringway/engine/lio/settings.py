@@ -21,4 +21,4 @@ class Settings:
     sysfs: Path = Path("/sys")
     runtime: Path = Path("/run/ringway")
     kmsg: Path = Path("/dev/kmsg")
-    modprobe: tuple[str, ...] = ("modprobe", "-q")
+    modprobe: tuple[str, ...] = ("modprobe",)

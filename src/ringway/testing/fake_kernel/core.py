@@ -332,7 +332,16 @@ class Device(Folder):
             raise refuse(errno.ENOSYS)
         if name.startswith(("emulate_", "pi_prot_format")) and value not in (0, 1):
             raise refuse(errno.EINVAL)
+        if self.plugin == "fileio" and name.startswith("pi_prot_") and value:
+            self._protect(name)
         self._values[name] = value
+
+    def _protect(self, name: str) -> None:
+        """The kernel keeps protection information beside the file, and fills it when it is told to."""
+        with open(f"{self._parameters['fd_dev_name']}.protection", "ab") as file:
+            if name == "pi_prot_format":
+                file.truncate(0)
+                file.write(b"\xff" * (int(self._parameters["fd_dev_size"]) // 512 * 8))
 
     def _wwn(self) -> Group:
         return Group(
