@@ -122,13 +122,13 @@ class Assembly:
                     f"attribute '{name}' has no known default", hint="say which value it shall have"
                 )
             changed[name] = _USUAL[name]
-        there = {name: self._fs.read_or(f"{device}/attrib/{name}") for name in changed}
-        undo(
-            lambda: self._backstores.set_attributes(
-                device, {name: text for name, text in there.items() if text}
-            )
-        )
-        self._backstores.set_attributes(device, changed)
+        for name, value in changed.items():
+            there = self._fs.read_or(f"{device}/attrib/{name}")
+            if (
+                there != value
+            ):  # the kernel refuses some while a LUN maps the disk, also what would change nothing
+                self._backstores.set_attributes(device, {name: value})
+                undo(lambda name=name, there=there: self._backstores.set_attributes(device, {name: there}))  # type: ignore[misc]
 
     def take_strays(self, spec: EndpointSpec) -> None:
         """Take away LUNs that a change left when it was cut off."""

@@ -84,7 +84,13 @@ _PARAMETERS: Final = {
     "user": ("dev_config", "dev_size", "hw_block_size", "hw_max_sectors", "max_data_area_mb"),
 }
 _MODELS: Final = {"iblock": "IBLOCK", "fileio": "FILEIO", "rd_mcp": "RAMDISK-MCP"}
-_FIXED_WHEN_EXPORTED: Final = ("block_size", "pi_prot_type")
+_FIXED_WHEN_EXPORTED: Final = {
+    "block_size": "block_size",
+    "emulate_tas": "TAS",
+    "emulate_ua_intlck_ctrl": "UA_INTRLCK_CTRL",
+    "pi_prot_type": "PROT type",
+    "queue_depth": "TCQ",
+}
 _BLOCK_SIZES: Final = (512, 1024, 2048, 4096)
 
 
@@ -314,7 +320,7 @@ class Device(Folder):
         except ValueError:
             raise refuse(errno.EINVAL) from None
         if self.exports and name in _FIXED_WHEN_EXPORTED:
-            what = "PROT type" if name == "pi_prot_type" else name
+            what = _FIXED_WHEN_EXPORTED[name]
             self._state.complain(
                 f"Unable to change SE Device {what} while export_count is {len(self.exports)}"
             )
