@@ -68,6 +68,7 @@ EXCEPTIONS = {
     "cli.trace": {"trace", "target"},
     "cli.top": {"target"},
     "cli.demo": {"target", "testing"},
+    "bench.host.kernel_side": {"engine", "host"},
     "cli.bench": {"bench"},
     "cli.doctor": {"_core", "target", "testing"},
     "testing.daemon": {"faults"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from ringway.bench.host import figures, peers
 from ringway.bench.host.figures import OURS, RTSLIB, TARGETCLI, Figure, Report
-from ringway.errors import RingwayError
+from ringway.errors import DegradedError, RingwayError
 from ringway.testing.kernel import find_kernel
 from ringway.testing.kernel_target import KernelTarget
 
@@ -25,11 +26,13 @@ _WIDTH: Final = 132
 #: A side in software emulation with a thousand endpoints; targetcli is the slowest.
 _TIMEOUT_S: Final = 3600
 _MEMORY_MIB: Final = 2048
+_USER_ENDPOINTS: Final = 200
 #: Neither peer starts without its folder.
 _PREPARE: Final = "mkdir -p /etc/target/pr /etc/rtslib-fb-target && modprobe vhost_scsi"
 _CLEAR: Final = "from ringway.testing import configfs; configfs.clear()"
 
-SIDES: Final = (OURS, RTSLIB, TARGETCLI)
+USER: Final = "user"
+SIDES: Final = (OURS, RTSLIB, TARGETCLI, USER)
 MODULES: Final = {
     OURS: "ringway.bench.host.kernel_side",
     RTSLIB: "ringway.bench.host.rtslib_side",
@@ -60,9 +63,13 @@ def main(endpoints: int, sides: Sequence[str], save: Path | None, kept: Path | N
 def _measure(endpoints: int, sides: Sequence[str]) -> Report:
     found: list[Figure] = []
     environment, versions = _peers(sides)
-    with KernelTarget(memory_mib=_MEMORY_MIB, environment=environment) as guest:
-        for side in sides:
-            _run_side(guest, side, endpoints, found)
+    in_guest = [side for side in sides if side != USER]
+    if in_guest:
+        with KernelTarget(memory_mib=_MEMORY_MIB, environment=environment) as guest:
+            for side in in_guest:
+                _run_side(guest, side, endpoints, found)
+    if USER in sides:
+        found += _run_user()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return Report(today, find_kernel().release, versions, tuple(found))
 
@@ -87,6 +94,16 @@ def _run_side(guest: KernelTarget, side: str, endpoints: int, found: list[Figure
         guest.command(sys.executable, "-m", MODULES[side], str(endpoints), timeout_s=_TIMEOUT_S)
     )
     guest.python(_CLEAR, timeout_s=_TIMEOUT_S)
+
+
+def _run_user() -> list[Figure]:
+    """Measure the user engine on this host."""
+    click.echo(f"user engine: {_USER_ENDPOINTS} endpoints …", err=True)
+    command = [sys.executable, "-m", "ringway.bench.host.user_side", str(_USER_ENDPOINTS)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise DegradedError("the user engine could not be measured", hint="the lines above say why")
+    return figures.parse(done.stdout)
 
 
 def _show(report: Report) -> None:

@@ -66,18 +66,18 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 GOALS: Final = (
-    Goal("create, against rtslib's loop", "create", 3, (RTSLIB, "create")),
-    Goal("create, against targetcli's batch", "create", 5, (TARGETCLI, "create")),
+    Goal("create: the engine against rtslib, each as a library", "create, engine", 3, (RTSLIB, "create")),
+    Goal("create: through the daemon against targetcli's batch", "create", 5, (TARGETCLI, "create")),
     Goal("restore at start", "restore", 10, (RTSLIB, "restore")),
+    Goal("restore at start: an endpoint of all : one of a quarter", "restore, growth", 1.5, most=True),
     Goal("save one change", "save", 200, (RTSLIB, "save")),
-    Goal("list through the API, against `targetcli ls`", "list, API", 100, (TARGETCLI, "ls")),
-    Goal("list by the command, against `targetcli ls`", "list, command", 20, (TARGETCLI, "ls")),
-    Goal("delete", "delete", 8, (RTSLIB, "delete")),
-    Goal("restore at start: time of an endpoint, of all : of a quarter", "restore, growth", 1.5, most=True),
-    Goal("user engine: creations a second", "user: create", 50),
-    Goal("user engine: proportional set size of an idle target", "user: memory of a target", 8, most=True),
+    Goal("list: through the API against targetcli ls", "list, API", 100, (TARGETCLI, "ls")),
+    Goal("list: the command against targetcli ls", "list, command", 20, (TARGETCLI, "ls")),
+    Goal("delete: the engine against rtslib, each as a library", "delete, engine", 8, (RTSLIB, "delete")),
     Goal("daemon with kernel endpoints: memory", "daemon: memory", 100, most=True),
     Goal("daemon with kernel endpoints: CPU when idle", "daemon: idle CPU", 1, most=True),
+    Goal("user engine: creations until all are there", "user: create", 50),
+    Goal("user engine: memory of an idle target", "user: memory of a target", 8, most=True),
 )
 
 
