@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, NoReturn
 
 from ringway.api.app import build
-from ringway.api.doors import open_doors
-from ringway.api.notify import notify, watchdog_s
+from ringway.api.doors import Door, open_doors
+from ringway.api.notify import Manager
 from ringway.api.server import Server
 from ringway.errors import BusyError, RingwayError
 from ringway.host.config import Config, Loaded, files_of, load
@@ -64,12 +64,13 @@ def _set_log_level(config: Config) -> None:
 def run(places: Places, loaded: Loaded) -> None:
     """Be the daemon until SIGTERM or SIGINT. :raises RingwayError: it could not start."""
     _set_log_level(loaded.config)
+    manager = Manager()
     places.make()
     with _alone(places), Store(places.database) as store, contextlib.ExitStack() as stack:
         doors = open_doors(places, loaded.config.api)
         for door in doors:
             stack.callback(door.remove)
-        if not asyncio.run(_serve(places, loaded, store, doors)):
+        if not asyncio.run(_serve(manager, places, loaded, store, doors)):
             _leave_hanging()
 
 
@@ -80,7 +81,7 @@ def _leave_hanging() -> NoReturn:
     os._exit(0)
 
 
-async def _serve(places: Places, loaded: Loaded, store: Store, doors: list[Any]) -> bool:
+async def _serve(manager: Manager, places: Places, loaded: Loaded, store: Store, doors: list[Door]) -> bool:
     """:returns: whether all has ended."""
     host = Host(open_engines(loaded.config, places), store, loaded.config.daemon)
     server = Server(build(host), doors)
@@ -91,12 +92,12 @@ async def _serve(places: Places, loaded: Loaded, store: Store, doors: list[Any])
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reload.now)
     serving = asyncio.create_task(server.run_until_stopped())
-    helpers = [asyncio.create_task(work) for work in (_keep_telling(host), _keep_alive())]
+    helpers = [asyncio.create_task(work) for work in (_keep_telling(manager, host), _keep_alive(manager))]
     try:
-        await _become_ready(host, stopping)
+        await _become_ready(manager, host, stopping)
         await _first(stopping.wait, lambda: asyncio.shield(serving))
     finally:
-        notify("STOPPING=1", "STATUS=ending; endpoints go on")
+        manager.tell("STOPPING=1", "STATUS=ending; endpoints go on")
         host.events.close()
         server.stop()
         await serving
@@ -115,7 +116,7 @@ async def _first(*waits: Callable[[], Awaitable[Any]]) -> None:
         task.cancel()
 
 
-async def _become_ready(host: Host, stopping: asyncio.Event) -> None:
+async def _become_ready(manager: Manager, host: Host, stopping: asyncio.Event) -> None:
     """Say READY when each endpoint had its turn, or after a minute: one that hangs holds up no boot."""
     starting = asyncio.create_task(host.start())
     done, _ = await asyncio.wait(
@@ -127,31 +128,29 @@ async def _become_ready(host: Host, stopping: asyncio.Event) -> None:
         starting.result()
     elif not stopping.is_set():
         _log.warning("some endpoints are still not there after %g s; ready without them", _READY_S)
-    notify("READY=1", _status(host))
+    manager.tell("READY=1", _status(host))
     _log.info("ringwayd is ready")
 
 
-async def _keep_telling(host: Host) -> None:
+async def _keep_telling(manager: Manager, host: Host) -> None:
     """Show in ``systemctl status`` how the host does."""
     told = ""
     while True:
         await asyncio.sleep(_STATUS_S)
         if (status := _status(host)) != told:
             told = status
-            notify(status)
+            manager.tell(status)
 
 
 def _status(host: Host) -> str:
     return f"STATUS={len(host.desired)} endpoints, {host.degraded()} degraded"
 
 
-async def _keep_alive() -> None:
+async def _keep_alive(manager: Manager) -> None:
     """Tell the watchdog that the loop turns."""
-    if (period := watchdog_s()) is None:
-        return
-    while True:
-        notify("WATCHDOG=1")
-        await asyncio.sleep(period)
+    while manager.watchdog_s is not None:
+        manager.tell("WATCHDOG=1")
+        await asyncio.sleep(manager.watchdog_s)
 
 
 class _Reload:

@@ -10,25 +10,29 @@ from typing import Final
 _FIRST: Final = 3
 
 
-def notify(*words: str) -> None:
-    """Tell the service manager, if one listens: ``READY=1``, ``STATUS=…``. Never raises, never waits."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        sender.setblocking(False)
-        try:
-            sender.sendto("\n".join(words).encode(), address.replace("@", "\0", 1))
-        except OSError:
-            return  # it went away; it will say so itself
+class Manager:
+    """The service manager, if there is one. What it told us in the environment is taken out: children have
+    nothing to tell it.
+    """
 
+    def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
+        self._address = environment.pop("NOTIFY_SOCKET", "").replace("@", "\0", 1)
+        microseconds, pid = environment.pop("WATCHDOG_USEC", None), environment.pop("WATCHDOG_PID", None)
+        #: How often it wants to hear of us, halved so that one word may be late. ``None``: it does not.
+        self.watchdog_s = (
+            int(microseconds) / 2e6 if microseconds and pid in (None, str(os.getpid())) else None
+        )
 
-def watchdog_s(environment: MutableMapping[str, str] = os.environ) -> float | None:
-    """How often it wants to hear of us, halved so that one word may be late. ``None``: it does not."""
-    microseconds = environment.get("WATCHDOG_USEC")
-    if microseconds is None or environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None
-    return int(microseconds) / 2e6
+    def tell(self, *words: str) -> None:
+        """Say ``READY=1``, ``STATUS=…``, if somebody listens. Never raises, never waits."""
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.setblocking(False)
+            try:
+                sender.sendto("\n".join(words).encode(), self._address)
+            except OSError:
+                return  # it went away; it will say so itself
 
 
 def handed_over(environment: MutableMapping[str, str] = os.environ) -> dict[str, socket.socket]:

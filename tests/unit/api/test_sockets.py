@@ -180,13 +180,15 @@ def test_sockets_of_systemd_are_taken_by_name(monkeypatch: pytest.MonkeyPatch) -
     assert notify.handed_over({"LISTEN_FDS": "2", "LISTEN_PID": "1"}) == {}
 
 
-def test_words_reach_the_service_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        notify.notify("READY=1", "STATUS=fine")
-        assert manager.recv(100) == b"READY=1\nSTATUS=fine"
-    notify.notify("STOPPING=1")  # nobody listens any more
-    assert notify.watchdog_s({"WATCHDOG_USEC": "20000000"}) == 10.0
-    assert notify.watchdog_s({"WATCHDOG_USEC": "20000000", "WATCHDOG_PID": "1"}) is None
-    assert notify.watchdog_s({}) is None
+def test_words_reach_the_service_manager_and_children_know_no_way_to_it(tmp_path: Path) -> None:
+    environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "20000000", "HOME": "/"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        manager = notify.Manager(environment)
+        manager.tell("READY=1", "STATUS=fine")
+        assert listener.recv(100) == b"READY=1\nSTATUS=fine"
+    manager.tell("STOPPING=1")  # nobody listens any more
+    assert manager.watchdog_s == 10.0
+    assert environment == {"HOME": "/"}
+    assert notify.Manager({"WATCHDOG_USEC": "20000000", "WATCHDOG_PID": "1"}).watchdog_s is None
+    assert notify.Manager({}).watchdog_s is None
