@@ -18,6 +18,7 @@ from ringway.cli.remote import (
     remote,
     waiting,
 )
+from ringway.errors import UsageError
 
 _EPILOG: Final = """\b
 Examples:
@@ -52,15 +53,20 @@ def export(dialect: str, format_: str, remote: str | None) -> None:
 
 
 @config.command("import")
-@click.argument("file", type=click.Path(allow_dash=True))
+@click.argument("file", required=False, type=click.Path(allow_dash=True))
 @click.option("--adopt", is_flag=True, help="Take over live objects in place; no guest notices.")
 @dry_run
 @waiting
 @remote
 @output
-def import_(file: str, adopt: bool, **options: Any) -> None:
-    """Take over what targetcli's saveconfig.json describes, and print what was changed."""
-    performer, saved = Performer.of(options), read_file(file)
+def import_(file: str | None, adopt: bool, **options: Any) -> None:
+    """Take over what targetcli's saveconfig.json describes, and print what was changed.
+
+    With --adopt and no FILE, all is taken over that is live and foreign.
+    """
+    if file is None and not adopt:
+        raise UsageError("there is nothing to import", hint="name a file, or take over what is live: --adopt")
+    performer, saved = Performer.of(options), b"" if file is None else read_file(file)
     planned = connect(performer.socket).config.import_.plan(saved, adopt=adopt)
     if performer(lambda client: client.config.import_, saved, adopt=adopt) is not None:
         print_plan(planned, performer.output)

@@ -204,6 +204,8 @@ def print_plan(plan: Plan, output: Output) -> None:
     if output.format in ("json", "yaml"):
         output.show_value(plan)
         return
+    for note in plan.notes:
+        click.echo(f"note: {printable(note)}", err=True)
     changes = [change for change in plan.changes if change.action != "keep"]
     if not changes:
         click.echo("nothing would change", err=True)

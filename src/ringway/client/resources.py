@@ -257,12 +257,13 @@ def export_config(format: str = "ringway") -> Conversation[bytes]:
     return (yield from _get("/config/export", bytes, format=format))
 
 
-def import_config(saveconfig: bytes, *, adopt: bool = False) -> Step[Plan]:
+def import_config(saveconfig: bytes = b"", *, adopt: bool = False) -> Step[Plan]:
     """Take over what targetcli's ``saveconfig.json`` describes.
 
+    :param saveconfig: the file; none with ``adopt``: all that is live and foreign.
     :param adopt: take live objects over in place. :returns: what changed.
     """
-    request = Request("POST", f"{_ROOT}/config/import", _flag("adopt", adopt), saveconfig)
+    request = Request("POST", f"{_ROOT}/config/import", _flag("adopt", adopt), saveconfig or None)
     return Step(request, Plan, lambda: Step(request, Plan, _no_plan).plan())
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from ringway.testing.daemon import Daemon
 
-from ..daemon.conftest import lio, plant, user
+from ..daemon.conftest import fake_kernel, lio, plant, user
 from ..daemon.plants import Plant
 
-__all__ = ["lio", "plant", "user"]
+__all__ = ["fake_kernel", "lio", "plant", "user"]
 _PATIENCE_S = 60
 
 

@@ -209,7 +209,8 @@ class FakeDaemon:
         for name, spec in wanted.items():
             old = self.endpoints.get(name)
             action = Action.CREATE if old is None else Action.KEEP if old.spec == spec else Action.UPDATE
-            changes.append(Change(action=action, endpoint=name, details=(f"{len(spec.luns)} luns",)))
+            details = () if action is Action.KEEP else (f"{len(spec.luns)} luns",)
+            changes.append(Change(action=action, endpoint=name, details=details))
         gone = self.endpoints.keys() - wanted.keys() if "prune" in query else set()
         changes += [Change(action=Action.DELETE, endpoint=name) for name in sorted(gone)]
         return Plan(changes=tuple(changes))
@@ -231,7 +232,8 @@ class FakeDaemon:
 
     def import_(self, _match: Any, query: dict[str, str], body: bytes) -> Plan:
         detail = f"{len(msgspec.json.decode(body)['targets'])} targets"
-        return Plan(changes=(Change(action=Action.CREATE, endpoint="kernel", details=(detail, *query)),))
+        change = Change(action=Action.CREATE, endpoint="kernel", details=(detail, *query))
+        return Plan(changes=(change,), notes=("iscsi iqn.x: skipped: another fabric",))
 
     # State
 

@@ -244,7 +244,9 @@ def test_targetclis_configuration_is_taken_over(daemon: FakeDaemon, run: Run, tm
     (tmp_path / "saveconfig.json").write_text('{"targets": []}')
     taken = run("config", "import", "saveconfig.json", "--adopt")
     assert taken.out == "+ create kernel\n    0 targets\n    adopt\n    dry_run\n"
+    assert taken.err == "note: iscsi iqn.x: skipped: another fabric\n"
     assert "targets" in json.loads(run("config", "export", "--format", "targetcli").out)
+    assert run("config", "import").status == 2
 
 
 @pytest.mark.parametrize(
