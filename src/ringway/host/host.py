@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 import ringway
 from ringway.engine.base import Driver
-from ringway.errors import NotFoundError, RingwayError, UsageError
+from ringway.errors import NotFoundError, RingwayError, error_from_code
 from ringway.host import plans, probe, specs, transfer
 from ringway.host.actual import Actual
 from ringway.host.changes import Change as SpecChange
@@ -130,7 +130,9 @@ class Host:
     async def endpoints(self) -> tuple[EndpointInfo, ...]:
         """All endpoints, by name, the foreign ones behind ours; seen within the last second."""
         await self.actual.refresh_if_old()
-        return (*self._views(), *sorted(self.actual.foreign(), key=lambda info: info.name))
+        ours = {wanted.spec.wwpn for wanted in self.desired.all()}  # one may have been taken over since
+        foreign = (info for info in self.actual.foreign() if info.wwpn not in ours)
+        return (*self._views(), *sorted(foreign, key=lambda info: info.name))
 
     async def endpoint(self, name: str) -> EndpointInfo:
         """One endpoint as it is now. :raises NotFoundError: there is none."""
@@ -277,12 +279,10 @@ class Host:
 
 
 def _raise_failures(failed: Mapping[str, RingwayError]) -> None:
-    """:raises RingwayError: of the first kind that failed, with all names."""
+    """:raises RingwayError: as the first that failed, with all names."""
     if not failed:
         return
     name, first = next(iter(failed.items()))
     more = f" (and {len(failed) - 1} more: {', '.join(sorted(failed))})" if len(failed) > 1 else ""
     message = f"endpoint '{name}': {first.message}{more}"
-    if isinstance(first, UsageError):
-        raise UsageError(message, hint=first.hint) from first
-    raise RingwayError(message, hint=first.hint) from first
+    raise error_from_code(first.code, message, hint=first.hint) from first

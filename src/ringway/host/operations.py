@@ -9,13 +9,18 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
+from ringway.errors import BusyError, ConflictError, NotFoundError, PermissionDeniedError, RingwayError
 from ringway.host.events import Events, Kind, now
 from ringway.model import OperationInfo, OperationState
 
 KEPT: Final = 1000  #: ended ones; the oldest is forgotten first
 MAX_RUNNING: Final = 1000
 CLOSING_S: Final = 20.0  #: how long the daemon's end waits for what cannot be cancelled
+#: What the kernel says that is no fault of the daemon's.
+_REFUSALS: Final[tuple[tuple[type[OSError], type[RingwayError]], ...]] = (
+    (FileNotFoundError, NotFoundError),
+    (PermissionError, PermissionDeniedError),
+)
 _log: Final = logging.getLogger(__name__)
 
 
@@ -180,7 +185,8 @@ def as_ringway_error(error: Exception) -> RingwayError:
         return error
     if isinstance(error, OSError) and error.strerror:
         what = "" if error.filename is None else f"'{error.filename}': "
-        return RingwayError(f"{what}{error.strerror}")
+        kind = next((kind for cause, kind in _REFUSALS if isinstance(error, cause)), RingwayError)
+        return kind(f"{what}{error.strerror}")
     _log.error("%s", error, exc_info=error)
     return RingwayError(
         f"{type(error).__name__}: {error}",

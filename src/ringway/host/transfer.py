@@ -45,12 +45,22 @@ def read(text: bytes, driver: Driver, *, adopt: bool) -> Import:
         raise UsageError("only the kernel engine has what targetcli has", hint="see [lio] in ringway.toml")
     if not text and not adopt:
         raise UsageError("there is no file to import", hint="send a saveconfig.json, or say adopt=1")
-    foreign = {info.name for info in driver.list() if info.state is EndpointState.FOREIGN}
     if not text:
         return Import(HostConfig(endpoint=driver.adopt()), ())
     found = read_saveconfig(text.decode(errors="replace"))
-    endpoints = tuple(_described(spec, driver, foreign) if adopt else spec for spec in found.endpoints)
-    return Import(HostConfig(endpoint=endpoints), found.notes)
+    if not adopt:
+        return Import(HostConfig(endpoint=found.endpoints), found.notes)
+    live = driver.list()
+    foreign = {info.name for info in live if info.state is EndpointState.FOREIGN}
+    ours = {info.wwpn: info.name for info in live if info.state is not EndpointState.FOREIGN}
+    kept = tuple(
+        f"{spec.wwpn}: is endpoint '{ours[spec.wwpn]}', and stays as it is"
+        for spec in found.endpoints
+        if spec.wwpn in ours
+    )
+    wanted = (spec for spec in found.endpoints if spec.wwpn not in ours)
+    endpoints = tuple(_described(spec, driver, foreign) for spec in wanted)
+    return Import(HostConfig(endpoint=endpoints), (*found.notes, *kept))
 
 
 def _described(spec: EndpointSpec, driver: LioDriver, foreign: set[str]) -> EndpointSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -13,14 +14,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ringway.errors import NotFoundError, UsageError
+from ringway.errors import NotFoundError, PermissionDeniedError, RingwayError, UsageError
 from ringway.host import specs
 from ringway.host.backoff import LONGEST_S, WINDOW_S, Backoff
 from ringway.host.events import KEPT, WAITING, Events, Kind
 from ringway.host.locks import Locks
+from ringway.host.operations import as_ringway_error
 from ringway.model import EndpointSpec, EngineKind, Limits, LunSpec
 
 from .helpers import disk, ram, spec
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOENT, NotFoundError),
+        (errno.EACCES, PermissionDeniedError),
+        (errno.EPERM, PermissionDeniedError),
+        (errno.EIO, RingwayError),
+    ],
+)
+def test_what_the_kernel_refuses_is_no_fault_of_ours(number: int, kind: type[RingwayError]) -> None:
+    told = as_ringway_error(OSError(number, os.strerror(number), "/x"))
+    assert type(told) is kind
+    assert (told.message, told.hint) == (f"'/x': {os.strerror(number)}", None)
+
 
 # Backoff
 
