@@ -125,12 +125,17 @@ class Mount:
 
     def unmount(self) -> None:
         """End :meth:`serve`; who still waits gets an error."""
-        _LIBC.umount2(self._folder, _MNT_FORCE | _MNT_DETACH)
+        unmount(self._folder)
 
     def close(self) -> None:
         """Forget the device; to be called when nothing is answered any more."""
         with contextlib.suppress(OSError):
             os.close(self._fd)
+
+
+def unmount(folder: bytes | Path) -> None:
+    """Take a mount away, whoever serves it, and if nobody does. A folder where nothing is mounted is fine."""
+    _LIBC.umount2(os.fsencode(folder), _MNT_FORCE | _MNT_DETACH)
 
 
 def attributes(node: int, mode: int, size: int) -> bytes:

@@ -477,24 +477,31 @@ for name in ("make", "write", "link", "remove", "unlink", "remove_if_unused"):
     setattr(Configfs, name, cut(getattr(Configfs, name)))
 driver = LioDriver(Settings(*map(Path, sys.argv[2:6]), ("false",)))
 spec = msgspec.json.decode(sys.argv[7], type=EndpointSpec)
-driver.create(spec) if sys.argv[6] == "create" else driver.delete(spec.name)
+if sys.argv[6] == "create":
+    driver.create(spec)
+elif sys.argv[6] == "delete":
+    driver.delete(spec.name)
+else:
+    driver.update(msgspec.json.decode(sys.argv[8], type=EndpointSpec), spec)
 """
 
 
-@pytest.mark.parametrize("verb", ["create", "delete"])
+@pytest.mark.parametrize("verb", ["create", "delete", "update"])
 def test_a_change_that_is_cut_off_anywhere_can_be_done_again(
     lio: Bench, kernel: FakeKernel, settings: Settings, verb: str
 ) -> None:
     """The daemon is killed after each number of steps; the next one makes it whole, or leaves nothing."""
     places = [str(path) for path in (settings.configfs, settings.sysfs, settings.runtime, settings.kmsg)]
-    spec = lio.spec("db0", ram(0), disk(lio.image(), 1), wwpn=WWPN)
+    old = lio.spec("db0", ram(0), disk(lio.image("old.img"), 1), wwpn=WWPN)
+    luns = (ram(0, attributes={"emulate_caw": "0"}), disk(lio.image(), 1, attributes={"emulate_tpu": "1"}))
+    spec = lio.driver.resolve(replace(old, luns=(*luns, ram(2, target=1))))
     status, steps = 9, 0
     while status == 9:
         lio.restart()
-        if verb == "delete":
-            lio.driver.create(spec)
-        text = msgspec.json.encode(spec).decode()
-        command = [sys.executable, "-c", CUT_OFF, str(steps), *places, verb, text]
+        if verb != "create":
+            lio.driver.create(spec if verb == "delete" else old)
+        texts = (msgspec.json.encode(one).decode() for one in (spec, old))
+        command = [sys.executable, "-c", CUT_OFF, str(steps), *places, verb, *texts]
         status = subprocess.run(command, check=False, timeout=30).returncode
         assert status in (0, 9)
         lio.restart()
@@ -502,6 +509,11 @@ def test_a_change_that_is_cut_off_anywhere_can_be_done_again(
         if steps % 2:
             lio.driver.create(spec)
             assert lio.driver.show("db0").state is EndpointState.READY
+            attributes = [f"{device_of(kernel, WWPN, 0, lun)}/attrib" for lun in (0, 1)]
+            assert [value(kernel, f"{path}/emulate_3pc") for path in attributes] == ["0", "0"]
+            assert value(kernel, f"{attributes[0]}/emulate_caw") == "0"
+            assert value(kernel, f"{attributes[1]}/emulate_tpu") == "1"
+            assert len(lio.driver.backstores()) == 3
         lio.driver.delete("db0")
         assert tree(kernel) == set()
         steps += 1

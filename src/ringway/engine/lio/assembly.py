@@ -15,7 +15,7 @@ from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.looks import Looks
 from ringway.engine.lio.ports import Ports, Undo, targets_of
 from ringway.engine.lio.records import Record, Records
-from ringway.errors import NotFoundError, RingwayError, UsageError
+from ringway.errors import ConflictError, NotFoundError, RingwayError, UsageError
 from ringway.model import BackstoreSpec, EndpointSpec, LunSpec, SpecKind
 
 Places = dict[str, str]
@@ -130,16 +130,37 @@ class Assembly:
                 self._backstores.set_attributes(device, {name: value})
                 undo(lambda name=name, there=there: self._backstores.set_attributes(device, {name: there}))  # type: ignore[misc]
 
-    def take_strays(self, spec: EndpointSpec) -> None:
-        """Take away LUNs that a change left when it was cut off."""
+    def take_strays(self, spec: EndpointSpec, places: Places) -> set[str]:
+        """Take away LUNs that are not wanted, or map another disk: a change was cut off.
+
+        :returns: names of the backstores that are mapped as they shall be.
+        """
         assert spec.wwpn is not None
-        wanted = {(lun.target, lun.lun) for lun in spec.luns}
+        wanted = {(lun.target, lun.lun): lun.backstore for lun in spec.luns}
+        right = set()
         for address in self._ports.addresses(spec.wwpn):
-            if address not in wanted:
-                device = self._ports.mapping(spec.wwpn, address).device
+            device = self._ports.mapping(spec.wwpn, address).device
+            store = wanted.get(address)
+            if device is not None and store is not None and self._is(device, store, places):
+                right.add(str(store.name))
+            elif device is not None or store is None:
                 self._ports.unmap(spec.wwpn, address)
                 if device is not None and is_usual(device, device.rpartition("/")[2]):
                     self._backstores.remove(device)
+        return right
+
+    def _is(self, device: str, store: BackstoreSpec, places: Places) -> bool:
+        """Whether a device is a backstore's: by its place, and by what it says of itself."""
+        assert store.name is not None
+        if store.kind is SpecKind.TCMU:
+            return True
+        if device not in possible_paths(store, store.name, places):
+            return False
+        try:
+            self._backstores.check_same(store, device)
+        except ConflictError:
+            return False
+        return True
 
     def add_groups(self, spec: EndpointSpec, targets: Iterable[int], undo: Undo) -> None:
         """Have portal groups."""

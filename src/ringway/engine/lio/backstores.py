@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from ringway import holders
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.reservations import kept_registrations
@@ -28,6 +30,7 @@ KINDS: Final = {"iblock": "block", "fileio": "file", "rd_mcp": "ram", "pscsi": "
 #: guests' too (CVE-2020-28374).
 DEFAULTS: Final = {"emulate_3pc": "0"}
 _BARE: Final = ("pscsi", "user")  #: plug-ins that pass commands on, and have few attributes
+_BARE_PATHS: Final = tuple(f"core/{plugin}" for plugin in _BARE)
 _TRIES: Final = 3
 _SERIAL: Final = "T10 VPD Unit Serial Number:"
 
@@ -103,13 +106,27 @@ class Backstores:
         plugin = plugin_of(spec)
         path = usual_place(plugin, spec.name)
         if not self._make_folder(path, undo):
-            if self._fs.read_or(f"{path}/enable") == "1":
+            if self._is_complete(path):
                 self.check_same(spec, path)
+                self._retune(spec, path)
                 return path
             self._fs.remove(path)  # a crash left it half made
             self._make_folder(path, undo)
         self._configure(spec, plugin, path)
         return path
+
+    def _is_complete(self, path: str) -> bool:
+        """Whether nothing is left to be set: what is set last says so."""
+        marked = self._fs.read_or(f"{path}/udev_path").strip()
+        return bool(marked) and self._fs.read_or(f"{path}/enable") == "1"
+
+    def _retune(self, spec: BackstoreSpec, path: str) -> None:
+        """Set what a change had not come to, as far as the kernel lets a mapped disk be changed."""
+        usual = {} if path.startswith(_BARE_PATHS) else DEFAULTS
+        for name, value in (usual | spec.attributes).items():
+            if self._fs.read_or(f"{path}/attrib/{name}", value) != value:
+                with contextlib.suppress(RingwayError):
+                    self.set_attributes(path, {name: value})
 
     def check_same(self, spec: BackstoreSpec, path: str) -> None:
         """:raises ConflictError: what is there is another disk."""
@@ -210,8 +227,8 @@ class Backstores:
 
     def _configure(self, spec: BackstoreSpec, plugin: str, path: str) -> None:
         self._fs.write(f"{path}/control", self._parameters(spec, plugin))
-        if spec.path is not None:
-            self._fs.write(f"{path}/udev_path", spec.path)
+        if plugin in _BARE:
+            self._fs.write(f"{path}/udev_path", str(spec))
         if spec.serial is not None:
             self._fs.write(f"{path}/wwn/vpd_unit_serial", spec.serial)
         fresh = not os.path.exists(f"{spec.path}.protection")
@@ -230,6 +247,7 @@ class Backstores:
             self.set_attributes(path, {"pi_prot_format": "1"})
         if spec.serial is not None:
             self._give_back(path, spec.serial)
+        self._fs.write(f"{path}/udev_path", str(spec))
 
     def _enable(self, spec: BackstoreSpec, path: str) -> None:
         """:raises BusyError: somebody has the device for itself; with who, if that can be told."""
@@ -271,6 +289,11 @@ class Backstores:
         assert spec.path is not None
         host, channel, target, lun = scsi_address(spec.path, self._settings.sysfs)
         return f"scsi_host_id={host},scsi_channel_id={channel},scsi_target_id={target},scsi_lun_id={lun}"
+
+
+def same_disk(one: BackstoreSpec, other: BackstoreSpec) -> bool:
+    """Whether two describe one disk, whatever its attributes."""
+    return replace(one, attributes={}, force=False) == replace(other, attributes={}, force=False)
 
 
 def served_size(spec: BackstoreSpec) -> int:

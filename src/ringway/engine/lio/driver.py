@@ -7,13 +7,11 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from msgspec.structs import replace
-
 from ringway.engine.base import Notify
 from ringway.engine.lio import checks, choices
 from ringway.engine.lio.adoption import Adoption
 from ringway.engine.lio.assembly import Assembly, difference, possible_paths, rolled_back, stores_of
-from ringway.engine.lio.backstores import Backstores, served_size
+from ringway.engine.lio.backstores import Backstores, same_disk, served_size
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.counters import statistics_of
 from ringway.engine.lio.guests import guest_of
@@ -119,14 +117,16 @@ class LioDriver:
             known = self._records.get(spec.name)
             if known is None:
                 undo(lambda: self._records.drop(spec.name))
-            self._records.put(Record(spec, known.places if known is not None else {}))
+            passing = _left_over(known, spec)
+            self._records.put(Record(spec, known.places if known is not None else {}, passing))
             made = self._ports.make(spec, undo)
             places = self._assembly.places(spec, known, fresh=made)
-            if places:
-                self._records.put(Record(spec, places))
-            if not made and known is not None:
-                self._assembly.take_strays(spec)
+            if known is not None:
+                right = self._assembly.take_strays(spec, places) if not made else set()
+                self._assembly.drop_stores(passing, known.places, kept=right | _names_in_both(passing, spec))
             self._assembly.add_all(spec, places, undo)
+            if places or passing:
+                self._records.put(Record(spec, places))
 
     def update(self, old: EndpointSpec, new: EndpointSpec, *, force: bool = False) -> None:
         """As the protocol says: LUNs come and go, and attributes change. Guests see both at once."""
@@ -143,6 +143,8 @@ class LioDriver:
             known = self._records.get(old.name)
             places = parts.places(new, known, fresh=False)
             before = known.places if known is not None else {}
+            self._records.put(Record(old, before, come))
+            undo(lambda: self._records.put(Record(old, before)))
             parts.take(old, gone, before, undo)
             in_the_way = tuple(lun for lun in gone if _collides(lun, come))
             parts.drop_stores(in_the_way, before, kept=stays)
@@ -172,7 +174,7 @@ class LioDriver:
             self._assembly.take_luns(record.spec)
             if not attached:
                 self._assembly.drop_port(record.spec)
-            self._assembly.drop_stores(record.spec.luns, record.places)
+            self._assembly.drop_stores((*record.passing, *record.spec.luns), record.places)
             if attached:
                 holder = guest_of(wwpn)
                 raise DegradedError(
@@ -389,12 +391,10 @@ def _retuned(old: EndpointSpec, new: EndpointSpec) -> dict[tuple[int, int], tupl
     before = {_address(lun): lun for lun in old.luns}
     pairs = ((before[_address(lun)], lun) for lun in new.luns if _address(lun) in before)
     return {
-        _address(one): (one, other) for one, other in pairs if one != other and _plain(one) == _plain(other)
+        _address(one): (one, other)
+        for one, other in pairs
+        if one != other and same_disk(one.backstore, other.backstore)
     }
-
-
-def _plain(lun: LunSpec) -> LunSpec:
-    return replace(lun, backstore=replace(lun.backstore, attributes={}, force=False))
 
 
 def _collides(lun: LunSpec, come: tuple[LunSpec, ...]) -> bool:
@@ -404,6 +404,22 @@ def _collides(lun: LunSpec, come: tuple[LunSpec, ...]) -> bool:
     store = lun.backstore
     others = [other.backstore for other in come if other.backstore != store]
     return any(other.name == store.name or (store.path and other.path == store.path) for other in others)
+
+
+def _left_over(known: Record | None, spec: EndpointSpec) -> tuple[LunSpec, ...]:
+    """LUNs that were, or were to be, and that ``spec`` does not have."""
+    before = (*known.spec.luns, *known.passing) if known is not None else ()
+    return tuple(lun for lun in before if lun not in spec.luns)
+
+
+def _names_in_both(luns: tuple[LunSpec, ...], spec: EndpointSpec) -> set[str]:
+    """Names of backstores that stay, whichever LUN maps them."""
+    wanted = stores_of(spec)
+    return {
+        name
+        for lun in luns
+        if (name := lun.backstore.name) in wanted and same_disk(lun.backstore, wanted[name])
+    }
 
 
 def _unchanged(old: EndpointSpec, new: EndpointSpec) -> set[str]:

@@ -16,17 +16,19 @@ import msgspec
 from msgspec import Struct
 
 from ringway.errors import PermissionDeniedError, RingwayError
-from ringway.model import EndpointSpec
+from ringway.model import EndpointSpec, LunSpec
 
 
 class Record(Struct, frozen=True):
     """An endpoint that we made or took over.
 
     :param places: where backstores lie that are not at the place where we would put them, by name.
+    :param passing: LUNs that a change adds or takes away just now; their backstores may be there or not.
     """
 
     spec: EndpointSpec
     places: dict[str, str] = {}
+    passing: tuple[LunSpec, ...] = ()
 
 
 class Records:

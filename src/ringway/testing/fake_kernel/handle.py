@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from ringway.errors import GuestError
+from ringway.testing.fuse import unmount
 
 STOP_S: Final = 10.0
 MODULES: Final = ("target_core_mod", "vhost_scsi")
@@ -64,6 +65,7 @@ class FakeKernel:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        unmount(self.sysfs)  # one that was killed could not do so itself
         for stream in (process.stdin, process.stdout, process.stderr):
             assert stream is not None
             stream.close()
