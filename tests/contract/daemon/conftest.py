@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,19 @@ import pytest
 
 from ringway.errors import GuestError
 from ringway.testing.fake_kernel import FakeKernel
+from ringway.testing.kernel_target import INSIDE
+from ringway.testing.real_kernel import RealKernel
 
 from .plants import Plant, end_user_plant, lio_plant, user_plant
 
 
 @pytest.fixture
-def fake_kernel(run_dir: Path) -> Iterator[FakeKernel]:
-    """A fake kernel; the test is skipped where it cannot be had."""
+def fake_kernel(run_dir: Path) -> Iterator[FakeKernel | RealKernel]:
+    """A fake kernel, and the real one in a guest of the tests; the test is skipped where there is none."""
+    if INSIDE in os.environ:
+        with RealKernel() as real:
+            yield real
+        return
     (run_dir / "k").mkdir()
     kernel = FakeKernel(run_dir / "k")
     try:
@@ -29,8 +36,8 @@ def fake_kernel(run_dir: Path) -> Iterator[FakeKernel]:
 
 
 @pytest.fixture
-def lio(run_dir: Path, fake_kernel: FakeKernel) -> Plant:
-    """The kernel engine on a fake kernel."""
+def lio(run_dir: Path, fake_kernel: FakeKernel | RealKernel) -> Plant:
+    """The kernel engine."""
     return lio_plant(run_dir / "d", fake_kernel)
 
 

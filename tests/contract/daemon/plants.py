@@ -18,6 +18,7 @@ from ringway.engine.user.places import Places
 from ringway.model import EngineKind
 from ringway.testing.daemon import Daemon
 from ringway.testing.fake_kernel import FakeKernel
+from ringway.testing.real_kernel import RealKernel
 
 from ..loads import wait_until
 
@@ -62,8 +63,8 @@ class Plant:
             driver.close()
 
 
-def lio_plant(folder: Path, kernel: FakeKernel) -> Plant:
-    """The kernel engine on a fake kernel."""
+def lio_plant(folder: Path, kernel: FakeKernel | RealKernel) -> Plant:
+    """The kernel engine on a kernel, a fake one or the real one."""
     settings = Settings(kernel.configfs, kernel.sysfs, folder / "run", kernel.kmsg, ("false",))
     config = (
         f'[lio]\nenabled = true\nconfigfs = "{kernel.configfs}"\nsysfs = "{kernel.sysfs}"\n'

@@ -13,11 +13,14 @@ import pytest
 
 from ringway.errors import ConflictError, NotFoundError, RingwayError
 from ringway.testing.daemon import Daemon
+from ringway.testing.kernel_target import INSIDE
 
 from ..conftest import Count
 from .plants import Plant
 
 CLIENTS = 8
+#: How often a daemon dies, every day and as is promised. A guest in software emulation has a tenth of it.
+DEATHS = (3, 20) if INSIDE in os.environ else (20, 200)
 
 
 @pytest.mark.timeout(1800)
@@ -108,7 +111,7 @@ class Client:
 @pytest.mark.timeout(3600)
 def test_a_daemon_that_dies_at_any_moment(plant: Plant, count: Count) -> None:
     """Each life ends at another passing of a fault point, in its recovery or under its clients' hands."""
-    deaths, chance = count(20, 200), random.Random(4)
+    deaths, chance = count(*DEATHS), random.Random(4)
     clients = [Client(plant, number) for number in range(4)]
     with plant.daemon() as daemon:
         for _ in range(deaths):
