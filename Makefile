@@ -77,6 +77,13 @@ bench: build  ## the ring alone, then the target against qemu-storage-daemon
 	cargo bench --locked -p ringway-core
 	$(BIN)/ringway bench
 
+.PHONY: bench-host
+bench-host: ENDPOINTS ?= 100
+bench-host: build  ## a host's endpoints against rtslib and targetcli; ENDPOINTS=1000 takes an hour
+	@tools/system guest kernel
+	@mkdir -p build
+	$(BIN)/python -m ringway.bench.host --endpoints $(ENDPOINTS) --save build/host.json
+
 .PHONY: wheel
 wheel: $(BIN)/.ringway-tools  ## a wheel for machines without Rust, below build/wheels
 	$(BIN)/maturin build --release --locked --out build/wheels

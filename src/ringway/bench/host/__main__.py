@@ -18,10 +18,12 @@ from rich.table import Table
 
 from ringway.bench.host import figures, peers
 from ringway.bench.host.figures import OURS, RTSLIB, TARGETCLI, Figure, Report
+from ringway.bench.host.page import FIGURE_HEAD, cells, page
 from ringway.errors import DegradedError, RingwayError
 from ringway.testing.kernel import find_kernel
 from ringway.testing.kernel_target import KernelTarget
 
+_FILE: Final = click.Path(dir_okay=False, path_type=Path)
 _WIDTH: Final = 132
 #: A side in software emulation with a thousand endpoints; targetcli is the slowest.
 _TIMEOUT_S: Final = 3600
@@ -43,13 +45,16 @@ MODULES: Final = {
 @click.command()
 @click.option("--endpoints", default=100, show_default=True, help="In the kernel; the goals are of 1000.")
 @click.option("--side", "sides", multiple=True, type=click.Choice(SIDES), help="[default: all]")
-@click.option(
-    "--save", type=click.Path(dir_okay=False, path_type=Path), help="Where the figures go, as JSON."
-)
+@click.option("--save", type=_FILE, help="Where the figures go, as JSON.")
 @click.option(
     "--from", "kept", type=click.Path(exists=True, path_type=Path), help="Show a run that was saved."
 )
-def main(endpoints: int, sides: Sequence[str], save: Path | None, kept: Path | None) -> None:
+@click.option(
+    "--page", "page_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page of it."
+)
+def main(
+    endpoints: int, sides: Sequence[str], save: Path | None, kept: Path | None, page_file: Path | None
+) -> None:
     """Measure what a host does with many endpoints, ours beside its peers."""
     if kept:
         report = msgspec.json.decode(kept.read_bytes(), type=Report)
@@ -57,6 +62,8 @@ def main(endpoints: int, sides: Sequence[str], save: Path | None, kept: Path | N
         report = _measure(endpoints, sides or SIDES)
     if save:
         save.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    if page_file:
+        page_file.write_text(page(report))
     _show(report)
 
 
@@ -108,14 +115,8 @@ def _run_user() -> list[Figure]:
 
 def _show(report: Report) -> None:
     console = Console(width=_WIDTH)
-    console.print(_table(("side", "job", "endpoints", "time", "CPU"), map(_cells, report.figures)))
+    console.print(_table(FIGURE_HEAD, map(cells, report.figures)))
     console.print(_table(figures.HEAD, figures.rows(report.figures)))
-
-
-def _cells(figure: Figure) -> tuple[str, ...]:
-    value = figures.seconds(figure.value) if figure.unit == "s" else f"{figure.value:.3g} {figure.unit}"
-    cpu = figures.seconds(figure.cpu_s) if figure.cpu_s is not None else ""
-    return figure.side, figure.job, str(figure.endpoints), value, cpu
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
