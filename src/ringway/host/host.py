@@ -163,7 +163,7 @@ class Host:
 
     async def probe(self, spec: BackstoreSpec) -> BackstoreInfo:
         """Look at a disk that nobody serves yet. :raises RingwayError: why it could not be served."""
-        kind = probe.engine_for(spec)
+        kind = probe.engine_for(spec, self.actual.drivers)
         driver = self.actual.driver(kind)
         others = tuple(wanted.spec for wanted in self.desired.all())
         resolved = await self.actual.ask(driver.resolve, probe.endpoint_of(spec, kind))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Container
 
 from ringway.model import BackstoreInfo, BackstoreSpec, EndpointSpec, EngineKind, LunSpec, SpecKind
 
@@ -11,9 +12,10 @@ _KERNEL_ONLY = (SpecKind.PSCSI, SpecKind.TCMU)
 _NAME = "probe"
 
 
-def engine_for(spec: BackstoreSpec) -> EngineKind:
-    """Who could serve it."""
-    return EngineKind.LIO if spec.kind in _KERNEL_ONLY else EngineKind.USER
+def engine_for(spec: BackstoreSpec, engines: Container[EngineKind]) -> EngineKind:
+    """Who could serve it, of the engines that run here: our own if it can."""
+    is_kernels = spec.kind in _KERNEL_ONLY or EngineKind.USER not in engines
+    return EngineKind.LIO if is_kernels else EngineKind.USER
 
 
 def endpoint_of(spec: BackstoreSpec, engine: EngineKind) -> EndpointSpec:

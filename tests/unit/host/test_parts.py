@@ -20,7 +20,8 @@ from ringway.host.backoff import LONGEST_S, WINDOW_S, Backoff
 from ringway.host.events import KEPT, WAITING, Events, Kind
 from ringway.host.locks import Locks
 from ringway.host.operations import as_ringway_error
-from ringway.model import EndpointSpec, EngineKind, Limits, LunSpec
+from ringway.host.probe import engine_for
+from ringway.model import BackstoreSpec, EndpointSpec, EngineKind, Limits, LunSpec, SpecKind
 
 from .helpers import disk, ram, spec
 
@@ -216,3 +217,11 @@ def test_a_process_dies_at_its_fault_point(fault: str, survived: int) -> None:
     )
     assert done.stdout.split() == list("abab")[:survived]
     assert done.returncode == (0 if survived == 4 else -signal.SIGKILL)
+
+
+def test_a_disk_is_looked_at_for_an_engine_that_runs_here() -> None:
+    image, scsi = BackstoreSpec(SpecKind.PATH, "a.img"), BackstoreSpec(SpecKind.PSCSI, "1:0:0:0")
+    both = (EngineKind.USER, EngineKind.LIO)
+    assert engine_for(image, both) is EngineKind.USER
+    assert engine_for(image, (EngineKind.LIO,)) is EngineKind.LIO
+    assert engine_for(scsi, both) is EngineKind.LIO
