@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 import msgspec
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
@@ -52,14 +53,21 @@ MODULES: Final = {
 @click.option(
     "--page", "page_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page of it."
 )
+@click.option("--note", default="", help="What one has to know of this run.")
 def main(
-    endpoints: int, sides: Sequence[str], save: Path | None, kept: Path | None, page_file: Path | None
+    endpoints: int,
+    sides: Sequence[str],
+    save: Path | None,
+    kept: Path | None,
+    page_file: Path | None,
+    note: str,
 ) -> None:
     """Measure what a host does with many endpoints, ours beside its peers."""
     if kept:
         report = msgspec.json.decode(kept.read_bytes(), type=Report)
     else:
         report = _measure(endpoints, sides or SIDES)
+    report = replace(report, note=note or report.note)
     if save:
         save.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     if page_file:

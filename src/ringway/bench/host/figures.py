@@ -31,12 +31,16 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """One run, as it is kept."""
+    """One run, as it is kept.
+
+    :ivar note: what one has to know of it, such as what else the machine did.
+    """
 
     date: str
     kernel: str
     versions: dict[str, str]
     figures: tuple[Figure, ...]
+    note: str = ""
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -117,7 +121,13 @@ def _verdict(goal: Goal, known: dict[tuple[str, str], Figure]) -> Verdict:
         return Verdict(goal.title, 0, _cell(ours), _cell(peer), "", wanted, None)
     value = peer.value / ours.value if peer else ours.value
     met = value <= goal.wanted if goal.most else value >= goal.wanted
-    return Verdict(goal.title, ours.endpoints, _cell(ours), _cell(peer), f"{value:.3g}{unit}", wanted, met)
+    return Verdict(
+        goal.title, ours.endpoints, _cell(ours), _cell(peer), f"{_number(value)}{unit}", wanted, met
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _cell(figure: Figure | None) -> str:

@@ -16,23 +16,23 @@ this page.
 
 Many endpoints on one host: what ours takes beside rtslib-fb {rtslib} and Debian's targetcli-fb {targetcli},
 one after the other in the same guest (Debian's kernel {kernel}, two CPUs, QEMU's software emulation), each
-in an empty kernel. Software emulation makes Python ten to twenty times as slow and waiting for the kernel
-no slower, so read the ratios, and think that those with much Python on our side are better on a real
-machine. The user engine, which needs no kernel target, runs on the machine itself.
+in an empty kernel. Software emulation makes Python many times as slow and waiting for the kernel no slower,
+so read the ratios, and not the times. The user engine, which needs no kernel target, runs
+on the machine itself.
 
 ## Goals
 
 The goals are for a thousand endpoints, where what grows with their number weighs most; this run had
-{endpoints}.
+{endpoints}.{note}
 
 {goals}
 
 * Engine and rtslib are compared as libraries: a program with its imports behind it, rtslib in a loop as its
-  documentation shows, ours by eight threads, which rtslib does not allow.
+  documentation shows, ours by eight threads, for which rtslib makes no promise.
 * The daemon is asked by eight clients; each creation is on its disk before it is answered. targetcli reads
   its commands in one batch.
-* To restore is what a boot does: the state is read, the kernel is empty. rtslib takes longer for each
-  endpoint the more there are; ours does not.
+* To restore is what a boot does: the state is read, the kernel is empty. rtslib looks at all disks for each
+  LUN that it restores.
 * To save is what one change of one endpoint costs: a transaction of ours, all of the configuration with
   rtslib.
 * The command is measured with the start of its interpreter, and so is targetcli.
@@ -53,6 +53,7 @@ def page(report: Report) -> str:
         rtslib=report.versions.get(figures.RTSLIB, "(not measured)"),
         targetcli=report.versions.get(figures.TARGETCLI, "(not measured)"),
         endpoints=max(figure.endpoints for figure in report.figures if not figure.job.startswith("user:")),
+        note=f" {report.note}" if report.note else "",
         goals=_table(figures.HEAD, figures.rows(report.figures)),
         table=_table(FIGURE_HEAD, [cells(figure) for figure in report.figures]),
     )
