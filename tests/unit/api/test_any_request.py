@@ -27,6 +27,7 @@ from ringway.testing.engine import World
 from .asking import Answer, Asker
 from .conftest import running_host
 
+pytestmark = pytest.mark.timeout(900)  # with all examples
 EXAMPLES = 200 if os.environ.get("RINGWAY_LONG") else 12
 _T = TypeVar("_T")
 
