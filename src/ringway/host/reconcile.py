@@ -51,14 +51,13 @@ class Reconciler:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.Task[None] | None = None
         self._closed = False
-        self._keep_strangers = desired.is_new
+        self._kept: set[str] = set()  #: strangers that were there before the store was
         self.every_s = every_s
         self.passes = 0
 
     async def start(self) -> None:
         """Look at all once, mend what differs, and go on doing so. :returns: when each had its turn."""
         await self.compare(first=True)
-        self._keep_strangers = False
         self._timer = asyncio.create_task(self._run(), name="reconcile")
 
     async def compare(self, *, first: bool = False) -> None:
@@ -143,7 +142,7 @@ class Reconciler:
     async def _mend_held(self, name: str, first: bool) -> None:
         wanted = self._desired.find(name)
         if wanted is None:
-            await self._remove_stranger(name)
+            await self._remove_stranger(name, first)
         elif wanted.spec.engine not in self._actual.drivers:
             _log.debug("endpoint '%s' is of an engine that is not run", name)
         elif wanted.deletion is not None:
@@ -153,15 +152,17 @@ class Reconciler:
         else:
             await self._mend_wanted(wanted, first)
 
-    async def _remove_stranger(self, name: str) -> None:
+    async def _remove_stranger(self, name: str, first: bool) -> None:
         """What carries our mark and is in no store is left of something; a guest that uses it keeps it."""
         for kind, driver in self._actual.drivers.items():
             if self._actual.seen(kind, name) is None or await self._actual.look(kind, name) is None:
                 continue
-            if self._keep_strangers:
+            if first and self._desired.is_new:
+                self._kept.add(name)
                 _log.warning(
                     "endpoint '%s' is not known, but so is nothing: the store is new; it stays", name
                 )
+            if name in self._kept:
                 continue
             try:
                 await self._actual.change(driver.delete, name)

@@ -58,11 +58,11 @@ class Store:
         :raises ConflictError: it is another program's, or a newer Ringway's.
         :raises RingwayError: it cannot be read or written.
         """
-        self.is_new = not path.exists()
         with _errors_of(path):
             self._path = path
             self._db = _connect(path)
             try:
+                self.is_new = _tables(self._db) == 0  # an empty file is one that was lost
                 _prepare(self._db, path)
             except BaseException:
                 self._db.close()

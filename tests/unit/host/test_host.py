@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -266,9 +267,16 @@ async def test_strangers_of_ours_go_unless_a_guest_has_them(open_host: OpenHost,
         assert (await host.endpoint("theirs")).state is EndpointState.FOREIGN
 
 
-async def test_a_store_that_was_lost_takes_no_endpoint_along(open_host: OpenHost, world: World) -> None:
+@pytest.mark.parametrize("empty", [False, True])
+async def test_a_store_that_was_lost_takes_no_endpoint_along(
+    open_host: OpenHost, world: World, tmp_path: Path, *, empty: bool
+) -> None:
     world.endpoints["old"] = spec("old")
-    async with open_host():
+    if empty:
+        (tmp_path / "state.db").touch()
+    async with open_host() as host:
+        assert world.endpoints.keys() == {"old"}
+        await host.reconciler.compare()
         assert world.endpoints.keys() == {"old"}
 
 
