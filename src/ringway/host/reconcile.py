@@ -194,11 +194,24 @@ class Reconciler:
         there = {(lun.target, lun.lun) for lun in info.luns}
         present = specs.half_done(wanted.applied, wanted.spec, there)
         driver = self._actual.driver(wanted.spec.engine)
-        await self._actual.change(driver.update, present, wanted.spec, force=True)
+        settled = wanted.applied == wanted.spec
+        try:
+            await self._actual.change(driver.update, present, wanted.spec, force=settled)
+        except BusyError as error:
+            if settled:
+                raise
+            await self._call_off(wanted, error)
+            return
         faults.point("mend.updated")
         await self._desired.put(wanted, applied=wanted.spec)
         await self._actual.look(wanted.spec.engine, wanted.name)
         self._events.tell(Kind.READY, _thing(wanted.name), "it is as it should be again")
+
+    async def _call_off(self, wanted: Wanted, error: BusyError) -> None:
+        """Forget a change that nobody was told of: it would take a disk from a guest."""
+        _log.warning("endpoint '%s' was to be changed, and stays: %s", wanted.name, error)
+        await self._desired.put(wanted, spec=wanted.applied)
+        self._again.add(wanted.name)
 
     async def _start_again(self, wanted: Wanted, info: EndpointInfo | None, first: bool) -> None:
         """Restore it; when it died in this daemon's life, not before it is due."""

@@ -280,6 +280,18 @@ async def test_a_store_that_was_lost_takes_no_endpoint_along(
         assert world.endpoints.keys() == {"old"}
 
 
+async def test_a_change_that_was_cut_short_takes_no_disk_from_a_guest(
+    open_host: OpenHost, world: World
+) -> None:
+    async with open_host() as host:
+        made = await done(host.create(spec("a", ram(0), ram(1))))
+        less = spec("a", made.spec.luns[0], wwpn=made.wwpn)
+        await host.desired.put(host.desired.get("a"), spec=less, generation=2)
+    world.connected.add("a")
+    async with open_host() as host:
+        assert (await host.endpoint("a")).spec == made.spec == world.endpoints["a"]
+
+
 async def test_a_lun_that_somebody_took_comes_back(open_host: OpenHost, world: World) -> None:
     async with open_host() as host:
         made = await done(host.create(spec("a", ram(0), ram(1))))
