@@ -106,9 +106,15 @@ class Changes:
             _log.warning("what is left of endpoint '%s' cannot be removed yet: %s", wanted.name, error)
 
     async def take_back(self, wanted: Wanted) -> None:
-        """Undo a creation that nobody was told of; the lock is held."""
+        """Undo a creation that nobody was told of; the lock is held.
+
+        What a guest uses was there before, and stays: it is not this creation's to take.
+        """
         driver = self._actual.driver(wanted.spec.engine)
-        await self._actual.change(driver.delete, wanted.name, force=True)
+        try:
+            await self._actual.change(driver.delete, wanted.name)
+        except BusyError as error:
+            _log.warning("endpoint '%s' was not created, and what is there stays: %s", wanted.name, error)
         faults.point("create.taken-back")
         await self._desired.remove(wanted.name)
         self._actual.forget(wanted.spec.engine, wanted.name)

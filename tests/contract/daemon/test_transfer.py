@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 from collections.abc import Iterator
@@ -103,6 +104,24 @@ def test_what_is_live_is_taken_over_under_its_guest(
     fake_kernel.detach(WWPN)
     kernels.ask("DELETE", f"/1.0/endpoints/{WWPN}")
     assert lio.left() == []
+
+
+@pytest.mark.parametrize("point", ["create.committed:1", "create.made:1"])
+def test_a_takeover_that_is_cut_short_leaves_the_guest_its_disks(
+    lio: Plant, fake_kernel: FakeKernel, point: str
+) -> None:
+    _made_by_another(fake_kernel.configfs)
+    fake_kernel.attach(WWPN)
+    port = fake_kernel.configfs / "vhost" / WWPN
+    before = sorted(path.relative_to(port) for path in port.rglob("*"))
+    with lio.daemon(point) as daemon:
+        daemon.start()
+        with pytest.raises((OSError, http.client.HTTPException)):
+            daemon.ask("POST", "/1.0/config/import?adopt=1")
+        daemon.wait_dead()
+        daemon.fault = ""
+        daemon.start()
+        assert sorted(path.relative_to(port) for path in port.rglob("*")) == before
 
 
 def _saveconfig() -> Any:

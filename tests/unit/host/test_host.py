@@ -292,6 +292,19 @@ async def test_a_change_that_was_cut_short_takes_no_disk_from_a_guest(
         assert (await host.endpoint("a")).spec == made.spec == world.endpoints["a"]
 
 
+async def test_a_creation_that_is_taken_back_takes_no_disk_from_a_guest(
+    open_host: OpenHost, world: World
+) -> None:
+    """It was to take over what somebody else had made, say."""
+    world.endpoints["a"] = spec("a")
+    world.connected.add("a")
+    async with open_host() as host:
+        await host.desired.insert(spec("a"))
+    async with open_host() as host:
+        assert world.endpoints.keys() == {"a"}
+        assert await host.endpoints() == ()
+
+
 async def test_a_lun_that_somebody_took_comes_back(open_host: OpenHost, world: World) -> None:
     async with open_host() as host:
         made = await done(host.create(spec("a", ram(0), ram(1))))
