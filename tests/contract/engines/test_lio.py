@@ -342,6 +342,15 @@ def test_a_file_that_somebody_has_locked_is_refused(lio: Bench) -> None:
         other.kill()
 
 
+def test_half_a_record_goes_with_its_endpoint(lio: Bench) -> None:
+    lio.create("db0", ram())
+    folder = lio.folder / "run" / "lio"
+    for name in ("db0", "never"):
+        (folder / f".{name}.new").write_text("{")
+        lio.driver.delete(name)
+    assert list(folder.iterdir()) == []
+
+
 def test_an_image_of_another_format_is_refused(lio: Bench) -> None:
     path = lio.image()
     with open(path, "r+b") as file:

@@ -164,6 +164,7 @@ class LioDriver:
         """
         record = self._records.get(name)
         if record is None:
+            self._records.drop(name)
             return
         wwpn = record.spec.wwpn
         assert wwpn is not None

@@ -82,9 +82,10 @@ class Records:
             self._by_wwpn[record.spec.wwpn] = name
 
     def drop(self, name: str) -> None:
-        """Forget it; one that is not there is fine."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._folder / f"{name}.json")
+        """Forget it, and what a crash left half-written; one that is not there is fine."""
+        for file in (f"{name}.json", f".{name}.new"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._folder / file)
         with self._lock:
             record = self._records.pop(name, None)
             if record is not None:
