@@ -338,6 +338,10 @@ def test_a_file_that_somebody_has_locked_is_refused(lio: Bench) -> None:
         assert other.stdout.readline() == "1\n"
         with pytest.raises(BusyError, match=f"pid {other.pid}"):
             lio.create("db0", disk(path))
+        restored = lio.spec("db0", disk(path))
+        with pytest.raises(BusyError, match=f"pid {other.pid}"):
+            lio.driver.create(restored)  # as at a daemon's start
+        assert lio.names() == set()
         lio.create("db0", disk(path, force=True))
         other.kill()
 

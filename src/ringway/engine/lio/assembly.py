@@ -69,12 +69,17 @@ class Assembly:
         for lun in luns:
             self._map(spec, lun, self.have(lun.backstore, places, undo), undo)
 
+    def is_there(self, store: BackstoreSpec, places: Places) -> bool:
+        """Whether the kernel has a backstore that :meth:`have` would take."""
+        place = places.get(store.name or "")
+        return place is not None and self._fs.exists(place)
+
     def have(self, store: BackstoreSpec, places: Places, undo: Undo) -> str:
         """Have a backstore. :returns: its path. :raises RingwayError: it cannot be."""
         assert store.name is not None
-        place = places.get(store.name)
-        if place is None or not self._fs.exists(place):
+        if not self.is_there(store, places):
             return self._backstores.make(store, undo)
+        place = places[store.name]
         self._backstores.check_same(store, place)
         return place
 

@@ -189,6 +189,21 @@ def check_unused(spec: BackstoreSpec) -> None:
     else:
         _check_format(spec)
         user = holders.file_user(status) or _locked(spec.path)
+    _refuse_used(spec, user)
+
+
+def check_unlocked(spec: BackstoreSpec) -> None:
+    """Look at a file once more before it is served, also at a restore: the kernel heeds no locks.
+
+    :raises BusyError: somebody has locked it.
+    """
+    if spec.kind is SpecKind.PATH and not spec.force:
+        assert spec.path is not None
+        if stat.S_ISREG(_status(spec.path).st_mode):
+            _refuse_used(spec, _locked(spec.path))
+
+
+def _refuse_used(spec: BackstoreSpec, user: str | None) -> None:
     if user is not None:
         raise BusyError(
             f"'{spec}' is {user}",

@@ -124,6 +124,9 @@ class LioDriver:
             if known is not None:
                 right = self._assembly.take_strays(spec, places) if not made else set()
                 self._assembly.drop_stores(passing, known.places, kept=right | _names_in_both(passing, spec))
+            for store in stores_of(spec).values():
+                if not self._assembly.is_there(store, places):
+                    checks.check_unlocked(store)
             self._assembly.add_all(spec, places, undo)
             if places or passing:
                 self._records.put(Record(spec, places))
