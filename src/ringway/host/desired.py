@@ -76,7 +76,10 @@ class Desired:
             )
 
     def _others(self, name: str) -> tuple[EndpointSpec, ...]:
-        specs = [*(wanted.spec for wanted in self._rows.values()), *self._claims.values()]
+        """What others want, and what they have still: a change under way may come to nothing."""
+        rows = self._rows.values()
+        had = (row.applied for row in rows if row.applied is not None and row.applied != row.spec)
+        specs = [*(row.spec for row in rows), *had, *self._claims.values()]
         return tuple(spec for spec in specs if spec.name != name)
 
     @staticmethod

@@ -292,6 +292,18 @@ async def test_a_change_that_was_cut_short_takes_no_disk_from_a_guest(
         assert (await host.endpoint("a")).spec == made.spec == world.endpoints["a"]
 
 
+async def test_a_disk_is_an_endpoints_until_its_removal_is_confirmed(open_host: OpenHost) -> None:
+    """A guest that uses it may have the removal refused."""
+    async with open_host() as host:
+        made = await done(host.create(spec("a", ram(0), disk(1, "/d"))))
+        less = spec("a", made.spec.luns[0], wwpn=made.wwpn)
+        wanted = await host.desired.put(host.desired.get("a"), spec=less)
+        with pytest.raises(BusyError, match="endpoint 'a'"):
+            await done(host.create(spec("b", disk(0, "/d"))))
+        await host.desired.put(wanted, applied=less)
+        await done(host.create(spec("b", disk(0, "/d"))))
+
+
 async def test_a_creation_that_is_taken_back_takes_no_disk_from_a_guest(
     open_host: OpenHost, world: World
 ) -> None:
