@@ -17,7 +17,7 @@ from ringway.api.peers import Access, Peer, access_of, log_change
 from ringway.api.requests import understand
 from ringway.api.routes import Call, ErrorBody, Route
 from ringway.api.table import ROUTES
-from ringway.errors import NotFoundError, PermissionDeniedError, RingwayError
+from ringway.errors import NotFoundError, PermissionDeniedError, RingwayError, UsageError
 from ringway.host.host import Host
 from ringway.host.operations import Operation, as_ringway_error
 from ringway.model import ErrorRecord, Plan
@@ -59,6 +59,7 @@ def _serve(host: Host, route: Route) -> Serve:
     async def serve(request: Request) -> Response:
         access = access_of(request.scope)
         try:
+            _refuse_slash(request)
             _refuse_change(route, access)
             call = await understand(host, route, request, read_only=access.read_only)
             return await _answer(route, call, access.peer)
@@ -71,6 +72,14 @@ def _serve(host: Host, route: Route) -> Serve:
             return _error(failure)
 
     return serve
+
+
+def _refuse_slash(request: Request) -> None:
+    """:raises UsageError: a name with a slash in it would be another object's path."""
+    if b"%2f" in request.scope.get("raw_path", b"").lower():
+        raise UsageError(
+            f"'{request.url.path}' has a name with a slash", hint="names have letters, digits, _ . and -"
+        )
 
 
 def _refuse_change(route: Route, access: Access) -> None:

@@ -26,6 +26,8 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _ALIASES: Final = {"ls": "list", "rm": ("delete", "remove")}
 _MARKS: Final = {"create": "+", "update": "~", "delete": "-", "keep": "="}
+#: Of a file that describes a host.
+_MOST_BYTES: Final = 16 << 20
 
 
 class NounGroup(click.Group):
@@ -232,13 +234,17 @@ _CHANGES: Final = View["Change"](
 
 
 def read_file(path: str) -> bytes:
-    """The content of a file, or of standard input for ``-``. :raises UsageError: it cannot be read."""
+    """The content of a file, or of standard input for ``-``.
+
+    :raises UsageError: it cannot be read, or is too large for what is meant.
+    """
     try:
-        if path == "-":
-            return sys.stdin.buffer.read()
-        with open(path, "rb") as file:
-            return file.read()
+        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+            content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise UsageError(
             f"'{path}' cannot be read: {error.strerror}", hint="name a file, or - for stdin"
         ) from error
+    if len(content) > _MOST_BYTES:
+        raise UsageError(f"'{path}' has more than 16 MiB", hint="name a file that describes a host")
+    return content

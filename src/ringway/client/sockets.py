@@ -186,8 +186,8 @@ def _explained(timeout_s: float) -> Generator[None]:
         ) from error
     except (EOFError, ConnectionError) as error:
         raise UnreachableError(
-            "ringwayd went away before it had answered",
-            hint="start it again, and look whether it was done: ringway endpoint list",
+            "ringwayd hung up before it had answered",
+            hint="it ended, or has all connections that it takes: try again, and look whether it was done",
         ) from error
 
 

@@ -20,6 +20,7 @@ MAX_QUEUES: Final = 254  #: request queues; with the two others of scsi, all tha
 MAX_FETCH: Final = 2048  #: samples in one answer
 BLOCK_SIZES: Final = (512, 4096)
 
+DiskPath = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 Target = Annotated[int, Meta(ge=0, le=MAX_TARGET)]
 Lun = Annotated[int, Meta(ge=0, le=MAX_LUN)]
 
@@ -103,7 +104,7 @@ class BackstoreSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     kind: SpecKind
-    path: str | None = None
+    path: DiskPath | None = None
     size_bytes: int | None = None
     readonly: bool = False
     direct: bool = False

@@ -73,6 +73,7 @@ async def test_the_host_tells_what_it_is(start: Start) -> None:
         ({"name": "a", "wwpn": "naa.5"}, "$.wwpn"),
         ({"name": "a", "luns": [{**LUN, "target": 256}]}, "target"),
         ({"name": "a", "luns": [LUN, LUN]}, "same target and LUN"),
+        ({"name": "a", "luns": [{**LUN, "backstore": {"kind": "path", "path": "a\0b"}}]}, "path"),
         ({}, "name"),
         ([], "object"),
     ],
@@ -83,6 +84,15 @@ async def test_what_makes_no_sense_is_named(start: Start, body: Any, message: st
         assert answer.status == 400
         assert answer.error["code"] == "usage"
         assert message in answer.error["message"]
+
+
+async def test_a_name_with_a_slash_is_no_way_to_another_object(start: Start) -> None:
+    """``endpoint delete a/luns/0:1`` removed the LUN."""
+    async with start() as ask:
+        await ask("POST", "/1.0/endpoints", DB0)
+        answer = await ask("DELETE", "/1.0/endpoints/db0%2Fluns%2F0:0")
+        assert (answer.status, answer.error["code"]) == (400, "usage")
+        assert len((await ask("GET", "/1.0/endpoints/db0")).json["luns"]) == 1
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b'"' + b"\xff" * 10 + b'"', b"[" * 100_000])

@@ -369,6 +369,7 @@ WRONG = [
     (("lun", "add", "a", "0=d,name=a/b"), "not possible"),
     (("lun", "remove", "a", "x"), "not the address of a LUN"),
     (("plan", "missing.toml"), "cannot be read"),
+    (("plan", "/dev/zero"), "more than 16 MiB"),
     (("completion", "tcsh"), "tcsh"),
 ]
 

@@ -69,9 +69,9 @@ def test_an_answer_comes_in_pieces(serve: Serve, kind: str) -> None:
 
 
 @both
-def test_an_answer_that_ends_early_is_a_daemon_that_went_away(serve: Serve, kind: str) -> None:
+def test_an_answer_that_ends_early_is_a_daemon_that_hung_up(serve: Serve, kind: str) -> None:
     path = serve([HEAD + b"content-length: 5\r\n\r\n{}"])
-    with pytest.raises(UnreachableError, match="went away"):
+    with pytest.raises(UnreachableError, match="hung up before"):
         send(kind, path)
 
 
