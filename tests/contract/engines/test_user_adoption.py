@@ -113,6 +113,22 @@ def test_another_process_with_the_number_is_not_the_target(host: UserHost) -> No
     assert host.driver().show("db0").pid == pid
 
 
+@pytest.mark.parametrize("damage", ["", "{", '{"process": 1}'])
+def test_a_target_whose_record_is_lost_is_not_forgotten(host: UserHost, damage: str) -> None:
+    """Its endpoint was deleted, and it went on with nobody to know of it."""
+    host.first.create(host.spec())
+    pid = host.first.show("db0").pid
+    places = host.places.of("db0")
+    with open(places.record, "w") as record:
+        record.write(damage)
+    with pytest.raises(BusyError, match="its record is lost") as refused:
+        host.driver().delete("db0", force=True)
+    assert f"pid {pid}" in (refused.value.holder or "")
+    assert os.path.exists(places.socket)
+    host.first.delete("db0", force=True)
+    assert not os.path.exists(places.socket)
+
+
 @pytest.mark.parametrize("boot", ["another boot", None])
 def test_what_a_crash_of_the_host_left_is_replaced(host: UserHost, boot: str | None) -> None:
     """The runtime folder of a daemon without root may lie on a disk."""

@@ -14,6 +14,7 @@ from typing import Final
 from msgspec.structs import replace
 
 import ringway
+from ringway import holders
 from ringway.engine.base import Notify
 from ringway.engine.user import choices, records
 from ringway.engine.user.changes import apply_changes
@@ -29,6 +30,7 @@ from ringway.engine.user.records import Record
 from ringway.engine.user.watch import Watch
 from ringway.engine.user.words import last_words
 from ringway.errors import (
+    BusyError,
     NotFoundError,
     PermissionDeniedError,
     RingwayError,
@@ -154,6 +156,8 @@ class UserDriver:
                 endpoint.refuse_if_used()
             self._watch.forget(name)
             endpoint.end()
+        else:
+            _refuse_nameless(self._places.of(name))
         self._drop(name)
         self._places.of(name).remove()
 
@@ -354,3 +358,14 @@ class UserDriver:
 
 def _not_found(name: str) -> NotFoundError:
     return NotFoundError(f"there is no endpoint '{name}'", hint="ringway endpoint list shows those there are")
+
+
+def _refuse_nameless(places: EndpointPlaces) -> None:
+    """:raises BusyError: a target lives there whose record is lost: with another there would be two."""
+    if is_locked(places.log):
+        holder = holders.opener(os.stat(places.log))
+        raise BusyError(
+            f"the target of '{places.name}' runs, but its record is lost",
+            holder=holder,
+            hint=f"end {holder or 'it'}, then try again",
+        )
