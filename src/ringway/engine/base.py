@@ -78,6 +78,13 @@ class Driver(Protocol):
         :raises BusyError: a guest uses it; nothing was changed.
         """
 
+    def take_back(self, name: str) -> None:
+        """Undo a :meth:`create` that came to nothing: as :meth:`delete`, but what others had made before
+        stays, and is theirs again.
+
+        :raises BusyError: a guest uses what was made; nothing was changed.
+        """
+
     def resize(self, name: str, lun: LunSpec) -> None:
         """Look at a LUN's size again and tell the guest, as far as the engine can.
 

@@ -108,11 +108,11 @@ class Changes:
     async def take_back(self, wanted: Wanted) -> None:
         """Undo a creation that nobody was told of; the lock is held.
 
-        What a guest uses was there before, and stays: it is not this creation's to take.
+        What was there before stays, and so does what a guest uses: it is not this creation's to take.
         """
         driver = self._actual.driver(wanted.spec.engine)
         try:
-            await self._actual.change(driver.delete, wanted.name)
+            await self._actual.change(driver.take_back, wanted.name)
         except BusyError as error:
             _log.warning("endpoint '%s' was not created, and what is there stays: %s", wanted.name, error)
         faults.point("create.taken-back")

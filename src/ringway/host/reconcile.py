@@ -153,7 +153,9 @@ class Reconciler:
             await self._mend_wanted(wanted, first)
 
     async def _remove_stranger(self, name: str, first: bool) -> None:
-        """What carries our mark and is in no store is left of something; a guest that uses it keeps it."""
+        """What carries our mark and is in no store is left of something; a guest that uses it keeps it, and
+        who made it before we took it over has it back.
+        """
         for kind, driver in self._actual.drivers.items():
             if self._actual.seen(kind, name) is None or await self._actual.look(kind, name) is None:
                 continue
@@ -165,7 +167,7 @@ class Reconciler:
             if name in self._kept:
                 continue
             try:
-                await self._actual.change(driver.delete, name)
+                await self._actual.change(driver.take_back, name)
             except BusyError as error:
                 _log.warning("endpoint '%s' is not known, and stays: %s", name, error)
                 continue

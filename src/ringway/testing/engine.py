@@ -114,6 +114,10 @@ class MemoryDriver:
             self._world.last_words.pop(name, None)
             self._world.connected.discard(name)
 
+    def take_back(self, name: str) -> None:
+        """Take it out."""
+        self.delete(name)
+
     def resize(self, name: str, lun: LunSpec) -> None:
         """Enter another LUN at its address."""
         self._change("resize", name)

@@ -15,6 +15,7 @@ from ringway.errors import UsageError
 from ringway.testing.daemon import Daemon
 from ringway.testing.fake_kernel import FakeKernel
 
+from ..loads import wait_until
 from .plants import MIB, Plant
 
 WWPN, NEXUS = "naa.5001405000000abc", "naa.5001405000000def"
@@ -106,14 +107,15 @@ def test_what_is_live_is_taken_over_under_its_guest(
     assert lio.left() == []
 
 
+@pytest.mark.parametrize("guest", [True, False])
 @pytest.mark.parametrize("point", ["create.committed:1", "create.made:1"])
-def test_a_takeover_that_is_cut_short_leaves_the_guest_its_disks(
-    lio: Plant, fake_kernel: FakeKernel, point: str
+def test_a_takeover_that_is_cut_short_leaves_what_is_there_to_its_maker(
+    lio: Plant, fake_kernel: FakeKernel, point: str, guest: bool
 ) -> None:
     _made_by_another(fake_kernel.configfs)
-    fake_kernel.attach(WWPN)
-    port = fake_kernel.configfs / "vhost" / WWPN
-    before = sorted(path.relative_to(port) for path in port.rglob("*"))
+    if guest:
+        fake_kernel.attach(WWPN)
+    before = _tree(fake_kernel)
     with lio.daemon(point) as daemon:
         daemon.start()
         with pytest.raises((OSError, http.client.HTTPException)):
@@ -121,7 +123,21 @@ def test_a_takeover_that_is_cut_short_leaves_the_guest_its_disks(
         daemon.wait_dead()
         daemon.fault = ""
         daemon.start()
-        assert sorted(path.relative_to(port) for path in port.rglob("*")) == before
+        assert _tree(fake_kernel) == before
+        if guest:
+            fake_kernel.detach(WWPN)
+            daemon.kill()
+            daemon.start()
+        wait_until(lambda: daemon.names() == {WWPN: "foreign"}, "a look at the kernel")
+        assert _tree(fake_kernel) == before
+        daemon.ask("POST", "/1.0/config/import?adopt=1")
+        daemon.ask("DELETE", f"/1.0/endpoints/{WWPN}")
+    assert lio.left() == []
+
+
+def _tree(kernel: FakeKernel) -> list[Path]:
+    """Ports and backstores, and all that is in them."""
+    return sorted(path for root in ("vhost", "core") for path in (kernel.configfs / root).rglob("*"))
 
 
 def _saveconfig() -> Any:

@@ -103,6 +103,23 @@ def test_adoption_while_a_guest_is_there(theirs: Bench, kernel: FakeKernel) -> N
     assert theirs.driver.show(WWPN).connected is True
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_is_taken_back_is_foreign_again(theirs: Bench, kernel: FakeKernel, changed: bool) -> None:
+    before = snapshot(kernel)
+    (spec,) = driver_of(theirs).adopt()
+    theirs.driver.create(spec)
+    if changed:
+        theirs.driver.update(spec, replace(spec, luns=spec.luns[:1]))
+        theirs.restart()
+        before = snapshot(kernel)
+    theirs.driver.take_back(WWPN)
+    theirs.driver.take_back(WWPN)
+    assert snapshot(kernel) == before
+    assert [info.state for info in theirs.driver.list()] == [EndpointState.FOREIGN]
+    assert all(store.foreign for store in theirs.driver.backstores())
+    assert list(theirs.folder.glob("run/lio/*")) == []
+
+
 def test_what_was_adopted_goes_and_comes_as_it_was(theirs: Bench, kernel: FakeKernel) -> None:
     (spec,) = driver_of(theirs).adopt()
     theirs.driver.create(spec)

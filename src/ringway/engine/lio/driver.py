@@ -118,7 +118,9 @@ class LioDriver:
             if known is None:
                 undo(lambda: self._records.drop(spec.name))
             passing = _left_over(known, spec)
-            self._records.put(Record(spec, known.places if known is not None else {}, passing))
+            adopted = known.adopted if known is not None else self._fs.exists(port_path(spec.wwpn))
+            before = known.places if known is not None else {}
+            self._records.put(Record(spec, before, passing, adopted))
             made = self._ports.make(spec, undo)
             places = self._assembly.places(spec, known, fresh=made)
             if known is not None:
@@ -129,7 +131,7 @@ class LioDriver:
                     checks.check_unlocked(store)
             self._assembly.add_all(spec, places, undo)
             if places or passing:
-                self._records.put(Record(spec, places))
+                self._records.put(Record(spec, places, adopted=adopted))
 
     def update(self, old: EndpointSpec, new: EndpointSpec, *, force: bool = False) -> None:
         """As the protocol says: LUNs come and go, and attributes change. Guests see both at once."""
@@ -146,8 +148,9 @@ class LioDriver:
             known = self._records.get(old.name)
             places = parts.places(new, known, fresh=False)
             before = known.places if known is not None else {}
-            self._records.put(Record(old, before, come))
-            undo(lambda: self._records.put(Record(old, before)))
+            adopted = known is not None and known.adopted
+            self._records.put(Record(old, before, come, adopted))
+            undo(lambda: self._records.put(Record(old, before, adopted=adopted)))
             parts.take(old, gone, before, undo)
             in_the_way = tuple(lun for lun in gone if _collides(lun, come))
             parts.drop_stores(in_the_way, before, kept=stays)
@@ -157,7 +160,16 @@ class LioDriver:
                 parts.set_attributes(new, one, other, undo)
             parts.drop_groups(new, set(targets_of(old)) - set(targets_of(new)))
             parts.drop_stores((lun for lun in gone if lun not in in_the_way), before, kept=stays)
-            self._records.put(Record(new, places))
+            self._records.put(Record(new, places, adopted=adopted))
+
+    def take_back(self, name: str) -> None:
+        """As the protocol says. What :meth:`create` took over is foreign again, with what was added to it."""
+        record = self._records.get(name)
+        if record is None or not record.adopted:
+            self.delete(name)
+            return
+        with self._alone(record.spec):
+            self._records.drop(name)
 
     def delete(self, name: str, *, force: bool = False) -> None:
         """As the protocol says. With ``force``, a guest that is attached loses its LUNs, and the kernel

@@ -24,11 +24,13 @@ class Record(Struct, frozen=True):
 
     :param places: where backstores lie that are not at the place where we would put them, by name.
     :param passing: LUNs that a change adds or takes away just now; their backstores may be there or not.
+    :param adopted: its port was there, and somebody else's.
     """
 
     spec: EndpointSpec
     places: dict[str, str] = {}
     passing: tuple[LunSpec, ...] = ()
+    adopted: bool = False
 
 
 class Records:
