@@ -54,6 +54,12 @@ class Driver(Protocol):
         :raises RingwayError: with who holds it, and what to do.
         """
 
+    def check_foreign(self, spec: EndpointSpec) -> None:
+        """Refuse disks that others serve by this engine's means, whichever engine ``spec`` is for.
+
+        :raises BusyError: with what serves it; what :meth:`create` would take over is no reason.
+        """
+
     def create(self, spec: EndpointSpec) -> None:
         """Make the host have this endpoint, from nothing or from a part of it.
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
+from msgspec.structs import replace
+
 from ringway.engine.base import Driver
 from ringway.errors import NotFoundError, UsageError
-from ringway.model import EndpointInfo, EndpointState, EngineKind
+from ringway.model import EndpointInfo, EndpointSpec, EndpointState, EngineKind, LunSpec
 
 MAX_AGE_S: Final = 1.0  #: a list that is younger needs no look at the host
 PATIENCE_S: Final = 5.0  #: for an engine that does not say what it has; then it is told what it had
@@ -59,6 +61,20 @@ class Actual:
     async def ask(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call an engine to be told something."""
         return await asyncio.wrap_future(self._lookers.submit(call, *args, **kwargs))
+
+    async def check(
+        self, spec: EndpointSpec, others: tuple[EndpointSpec, ...], *, had: tuple[LunSpec, ...] = ()
+    ) -> None:
+        """Have an endpoint's engine check it, and each engine whether somebody else's serves a disk of it.
+
+        :param others: as :meth:`ringway.engine.base.Driver.check`. :param had: LUNs that it serves already.
+        :raises RingwayError: with who holds what, and what to do.
+        """
+        await self.ask(self.driver(spec.engine).check, spec, others)
+        known = [lun.backstore for lun in had]
+        fresh = replace(spec, luns=tuple(lun for lun in spec.luns if lun.backstore not in known))
+        for driver in self.drivers.values():
+            await self.ask(driver.check_foreign, fresh)
 
     async def look(self, kind: EngineKind, name: str) -> EndpointInfo | None:
         """Look at one endpoint of ours, and remember it. :returns: ``None``: it is not there."""

@@ -53,7 +53,7 @@ class Changes:
         self._desired.refuse_name(spec.name)
         resolved = await self._actual.ask(driver.resolve, spec)
         with self._desired.claim(resolved) as others:
-            await self._actual.ask(driver.check, resolved, others)
+            await self._actual.check(resolved, others)
         return resolved
 
     async def create(self, operation: Operation, spec: EndpointSpec) -> EndpointInfo:
@@ -93,7 +93,7 @@ class Changes:
         operation.step(0.1, "checking")
         resolved = await self._actual.ask(driver.resolve, spec)
         with self._desired.claim(resolved) as others:
-            await self._actual.ask(driver.check, resolved, others)
+            await self._actual.check(resolved, others)
             operation.cancellable(False)
             faults.point("create.checked")
             return await self._desired.insert(resolved)
@@ -161,7 +161,7 @@ class Changes:
         """Check the new specification, and write it down beside the one that runs."""
         resolved = await self._actual.ask(driver.resolve, new)
         with self._desired.claim(resolved) as others:
-            await self._actual.ask(driver.check, resolved, others)
+            await self._actual.check(resolved, others, had=wanted.spec.luns)
             operation.cancellable(False)
             return await self._desired.put(wanted, spec=resolved, generation=wanted.generation + 1)
 

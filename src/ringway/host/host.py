@@ -167,7 +167,7 @@ class Host:
         driver = self.actual.driver(kind)
         others = tuple(wanted.spec for wanted in self.desired.all())
         resolved = await self.actual.ask(driver.resolve, probe.endpoint_of(spec, kind))
-        await self.actual.ask(driver.check, resolved, others)
+        await self.actual.check(resolved, others)
         return await self.actual.ask(probe.look, spec, kind)
 
     # Changes

@@ -80,6 +80,13 @@ class MemoryDriver:
         for lun in spec.luns:
             self._check_path(lun.backstore.path, owners)
 
+    def check_foreign(self, spec: EndpointSpec) -> None:
+        """Refuse a path that a foreign endpoint of the world has."""
+        foreign = self._world.foreign.values()
+        owners = {lun.backstore.path: other.name for other in foreign for lun in other.luns}
+        for lun in spec.luns:
+            self._check_path(lun.backstore.path, owners)
+
     def _check_path(self, path: str | None, owners: dict[str | None, str]) -> None:
         if path is None:
             return

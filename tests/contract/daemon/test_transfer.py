@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ringway.errors import UsageError
+from ringway.errors import BusyError, UsageError
 from ringway.testing.daemon import Daemon
 from ringway.testing.fake_kernel import FakeKernel
 
 from ..loads import wait_until
-from .plants import MIB, Plant
+from .plants import MIB, Plant, end_user_plant
 
 WWPN, NEXUS = "naa.5001405000000abc", "naa.5001405000000def"
 
@@ -105,6 +107,34 @@ def test_what_is_live_is_taken_over_under_its_guest(
     fake_kernel.detach(WWPN)
     kernels.ask("DELETE", f"/1.0/endpoints/{WWPN}")
     assert lio.left() == []
+
+
+@pytest.mark.parametrize("engine", ["lio", "user"])
+def test_a_disk_that_others_serve_is_no_new_endpoints(
+    lio: Plant, fake_kernel: FakeKernel, engine: str
+) -> None:
+    image, store = lio.folder.parent / "a.img", fake_kernel.configfs / "core/fileio_7/theirs"
+    image.write_bytes(bytes(MIB))
+    store.mkdir(parents=True)
+    (store / "control").write_text(f"fd_dev_name={image},fd_dev_size={MIB}")
+    (store / "enable").write_text("1")
+    plant = replace(lio, config=lio.config.replace("[user]\nenabled = false", ""))
+    disk = {"target": 0, "lun": 0, "backstore": {"kind": "path", "path": str(image)}}
+    with plant.daemon() as daemon, contextlib.ExitStack() as stack:
+        stack.callback(end_user_plant, plant)
+        daemon.start()
+        wanted = {"name": "b", "engine": engine, "luns": [disk]}
+        with pytest.raises(BusyError, match="fileio_7/theirs"):
+            daemon.ask("POST", "/1.0/endpoints", wanted)
+        with pytest.raises(BusyError, match="fileio_7/theirs"):
+            daemon.ask("POST", "/1.0/endpoints?dry_run=1", wanted)
+        assert daemon.names() == {}
+        store.rmdir()
+        daemon.ask("POST", "/1.0/endpoints", wanted)
+        daemon.kill()
+        daemon.start()
+        assert daemon.names() == {"b": "ready"}
+        daemon.ask("DELETE", "/1.0/endpoints/b")
 
 
 @pytest.mark.parametrize("guest", [True, False])

@@ -11,11 +11,11 @@ import pytest
 from msgspec.structs import replace
 
 from ringway.engine.lio import LioDriver, read_saveconfig, write_saveconfig
-from ringway.errors import ConflictError, NotFoundError, UsageError
-from ringway.model import EndpointState, Protection, SpecKind
+from ringway.errors import BusyError, ConflictError, NotFoundError, UsageError
+from ringway.model import EndpointSpec, EndpointState, EngineKind, Protection, SpecKind
 from ringway.testing.fake_kernel import FakeKernel
 
-from .bench import MIB, Bench, ram
+from .bench import MIB, Bench, disk, ram
 
 WWPN = "naa.5001405000000abc"
 NEXUS = "naa.5001405000000def"
@@ -118,6 +118,33 @@ def test_what_is_taken_back_is_foreign_again(theirs: Bench, kernel: FakeKernel, 
     assert [info.state for info in theirs.driver.list()] == [EndpointState.FOREIGN]
     assert all(store.foreign for store in theirs.driver.backstores())
     assert list(theirs.folder.glob("run/lio/*")) == []
+
+
+def test_a_disk_of_others_is_theirs_alone(theirs: Bench) -> None:
+    image = theirs.folder / "theirs.img"
+    alias = theirs.folder / "alias.img"
+    os.link(image, alias)
+    for engine in EngineKind:
+        spec = EndpointSpec(name="b", engine=engine, luns=(disk(str(alias)),))
+        with pytest.raises(BusyError, match="fileio_0/disk1") as refused:
+            theirs.driver.check_foreign(spec)
+        assert "--adopt" in (refused.value.hint or "")
+    theirs.driver.check_foreign(theirs.spec("c", disk(theirs.image("free.img"))))
+    (adopted,) = driver_of(theirs).adopt()
+    theirs.driver.check_foreign(adopted)
+    with pytest.raises(BusyError):
+        theirs.driver.check_foreign(replace(adopted, luns=(disk(str(image), 5, target=1),)))
+    theirs.driver.create(adopted)
+    theirs.restart()
+    theirs.driver.check_foreign(adopted)
+
+
+def test_what_we_serve_is_not_of_others(lio: Bench) -> None:
+    spec = lio.create("db0", disk(lio.image("a.img")), disk(lio.image("b.img"), 1))
+    lio.restart()
+    lio.driver.check_foreign(spec)
+    lio.driver.delete("db0")
+    lio.driver.check_foreign(spec)
 
 
 def test_what_was_adopted_goes_and_comes_as_it_was(theirs: Bench, kernel: FakeKernel) -> None:

@@ -447,3 +447,20 @@ async def test_a_dry_run_checks_and_changes_nothing(open_host: OpenHost, world: 
             await host.plan_creation(spec("a", disk(0, "/gone")))
         assert world.calls == []
         assert host.operations.list() == ()
+
+
+async def test_a_disk_that_others_serve_is_refused(open_host: OpenHost, world: World) -> None:
+    async with open_host() as host:
+        await done(host.create(spec("a", disk(0, "/dev/x"))))
+        world.foreign["theirs"] = spec("theirs", disk(0, "/dev/x"))
+        await done(host.update("a", lambda old: replace(old, luns=(*old.luns, ram(1)))))
+        world.foreign["theirs"] = spec("theirs", disk(0, "/dev/y"))
+        with pytest.raises(BusyError, match="theirs"):
+            await done(host.create(spec("b", disk(0, "/dev/y"))))
+        with pytest.raises(BusyError, match="theirs"):
+            await done(host.update("a", lambda old: replace(old, luns=(*old.luns, disk(2, "/dev/y")))))
+        with pytest.raises(BusyError, match="theirs"):
+            await host.probe(disk(0, "/dev/y").backstore)
+        assert [lun.lun for lun in world.endpoints["a"].luns] == [0, 1]
+    async with open_host() as host:
+        assert (await host.endpoint("a")).state is EndpointState.READY

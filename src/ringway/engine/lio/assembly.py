@@ -230,6 +230,13 @@ def possible_paths(store: BackstoreSpec, name: str, places: Places) -> tuple[str
     return tuple(usual_place(plugin, name) for plugin in plugins)
 
 
+def paths_of(record: Record) -> Iterator[tuple[str, str]]:
+    """Names of an endpoint's backstores, and where they may lie; those too that a change is about."""
+    for lun in (*record.passing, *record.spec.luns):
+        name = _name(lun)
+        yield from ((name, path) for path in possible_paths(lun.backstore, name, record.places))
+
+
 def difference(one: EndpointSpec, other: EndpointSpec) -> tuple[LunSpec, ...]:
     """LUNs of ``one`` that ``other`` has not, or has otherwise."""
     return tuple(lun for lun in one.luns if lun not in other.luns)

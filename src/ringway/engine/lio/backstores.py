@@ -191,11 +191,17 @@ class Backstores:
             size_bytes=size_bytes if size_bytes is not None else device_size(medium),
             block_size=self._fs.read_int(f"{path}/attrib/block_size") or None,
             serial=serial or None,
-            readonly=plugin == "iblock" and " readonly" in info.partition("UDEV PATH: ")[2],
+            readonly=_is_readonly(plugin, info),
             null="nullio: 1" in info,
             direct="Async: 1" in info,
             write_through=plugin == "fileio" and "Mode: O_DSYNC" in info,
         )
+
+    def medium(self, path: str) -> tuple[str | None, bool]:
+        """The file or device of a backstore, and whether it is only read: less than :meth:`read`."""
+        plugin = path.removeprefix("core/").partition("/")[0].rpartition("_")[0]
+        info = self._fs.read_or(f"{path}/info")
+        return _medium_and_size(plugin, info)[0], _is_readonly(plugin, info)
 
     def _handler(self, spec: BackstoreSpec) -> str:
         """A device of a user-space handler is its handler's: we map it, and no more."""
@@ -333,6 +339,10 @@ _MEDIA: Final = {
     "rd_mcp": re.compile(r"PAGES/PAGE_SIZE: ()(\d+)\*"),
     "user": re.compile(r"Config: (.*?) Size: (\d+)"),
 }
+
+
+def _is_readonly(plugin: str, info: str) -> bool:
+    return plugin == "iblock" and " readonly" in info.partition("UDEV PATH: ")[2]
 
 
 def _medium_and_size(plugin: str, info: str) -> tuple[str | None, int | None]:

@@ -10,10 +10,11 @@ from typing import Final
 from ringway.engine.base import Notify
 from ringway.engine.lio import checks, choices
 from ringway.engine.lio.adoption import Adoption
-from ringway.engine.lio.assembly import Assembly, difference, possible_paths, rolled_back, stores_of
+from ringway.engine.lio.assembly import Assembly, difference, paths_of, rolled_back, stores_of
 from ringway.engine.lio.backstores import Backstores, same_disk, served_size
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.counters import statistics_of
+from ringway.engine.lio.foreign_media import ForeignMedia
 from ringway.engine.lio.guests import guest_of
 from ringway.engine.lio.locks import Locks
 from ringway.engine.lio.looks import Looks
@@ -60,6 +61,7 @@ class LioDriver:
         self._backstores = Backstores(self._fs, self._settings)
         self._looks = Looks(self._fs, self._ports, self._backstores, self._records)
         self._assembly = Assembly(self._fs, self._ports, self._backstores, self._looks, self._records)
+        self._foreign = ForeignMedia(self._fs, self._ports, self._backstores, self._records)
         self._identities = checks.Identities()
         self._locks = Locks()
         self._sightings = Sightings()
@@ -88,6 +90,10 @@ class LioDriver:
         checks.check_sharing(spec, others, self._identities)
         for store in stores:
             checks.check_unused(store)
+
+    def check_foreign(self, spec: EndpointSpec) -> None:
+        """As the protocol says, of files and devices in whichever fabric's use."""
+        self._foreign.refuse(spec)
 
     def _check_port(self, spec: EndpointSpec) -> None:
         """:raises ConflictError: somebody else made the port. Who knows its nexus takes it over."""
@@ -231,7 +237,7 @@ class LioDriver:
                 raise ConflictError(f"endpoint '{owner}' has {name} already")
             if not self._fs.exists(port_path(name)):
                 raise NotFoundError(f"the kernel has no target port '{name}'", hint="ringway endpoint list")
-        taken = {name: path for record in self._records.all() for name, path in _paths_of(record)}
+        taken = {name: path for record in self._records.all() for name, path in paths_of(record)}
         adoption = Adoption(self._fs, self._ports, self._backstores, taken)
         foreign = [wwpn for wwpn in self._looks.wwpns() if self._records.owner_of(wwpn) is None]
         return tuple(adoption.describe(wwpn, self._looks.mappings(wwpn)) for wwpn in names or foreign)
@@ -254,7 +260,7 @@ class LioDriver:
 
     def backstores(self) -> tuple[BackstoreInfo, ...]:
         """As the protocol says, those of other fabrics too."""
-        ours = {path for record in self._records.all() for _, path in _paths_of(record)}
+        ours = {path for record in self._records.all() for _, path in paths_of(record)}
         return tuple(self._looks.backstore(path, foreign=path not in ours) for path in self._looks.devices())
 
     def statistics(self, name: str) -> TargetStatistics:
@@ -442,12 +448,6 @@ def _unchanged(old: EndpointSpec, new: EndpointSpec) -> set[str]:
     """Names of backstores that both have, and describe alike."""
     there, wanted = stores_of(old), stores_of(new)
     return {name for name in there if wanted.get(name) == there[name]}
-
-
-def _paths_of(record: Record) -> Iterator[tuple[str, str]]:
-    """Names of an endpoint's backstores, and where they may lie."""
-    for name, store in stores_of(record.spec).items():
-        yield from ((name, path) for path in possible_paths(store, name, record.places))
 
 
 def _check_change(old: EndpointSpec, new: EndpointSpec) -> None:

@@ -118,6 +118,9 @@ class UserDriver:
         self._make_folder()
         self._spawner.probe(tuple(lun for lun in spec.luns if lun.backstore not in has))
 
+    def check_foreign(self, spec: EndpointSpec) -> None:
+        """As the protocol says. Targets of others lock their disks, which :meth:`check` sees."""
+
     def probe_backstore(self, disk: BackstoreSpec) -> BackstoreInfo:
         """Open a backstore as a target would. :raises RingwayError: what would be wrong with it."""
         self._make_folder()
