@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from ringway.engine.base import Driver
 from ringway.errors import NotFoundError, UsageError
-from ringway.model import EndpointInfo, EndpointSpec, EndpointState, EngineKind, LunSpec
+from ringway.model import EndpointInfo, EndpointSpec, EndpointState, EngineKind, LunSpec, SpecKind
 
 MAX_AGE_S: Final = 1.0  #: a list that is younger needs no look at the host
 PATIENCE_S: Final = 5.0  #: for an engine that does not say what it has; then it is told what it had
@@ -26,10 +27,14 @@ _T = TypeVar("_T")
 
 
 class Actual:
-    """The engines, and the last look at what they have. For one event loop."""
+    """The engines, and the last look at what they have. For one event loop.
 
-    def __init__(self, drivers: Mapping[EngineKind, Driver]) -> None:
+    :param own: the folder of the host's own state, which is nobody's disk.
+    """
+
+    def __init__(self, drivers: Mapping[EngineKind, Driver], own: str) -> None:
         self.drivers = dict(drivers)
+        self._own = own
         self._workers = ThreadPoolExecutor(_WORKERS, "change")
         self._lookers = ThreadPoolExecutor(_LOOKERS, "look")
         self._seen: dict[EngineKind, dict[str, EndpointInfo]] = {kind: {} for kind in drivers}
@@ -70,11 +75,13 @@ class Actual:
         :param others: as :meth:`ringway.engine.base.Driver.check`. :param had: LUNs that it serves already.
         :raises RingwayError: with who holds what, and what to do.
         """
-        await self.ask(self.driver(spec.engine).check, spec, others)
+        driver = self.driver(spec.engine)
+        await self.ask(_refuse_own, spec, self._own)
+        await self.ask(driver.check, spec, others)
         known = [lun.backstore for lun in had]
         fresh = replace(spec, luns=tuple(lun for lun in spec.luns if lun.backstore not in known))
-        for driver in self.drivers.values():
-            await self.ask(driver.check_foreign, fresh)
+        for each in self.drivers.values():
+            await self.ask(each.check_foreign, fresh)
 
     async def look(self, kind: EngineKind, name: str) -> EndpointInfo | None:
         """Look at one endpoint of ours, and remember it. :returns: ``None``: it is not there."""
@@ -152,3 +159,12 @@ class Actual:
         """It is gone."""
         self._seen[kind].pop(name, None)
         self._touched[kind, name] = time.monotonic()
+
+
+def _refuse_own(spec: EndpointSpec, own: str) -> None:
+    """:raises UsageError: a disk lies in the host's own folder: a guest could rewrite what is kept there."""
+    folder = os.path.join(os.path.realpath(own), "")
+    for lun in spec.luns:
+        path = lun.backstore.path if lun.backstore.kind is SpecKind.PATH else None
+        if path is not None and os.path.realpath(path).startswith(folder):
+            raise UsageError(f"'{path}' is in ringwayd's own folder", hint="keep disks somewhere else")

@@ -57,7 +57,7 @@ class Host:
         self.events = Events()
         self.operations = Operations(self.events)
         self.desired = Desired(store)
-        self.actual = Actual(drivers)
+        self.actual = Actual(drivers, store.folder)
         self.health = Health()
         self._changes = Changes(self.desired, self.actual, self.health, self.events, self._wake)
         self.reconciler = Reconciler(

@@ -68,6 +68,11 @@ class Store:
                 self._db.close()
                 raise
 
+    @property
+    def folder(self) -> str:
+        """Where it lies, alone with what belongs to it."""
+        return str(self._path.parent)
+
     def __enter__(self) -> Store:
         return self
 

@@ -464,3 +464,13 @@ async def test_a_disk_that_others_serve_is_refused(open_host: OpenHost, world: W
         assert [lun.lun for lun in world.endpoints["a"].luns] == [0, 1]
     async with open_host() as host:
         assert (await host.endpoint("a")).state is EndpointState.READY
+
+
+async def test_what_the_host_keeps_is_no_disk(open_host: OpenHost, tmp_path: Path) -> None:
+    """A guest could have written its own endpoints."""
+    link = tmp_path / ".." / tmp_path.name / "state.db"
+    async with open_host() as host:
+        for path in (tmp_path / "state.db", link):
+            with pytest.raises(UsageError, match="own folder"):
+                await done(host.create(spec("db0", disk(0, str(path)))))
+        assert await host.endpoints() == ()
