@@ -20,7 +20,7 @@ impl Epoch {
     /// A copy is ordinary loads and stores. A CPU may carry them out after the load of a number that follows them,
     /// be that sequentially consistent: a load on an ARM, a store on x86 too. Then the number would be the one from
     /// before a page was lost, and the copy on the page that stands in for it. An acquire fence keeps the copy's
-    /// loads before; its stores take a full one (5 to 10 ns of x86, which has none to pay for loads).
+    /// loads before; its stores take a full one (of which x86 pays for the latter alone).
     #[inline(always)]
     pub fn held_since(&self, before: u32, stored: bool) -> bool {
         fence(if stored { SeqCst } else { Acquire });

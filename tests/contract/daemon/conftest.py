@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ringway.errors import GuestError
-from ringway.testing.fake_kernel import FakeKernel
-from ringway.testing.kernel_target import INSIDE
-from ringway.testing.real_kernel import RealKernel
-
+from ..kernels import Kernel, kernel_at
 from .plants import Plant, end_user_plant, lio_plant, user_plant
 
 
 @pytest.fixture
-def fake_kernel(run_dir: Path) -> Iterator[FakeKernel | RealKernel]:
+def fake_kernel(run_dir: Path) -> Iterator[Kernel]:
     """A fake kernel, and the real one in a guest of the tests; the test is skipped where there is none."""
-    if INSIDE in os.environ:
-        with RealKernel() as real:
-            yield real
-        return
     (run_dir / "k").mkdir()
-    kernel = FakeKernel(run_dir / "k")
-    try:
-        kernel.__enter__()
-    except GuestError as error:
-        pytest.skip(f"{error}: {error.hint}")
-    try:
+    with kernel_at(run_dir / "k") as kernel:
         yield kernel
-    finally:
-        kernel.__exit__()
 
 
 @pytest.fixture
-def lio(run_dir: Path, fake_kernel: FakeKernel | RealKernel) -> Plant:
+def lio(run_dir: Path, fake_kernel: Kernel) -> Plant:
     """The kernel engine."""
     return lio_plant(run_dir / "d", fake_kernel)
 

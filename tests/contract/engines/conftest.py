@@ -3,53 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ringway.engine.lio import LioDriver, Settings
-from ringway.errors import GuestError
 from ringway.model import EndpointSpec, EngineKind
-from ringway.testing.fake_kernel import FakeKernel
 from ringway.testing.frontend import ScsiFrontEnd
-from ringway.testing.kernel_target import INSIDE
-from ringway.testing.real_kernel import RealKernel
 
+from ..kernels import Kernel, kernel_at
 from .bench import Bench
 from .user_host import UserHost
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[FakeKernel | RealKernel]:
+def kernel(tmp_path: Path) -> Iterator[Kernel]:
     """A kernel target that is none; in a guest of the tests, the real one.
 
     The test is skipped where no fake can be had.
     """
-    if INSIDE in os.environ:
-        with RealKernel() as real:
-            yield real
-        return
-    kernel = FakeKernel(tmp_path)
-    try:
-        kernel.__enter__()
-    except GuestError as error:
-        pytest.skip(f"{error}: {error.hint}")
-    try:
+    with kernel_at(tmp_path) as kernel:
         yield kernel
-    finally:
-        kernel.__exit__()
 
 
 @pytest.fixture
-def settings(kernel: FakeKernel | RealKernel, tmp_path: Path) -> Settings:
+def settings(kernel: Kernel, tmp_path: Path) -> Settings:
     """Where it is."""
     return Settings(kernel.configfs, kernel.sysfs, tmp_path / "run", kernel.kmsg, ("false",))
 
 
 @pytest.fixture
-def lio(kernel: FakeKernel | RealKernel, settings: Settings, tmp_path: Path) -> Iterator[Bench]:
+def lio(kernel: Kernel, settings: Settings, tmp_path: Path) -> Iterator[Bench]:
     """The kernel engine."""
 
     def reboot() -> None:

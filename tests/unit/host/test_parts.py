@@ -200,11 +200,6 @@ async def test_the_last_thousand_can_be_read_again() -> None:
     await reader.aclose()  # type: ignore[attr-defined]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 # Fault points
 
 

@@ -13,8 +13,8 @@ const SLOTS: usize = 8;
 /// The alarms that are set.
 ///
 /// Two are, as a rule: the next, and the one after it. As long as the kernel has a timer ahead, it can set others behind
-/// it, and stop its tick and start it again, without touching the CPU's clock. That takes a virtual machine 5 µs each
-/// time: with one alarm at a time, a wake-up was 26 µs late and took 19 µs of CPU; with two, it is 16 µs and 9 µs.
+/// it, and stop its tick and start it again, without touching the CPU's clock, which takes a virtual machine 4 to 7 µs
+/// each time. With one alarm at a time, a wake-up did that three times: it was 26 µs late and took 19 µs of CPU.
 #[derive(Default)]
 pub(super) struct Alarms {
     serial: u32,
