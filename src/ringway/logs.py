@@ -123,7 +123,8 @@ class QueuedHandler(logging.Handler):
                 self._lines.append(line)
             else:
                 self._dropped += 1
-            self._changed.notify_all()
+            if len(self._lines) == 1:  # else the thread is awake
+                self._changed.notify_all()
 
     def flush(self) -> None:
         """Wait until all is written, but not long: ``logging`` calls this at the process's end."""
@@ -136,11 +137,13 @@ class QueuedHandler(logging.Handler):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines)
-                line = self._lines[0]
-            with contextlib.suppress(Exception):  # nobody reads any more; others are still to be counted
-                self._write(line)
+                lines = tuple(self._lines)
+            for line in lines:
+                with contextlib.suppress(Exception):  # nobody reads any more; others are still to be counted
+                    self._write(line)
             with self._changed:
-                self._lines.popleft()
+                for _ in lines:
+                    self._lines.popleft()
                 self._tell_dropped()
                 self._changed.notify_all()
 

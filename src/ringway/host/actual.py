@@ -75,13 +75,24 @@ class Actual:
         :param others: as :meth:`ringway.engine.base.Driver.check`. :param had: LUNs that it serves already.
         :raises RingwayError: with who holds what, and what to do.
         """
-        driver = self.driver(spec.engine)
-        await self.ask(_refuse_own, spec, self._own)
-        await self.ask(driver.check, spec, others)
+        await self.ask(self._check, self.driver(spec.engine), spec, others, had)
+
+    def _check(
+        self, driver: Driver, spec: EndpointSpec, others: tuple[EndpointSpec, ...], had: tuple[LunSpec, ...]
+    ) -> None:
+        _refuse_own(spec, self._own)
+        driver.check(spec, others)
         known = [lun.backstore for lun in had]
         fresh = replace(spec, luns=tuple(lun for lun in spec.luns if lun.backstore not in known))
         for each in self.drivers.values():
-            await self.ask(each.check_foreign, fresh)
+            each.check_foreign(fresh)
+
+    async def make(self, spec: EndpointSpec) -> EndpointInfo:
+        """Have an endpoint made, and look at it. :raises RingwayError: as the engine."""
+        driver = self.driver(spec.engine)
+        info = await self.change(_made, driver, spec)
+        self._note(spec.engine, spec.name, info)
+        return info
 
     async def look(self, kind: EngineKind, name: str) -> EndpointInfo | None:
         """Look at one endpoint of ours, and remember it. :returns: ``None``: it is not there."""
@@ -159,6 +170,11 @@ class Actual:
         """It is gone."""
         self._seen[kind].pop(name, None)
         self._touched[kind, name] = time.monotonic()
+
+
+def _made(driver: Driver, spec: EndpointSpec) -> EndpointInfo:
+    driver.create(spec)
+    return driver.show(spec.name)
 
 
 def _refuse_own(spec: EndpointSpec, own: str) -> None:

@@ -69,7 +69,7 @@ class Changes:
             faults.point("create.committed")
             operation.step(0.5, "making the endpoint")
             try:
-                await self._actual.change(driver.create, wanted.spec)
+                info = await self._actual.make(wanted.spec)
                 faults.point("create.made")
                 wanted = await self._desired.put(wanted, applied=wanted.spec)
             except BaseException:
@@ -77,7 +77,7 @@ class Changes:
                 raise
             faults.point("create.acknowledged")
             self._events.tell(Kind.CREATED, _thing(spec.name))
-            return await self._view(wanted)
+            return self._health.view(wanted, info)
 
     def _same(self, spec: EndpointSpec) -> Wanted | None:
         """An endpoint that is there and is what ``spec`` asks for."""

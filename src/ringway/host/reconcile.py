@@ -224,14 +224,12 @@ class Reconciler:
         if (due_s := self._health.wait_s(name)) > 0:
             self._come_back(name, due_s)
             return
-        driver = self._actual.driver(wanted.spec.engine)
-        await self._actual.change(driver.create, wanted.spec)
+        await self._actual.make(wanted.spec)
         faults.point("mend.made")
         if wanted.applied != wanted.spec:
             await self._desired.put(wanted, applied=wanted.spec)
         if not first:
             self._health.started(name)
-        await self._actual.look(wanted.spec.engine, name)
         self._events.tell(Kind.READY if first else Kind.RESTARTED, _thing(name))
 
     def _note_death(self, name: str, last_words: str) -> None:
