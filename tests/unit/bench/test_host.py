@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from ringway.bench.host import peers
 from ringway.bench.host.figures import (
     GOALS,
+    LIMIT_S,
     OURS,
     RTSLIB,
     TARGETCLI,
     Figure,
+    JobCutError,
     Report,
     measured,
     parse,
@@ -35,6 +38,19 @@ def test_a_ratio_decides(theirs: float, met: bool) -> None:
     run = [Figure(OURS, "restore", 100, 1.0), Figure(RTSLIB, "restore", 100, theirs)]
     verdict = next(each for each in verdicts(run) if each.title == "restore at start")
     assert (verdict.met, verdict.measured) == (met, f"{theirs:.3g}×")
+
+
+def test_a_job_that_takes_too_long_is_cut_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIMIT_S, "1")
+    with pytest.raises(JobCutError), measured(RTSLIB, "restore", 7):
+        subprocess.run(["sleep", "60"], check=True)
+    (figure,) = parse(capsys.readouterr().out)
+    assert figure.cut
+    run = [Figure(OURS, "restore", 7, figure.value / 20), figure]
+    verdict = next(each for each in verdicts(run) if each.title == "restore at start")
+    assert (verdict.met, verdict.measured, verdict.peer[:2]) == (True, "> 20×", "> ")
 
 
 @pytest.mark.parametrize(("mib", "met"), [(8.0, True), (8.1, False)])

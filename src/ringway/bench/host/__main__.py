@@ -26,8 +26,10 @@ from ringway.testing.kernel_target import KernelTarget
 
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 _WIDTH: Final = 132
-#: A side in software emulation with a thousand endpoints; targetcli is the slowest.
-_TIMEOUT_S: Final = 3600
+#: A side has so many long jobs at most.
+_JOBS: Final = 8
+#: To clear what a side left.
+_CLEAR_S: Final = 3600
 _MEMORY_MIB: Final = 2048
 _USER_ENDPOINTS: Final = 200
 #: Neither peer starts without its folder.
@@ -46,6 +48,9 @@ MODULES: Final = {
 @click.command()
 @click.option("--endpoints", default=100, show_default=True, help="In the kernel; the goals are of 1000.")
 @click.option("--side", "sides", multiple=True, type=click.Choice(SIDES), help="[default: all]")
+@click.option(
+    "--limit", default=900, show_default=True, help="Seconds that one job of a peer may take; then it is cut."
+)
 @click.option("--save", type=_FILE, help="Where the figures go, as JSON.")
 @click.option(
     "--from", "kept", type=click.Path(exists=True, path_type=Path), help="Show a run that was saved."
@@ -57,6 +62,7 @@ MODULES: Final = {
 def main(
     endpoints: int,
     sides: Sequence[str],
+    limit: int,
     save: Path | None,
     kept: Path | None,
     page_file: Path | None,
@@ -66,7 +72,7 @@ def main(
     if kept:
         report = msgspec.json.decode(kept.read_bytes(), type=Report)
     else:
-        report = _measure(endpoints, sides or SIDES)
+        report = _measure(endpoints, sides or SIDES, limit)
     report = replace(report, note=note or report.note)
     if save:
         save.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
@@ -75,14 +81,14 @@ def main(
     _show(report)
 
 
-def _measure(endpoints: int, sides: Sequence[str]) -> Report:
+def _measure(endpoints: int, sides: Sequence[str], limit_s: int) -> Report:
     found: list[Figure] = []
     environment, versions = _peers(sides)
     in_guest = [side for side in sides if side != USER]
     if in_guest:
         with KernelTarget(memory_mib=_MEMORY_MIB, environment=environment) as guest:
             for side in in_guest:
-                _run_side(guest, side, endpoints, found)
+                _run_side(guest, side, endpoints, limit_s, found)
     if USER in sides:
         found += _run_user()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -93,7 +99,7 @@ def _peers(sides: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Fetch what is compared with. :returns: the guest's environment, and versions."""
     path = [str(Path(__file__).parents[3])]
     versions = {"python": platform.python_version()}
-    if RTSLIB in sides:
+    if {RTSLIB, TARGETCLI} & set(sides):  # either begins with endpoints of rtslib's
         path.append(str(peers.rtslib()))
         versions[RTSLIB] = peers.RTSLIB_VERSION
     if TARGETCLI in sides:
@@ -101,14 +107,14 @@ def _peers(sides: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     return {"PYTHONPATH": os.pathsep.join(path), "RINGWAY_PEERS": str(peers.root())}, versions
 
 
-def _run_side(guest: KernelTarget, side: str, endpoints: int, found: list[Figure]) -> None:
+def _run_side(guest: KernelTarget, side: str, endpoints: int, limit_s: int, found: list[Figure]) -> None:
     """Let one side do its jobs in an empty kernel, and clear up after it."""
     click.echo(f"{side}: {endpoints} endpoints …", err=True)
     guest.run(_PREPARE)
-    found += figures.parse(
-        guest.command(sys.executable, "-m", MODULES[side], str(endpoints), timeout_s=_TIMEOUT_S)
-    )
-    guest.python(_CLEAR, timeout_s=_TIMEOUT_S)
+    limit = "0" if side == OURS else str(limit_s)
+    command = ("env", f"{figures.LIMIT_S}={limit}", sys.executable, "-m", MODULES[side], str(endpoints))
+    found += figures.parse(guest.command(*command, timeout_s=_JOBS * limit_s))
+    guest.python(_CLEAR, timeout_s=_CLEAR_S)
 
 
 def _run_user() -> list[Figure]:

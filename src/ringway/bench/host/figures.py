@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -13,6 +14,8 @@ import msgspec
 OURS: Final = "ringway"
 RTSLIB: Final = "rtslib"
 TARGETCLI: Final = "targetcli"
+#: In the environment of a side: how long one of its jobs may take.
+LIMIT_S: Final = "RINGWAY_BENCH_LIMIT_S"
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -20,6 +23,7 @@ class Figure(msgspec.Struct, frozen=True):
 
     :ivar value: seconds of wall time, or what ``unit`` says.
     :ivar cpu_s: user and system time of the process and its children; ``None`` where it does not say much.
+    :ivar cut: the job was not waited for any longer: it takes more than this.
     """
 
     side: str
@@ -28,6 +32,11 @@ class Figure(msgspec.Struct, frozen=True):
     value: float
     unit: str = "s"
     cpu_s: float | None = None
+    cut: bool = False
+
+
+class JobCutError(Exception):
+    """A job took longer than it may; its figure was said."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -87,12 +96,35 @@ GOALS: Final = (
 
 @contextlib.contextmanager
 def measured(side: str, job: str, endpoints: int) -> Iterator[None]:
-    """Measure what is done inside, and print it as a line for :func:`parse`."""
-    begin, before = time.perf_counter(), os.times()
-    yield
-    seconds, after = time.perf_counter() - begin, os.times()
-    used = sum(after[:4]) - sum(before[:4])
-    say(Figure(side, job, endpoints, seconds, cpu_s=used))
+    """Measure what is done inside, and print it as a line for :func:`parse`.
+
+    :raises JobCutError: it took longer than the environment lets it.
+    """
+    begin, before, cut = time.perf_counter(), os.times(), True
+    try:
+        with _limited(int(os.environ.get(LIMIT_S, "0"))):
+            yield
+        cut = False
+    finally:
+        seconds, after = time.perf_counter() - begin, os.times()
+        used = sum(after[:4]) - sum(before[:4])
+        say(Figure(side, job, endpoints, seconds, cpu_s=used, cut=cut))
+
+
+@contextlib.contextmanager
+def _limited(limit_s: int) -> Iterator[None]:
+    """Let the block take so long at most; 0: as long as it wants."""
+
+    def cut(*_: object) -> None:
+        raise JobCutError(f"not waited for any longer than {limit_s} s")
+
+    before = signal.signal(signal.SIGALRM, cut)
+    signal.alarm(limit_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def say(figure: Figure) -> None:
@@ -118,11 +150,12 @@ def _verdict(goal: Goal, known: dict[tuple[str, str], Figure]) -> Verdict:
     unit = "×" if goal.peer else f" {ours.unit}" if ours else ""
     wanted = f"{'≤' if goal.most else '≥'} {goal.wanted:g}{unit}"
     if ours is None or (goal.peer and peer is None):
-        return Verdict(goal.title, 0, _cell(ours), _cell(peer), "", wanted, None)
+        return Verdict(goal.title, 0, cell(ours), cell(peer), "", wanted, None)
     value = peer.value / ours.value if peer else ours.value
     met = value <= goal.wanted if goal.most else value >= goal.wanted
+    least = "> " if peer is not None and peer.cut else ""
     return Verdict(
-        goal.title, ours.endpoints, _cell(ours), _cell(peer), f"{_number(value)}{unit}", wanted, met
+        goal.title, ours.endpoints, cell(ours), cell(peer), f"{least}{_number(value)}{unit}", wanted, met
     )
 
 
@@ -130,10 +163,12 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
-def _cell(figure: Figure | None) -> str:
+def cell(figure: Figure | None) -> str:
+    """Write a figure for a person."""
     if figure is None:
         return "not measured"
-    return seconds(figure.value) if figure.unit == "s" else f"{figure.value:.3g} {figure.unit}"
+    value = seconds(figure.value) if figure.unit == "s" else f"{figure.value:.3g} {figure.unit}"
+    return f"> {value}" if figure.cut else value
 
 
 def seconds(value: float) -> str:

@@ -1,4 +1,4 @@
-"""targetcli's side, in the guest: a batch of commands that create, and its listing.
+"""targetcli's side, in the guest: its listing, and a batch of commands that create.
 
 What it saves, restores and deletes with is rtslib, which has a side of its own.
 
@@ -7,15 +7,17 @@ What it saves, restores and deletes with is rtslib, which has a side of its own.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from ringway.bench.host import peers
-from ringway.bench.host.figures import TARGETCLI, measured
+from ringway.bench.host import peers, rtslib_side
+from ringway.bench.host.figures import TARGETCLI, JobCutError, measured
 from ringway.bench.host.names import DISK_BYTES, backstore, wwpn
+from ringway.testing import configfs
 
 #: It saves everything at its end otherwise, which is a job of its own here.
 _QUIET: Final = "set global auto_save_on_exit=false"
@@ -25,11 +27,13 @@ def main(endpoints: int) -> None:
     """Do both jobs once, with so many endpoints."""
     folder = peers.targetcli()
     _prepare()
-    with measured(TARGETCLI, "create", endpoints):
-        _batch(folder, (line for number in range(endpoints) for line in _create(number)))
+    rtslib_side.fill(endpoints)
     with measured(TARGETCLI, "ls", endpoints):
         listed = _run(folder, ["ls"])
     assert listed.count("lun0 ") == endpoints, listed[-2000:]
+    configfs.clear()
+    with contextlib.suppress(JobCutError), measured(TARGETCLI, "create", endpoints):
+        _batch(folder, (line for number in range(endpoints) for line in _create(number)))
 
 
 def _prepare() -> None:
