@@ -1,7 +1,7 @@
 """The data that all layers share. Everything is frozen, and goes through JSON unchanged.
 
 ``target``, ``statistics``, ``sandbox``: one target process and its control socket. ``endpoint``: what a host
-keeps. Imports ``errors`` only.
+keeps. ``guest``: libvirt's domains and their ports. Imports ``errors`` only.
 """
 
 import ringway.model.known  # noqa: F401 - so that threads may decode what they like
@@ -27,6 +27,21 @@ from ringway.model.endpoint import (
     OperationState,
     Plan,
     Protection,
+)
+from ringway.model.guest import (
+    ALIAS_PREFIX,
+    AttachmentInfo,
+    AttachmentState,
+    AttachSpec,
+    Face,
+    GuestDisk,
+    GuestInfo,
+    GuestState,
+    Mac,
+    PortInfo,
+    PortMode,
+    PortSpec,
+    PortState,
 )
 from ringway.model.sandbox import SandboxInfo, SandboxMode
 from ringway.model.statistics import (
@@ -83,6 +98,7 @@ from ringway.model.target import (
 )
 
 __all__ = [
+    "ALIAS_PREFIX",
     "API_VERSION",
     "BLOCK_SIZES",
     "CONTROL_VERSION",
@@ -92,6 +108,9 @@ __all__ = [
     "MAX_QUEUES",
     "MAX_TARGET",
     "Action",
+    "AttachSpec",
+    "AttachmentInfo",
+    "AttachmentState",
     "BackstoreInfo",
     "BackstoreSpec",
     "Carrier",
@@ -109,6 +128,10 @@ __all__ = [
     "EngineReport",
     "ErrorRecord",
     "Event",
+    "Face",
+    "GuestDisk",
+    "GuestInfo",
+    "GuestState",
     "Histogram",
     "HostConfig",
     "HostInfo",
@@ -125,6 +148,7 @@ __all__ = [
     "LunSpec",
     "LunStatistics",
     "LunStatus",
+    "Mac",
     "Mapped",
     "Naa",
     "Name",
@@ -135,6 +159,10 @@ __all__ = [
     "OwnershipState",
     "Plan",
     "Poll",
+    "PortInfo",
+    "PortMode",
+    "PortSpec",
+    "PortState",
     "Protection",
     "QueueStatistics",
     "QuitRequest",

@@ -1,0 +1,149 @@
+"""Guests: libvirt's domains, what of ours is attached to them, and their network ports.
+
+An *endpoint* is attached to a guest, a *port* is plugged into one. Both are described here as they are asked
+for (``…Spec``) and as they are (``…Info``).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from ringway.model.endpoint import Name
+
+#: In front of the aliases of all that we put into a domain; libvirt keeps those that begin with ``ua-``.
+ALIAS_PREFIX: Final = "ua-ringway-"
+
+Mac = Annotated[str, Meta(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
+"""In small letters, and not a group's address."""
+
+
+class GuestState(StrEnum):
+    """What a guest does."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUT_OFF = "shut-off"
+    OTHER = "other"  #: it starts, stops, crashed or sleeps; libvirt says more
+
+
+class Face(StrEnum):
+    """What a guest sees of an endpoint, and by which element libvirt is told of it."""
+
+    VHOST_USER_SCSI = "vhost-user-scsi"  #: ``<disk type='vhostuser'>`` with an override of its driver
+    VHOST_USER_BLK = "vhost-user-blk"  #: ``<disk type='vhostuser'>``
+    VHOST_SCSI = "vhost-scsi"  #: ``<hostdev type='scsi_host'>``, the kernel engine's
+
+
+class AttachmentState(StrEnum):
+    """How far an attachment is."""
+
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    DETACHING = "detaching"  #: the guest was asked to let it go, and has not yet
+
+
+class AttachSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is asked of an attachment. ``None``: what suits the guest and the endpoint.
+
+    ``live`` is for the guest that runs, ``persistent`` for its next start.
+    """
+
+    endpoint: Name
+    live: bool | None = None
+    persistent: bool | None = None
+    queues: int | None = None
+    boot_order: int | None = None
+    protection: bool = False  #: the guest may use T10 protection information (``t10_pi``)
+    fix_memory: bool = False  #: make the guest's memory shared from its next start on
+
+
+class AttachmentInfo(Struct, frozen=True, kw_only=True):
+    """An endpoint that is attached to a guest."""
+
+    guest: str
+    endpoint: str
+    face: Face
+    alias: str  #: of the device in the domain
+    state: AttachmentState = AttachmentState.ATTACHED
+    live: bool = False  #: the guest that runs has it
+    persistent: bool = False  #: its next start has it
+    address: str | None = None  #: on the guest's PCI bus, ``0000:05:00.0``
+    migratable: bool = True
+    message: str | None = None  #: why it cannot be moved, or what it waits for
+
+
+class PortMode(StrEnum):
+    """Which part QEMU has at a port's socket, as libvirt and Neutron count it."""
+
+    CLIENT = "client"  #: the switch listens, QEMU connects
+    SERVER = "server"  #: QEMU listens, the switch connects
+
+
+class PortSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A vhost-user network port as it is wanted. What is ``None`` is chosen once, and kept.
+
+    ``options`` are the switch driver's (``bridge=br0`` of ``ovs``).
+    """
+
+    name: Name
+    switch: str = "external"
+    mac: Mac | None = None
+    socket: str | None = None
+    mode: PortMode = PortMode.SERVER
+    queues: int = 1
+    rx_queue_size: int | None = None
+    tx_queue_size: int | None = None
+    mtu: int | None = None
+    reconnect_s: int | None = None  #: seconds until QEMU connects again; as a client only
+    options: dict[str, str] = {}
+
+
+class PortState(StrEnum):
+    """How a port is doing."""
+
+    READY = "ready"  #: the switch has it, or its socket is where it should be
+    UP = "up"  #: both sides have connected
+    DEGRADED = "degraded"  #: it is not as it should be; ``message`` says why, and it is tried again
+
+
+class PortInfo(Struct, frozen=True, kw_only=True):
+    """A port as it is."""
+
+    name: str
+    switch: str
+    state: PortState
+    mac: str
+    socket: str
+    mode: PortMode
+    guest: str | None = None  #: that it is plugged into
+    message: str | None = None
+    spec: PortSpec | None = None
+
+
+class GuestDisk(Struct, frozen=True, kw_only=True):
+    """A disk in a guest's document, whoever put it there."""
+
+    target: str  #: ``sda``: libvirt's name of it, which the guest need not use
+    bus: str
+    device: str  #: disk, lun, cdrom or floppy
+    source: str | None
+    alias: str | None = None
+
+
+class GuestInfo(Struct, frozen=True, kw_only=True):
+    """A libvirt domain."""
+
+    name: str
+    uuid: str
+    state: GuestState
+    persistent: bool  #: it has a definition that outlives its stop
+    memory_bytes: int
+    vcpus: int
+    machine: str
+    shared_memory: bool  #: as vhost-user needs it
+    disks: tuple[GuestDisk, ...] = ()
+    attachments: tuple[AttachmentInfo, ...] = ()
+    ports: tuple[str, ...] = ()
