@@ -1,0 +1,103 @@
+"""What the host asks of a hypervisor, and what both say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from ringway.model import AttachmentInfo, Check, EndpointInfo, Face, GuestInfo, PortSpec
+
+
+class GuestEventKind(StrEnum):
+    """What can happen to a guest."""
+
+    STARTED = "started"
+    STOPPED = "stopped"
+    DEFINED = "defined"
+    UNDEFINED = "undefined"
+    DEVICE_REMOVED = "device-removed"
+    CONNECTED = "connected"  #: libvirt is there again; anything may have happened meanwhile
+
+
+class GuestEvent(Struct, frozen=True):
+    """Something happened to a guest. ``guest`` is its name; empty with ``CONNECTED``."""
+
+    kind: GuestEventKind
+    guest: str = ""
+    alias: str = ""  #: of the device that is gone
+
+
+class Wish(Struct, frozen=True, kw_only=True):
+    """An endpoint as a guest shall have it."""
+
+    endpoint: str
+    face: Face
+    socket: str | None = None
+    wwpn: str | None = None
+    queues: int = 1
+    boot_order: int | None = None
+    protection: bool = False
+    reconnect_s: int = 1
+    fix_memory: bool = False
+
+
+Notify = Callable[[GuestEvent], None]
+"""From any thread; it must not block."""
+
+
+class Hypervisor(Protocol):
+    """libvirt, as a host sees it.
+
+    Calls block; they come from many threads, at most one at a time for each guest. A guest goes by its name
+    or its UUID. ``live``: the guest that runs; ``persistent``: its next start.
+    """
+
+    def probe(self) -> tuple[Check, ...]:
+        """Say what this host lets it do. Never raises."""
+
+    def guests(self) -> tuple[GuestInfo, ...]:
+        """All guests, by name, with what of ours is attached. :raises UnreachableError: libvirt is not there."""
+
+    def show(self, guest: str) -> GuestInfo:
+        """One guest. :raises NotFoundError: there is none."""
+
+    def attach(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> AttachmentInfo:
+        """Give a guest an endpoint, first to the one that runs. Doing it again changes nothing.
+
+        :raises RingwayError: it could not; the guest is as before.
+        """
+
+    def detach(self, guest: str, endpoint: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        """Take an endpoint away; what is not there is fine.
+
+        :param timeout_s: how long the guest may take to let it go.
+        :raises TimedOutError: it did not; it was asked, and nothing else changed.
+        """
+
+    def take_back(self, guest: str, endpoint: str) -> None:
+        """Undo an :meth:`attach` of which nobody was told; a guest that is gone has nothing of it."""
+
+    def plug(self, guest: str, port: PortSpec, *, live: bool, persistent: bool) -> None:
+        """Give a guest a port. :raises RingwayError: it could not; the guest is as before."""
+
+    def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        """Take a port away; what is not there is fine."""
+
+    def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
+        """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
+
+    def watch(self, notify: Notify) -> None:
+        """Tell of what happens from now on."""
+
+    def close(self) -> None:
+        """Let go. Guests stay as they are."""
+
+
+def face_of(endpoint: EndpointInfo) -> Face:
+    """What a guest sees of an endpoint."""
+    if endpoint.socket is None:
+        return Face.VHOST_SCSI
+    return Face.VHOST_USER_BLK if endpoint.device == "blk" else Face.VHOST_USER_SCSI
