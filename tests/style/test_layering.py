@@ -46,6 +46,7 @@ ARROWS = {
     "scsi": {"errors", "digest", "ringway"},
     "target": GROUND | {"vhost_user", "scsi", "_core"},
     "notation": {"errors", "units", "model", "scsi"},
+    "net": {"errors", "units", "model"},
     "engine": GROUND,
     "guest": {"errors", "units", "model", "notation"},
     "host": {"errors", "units", "model", "logs", "faults", "engine", "guest", "net", "ringway"},

@@ -1,0 +1,186 @@
+"""Looks at sockets of ports without connecting: a back end would count that as a front end.
+
+``/proc/net/unix`` tells who listens and whether somebody is connected, of each network namespace by itself
+and by the path that was bound: a container with a mount of its own may call it otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError, UsageError
+from ringway.net.account import Account
+
+MAX_PATH_BYTES: Final = 107  #: sun_path without its terminating zero
+_LISTENS: Final = 0x10000  #: __SO_ACCEPTCON
+_CONNECTED: Final = "03"  #: SS_CONNECTED
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """What there is at a path."""
+
+    exists: bool = False  #: a socket's file
+    listener: int | None = None  #: the inode of the socket that somebody listens on
+    connected: bool = False
+
+
+def check_path(path: str) -> None:
+    """:raises UsageError: no socket of QEMU's can be at such a path."""
+    if not path.startswith("/") or os.path.normpath(path) != path or not path.isprintable():
+        hint = "name it as in /run/ringway/port/web0.sock"
+        raise UsageError(f"the path of a port's socket is whole and plain, not '{path}'", hint=hint)
+    length = len(os.fsencode(path))
+    if length > MAX_PATH_BYTES:
+        raise UsageError(
+            f"the socket path has {length} bytes, and a socket's can have {MAX_PATH_BYTES}: '{path}'",
+            hint="take a shorter one with socket=PATH",
+        )
+
+
+def look(path: str) -> Seen:
+    """Say what there is. Nothing raises: what may not be read is not seen.
+
+    :raises ConflictError: something that is no socket is at the path.
+    """
+    if not _is_socket(path):
+        return Seen()
+    seen = _rows(path, "/proc/net/unix")
+    if seen.listener is None:
+        for table in _other_tables():
+            seen = _rows(path, table)
+            if seen.listener is not None:
+                break
+    return Seen(exists=True, listener=seen.listener, connected=seen.connected)
+
+
+def owner(inode: int) -> tuple[int, str] | None:
+    """Process id and name of who has a socket; ``None``: it may not be told."""
+    for name in _names("/proc"):
+        if name.isdigit() and _has_socket(name, f"socket:[{inode}]"):
+            return int(name), _read(f"/proc/{name}/comm").strip()
+    return None
+
+
+def remove_stale(path: str) -> None:
+    """Remove a socket's file at which nobody listens; all else is left alone."""
+    with contextlib.suppress(OSError, ConflictError):
+        seen = look(path)
+        if seen.exists and seen.listener is None:
+            os.unlink(path)
+
+
+def check_folder(path: str, account: Account | None, *, writes: bool) -> None:
+    """Check the folder of a socket.
+
+    :param account: has to get there; ``None``: this process.
+    :param writes: a socket is made there by whom we look for.
+    :raises NotFoundError: there is no such folder.
+    :raises PermissionDeniedError: the way is closed; it says where, and for whom.
+    """
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise NotFoundError(f"'{folder}' is not a folder", hint=f"make it with: mkdir -p '{folder}'")
+    closed = _closed(folder, account, writes)
+    if closed is not None:
+        name, doing = (
+            (account.name if account else "this user"),
+            "make sockets in" if writes else "go through",
+        )
+        what = doing if closed == folder else "go through"
+        raise PermissionDeniedError(
+            f"user '{name}', who runs QEMU, may not {what} '{closed}'",
+            hint=f"chgrp it to a group of that user and chmod g+{'w' if what != 'go through' else ''}x it",
+        )
+
+
+def may_connect(path: str, account: Account | None) -> bool:
+    """Whether somebody's rights are enough to connect to a socket that is there."""
+    return _allowed(path, account, os.W_OK)
+
+
+def _closed(folder: str, account: Account | None, writes: bool) -> str | None:
+    """The first folder from the root on that lacks a right; the last one may need to be writable."""
+    parts = folder.split("/")[1:]
+    for depth in range(len(parts)):
+        above = "/" + "/".join(parts[:depth])
+        if not _allowed(above, account, os.X_OK):
+            return above
+    return None if _allowed(folder, account, os.X_OK | (os.W_OK if writes else 0)) else folder
+
+
+def _allowed(path: str, account: Account | None, rights: int) -> bool:
+    """As ``access``, by the mode alone for somebody else: access lists and labels are not looked at."""
+    if account is None:
+        return os.access(path, rights)
+    if account.uid == 0:
+        return True
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    shift = 6 if status.st_uid == account.uid else 3 if status.st_gid in account.gids else 0
+    return (stat.S_IMODE(status.st_mode) >> shift) & rights == rights
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    if not stat.S_ISSOCK(mode):
+        hint = "take another socket=PATH, or remove it if you can"
+        raise ConflictError(f"'{path}' exists and is not a socket", hint=hint)
+    return True
+
+
+def _rows(path: str, table: str) -> Seen:
+    # Num RefCount Protocol Flags Type St Inode Path; the path is the listener's on accepted sockets too.
+    listener, connected = None, False
+    for line in _read(table).splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7] == path:
+            connected = connected or fields[5] == _CONNECTED
+            listener = int(fields[6]) if int(fields[3], 16) & _LISTENS else listener
+    return Seen(listener=listener, connected=connected)
+
+
+def _other_tables() -> Iterator[str]:
+    """The same table of each other network namespace that some process is in."""
+    seen = {_link("/proc/self/ns/net")}
+    for name in _names("/proc"):
+        namespace = _link(f"/proc/{name}/ns/net") if name.isdigit() else None
+        if namespace is not None and namespace not in seen:
+            seen.add(namespace)
+            yield f"/proc/{name}/net/unix"
+
+
+def _has_socket(pid: str, link: str) -> bool:
+    return any(_link(f"/proc/{pid}/fd/{number}") == link for number in _names(f"/proc/{pid}/fd"))
+
+
+def _link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
