@@ -1,0 +1,96 @@
+"""What can be put into a domain, as it is asked for: endpoints, network ports, plain disks, controllers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from ringway.guest.document.pci import PciAddress
+from ringway.model import Face, PortMode
+
+
+class EndpointFace(Struct, frozen=True, kw_only=True):
+    """An endpoint as a guest is to see it."""
+
+    endpoint: str
+    face: Face
+    socket: str | None = None  #: of the user engine's faces
+    wwpn: str | None = None  #: of ``VHOST_SCSI``
+    queues: int | None = None  #: ``None``: what QEMU takes by default
+    boot_order: int | None = None
+    protection: bool = False  #: ``t10_pi``; of ``VHOST_USER_SCSI``
+    reconnect_s: int | None = 1  #: seconds until QEMU connects again; ``None``: it never does
+    address: PciAddress | None = None  #: ``None``: libvirt chooses
+
+
+class PortFace(Struct, frozen=True, kw_only=True):
+    """A vhost-user network port as a guest is to see it."""
+
+    port: str
+    mac: str
+    socket: str
+    mode: PortMode
+    queues: int | None = None
+    rx_queue_size: int | None = None
+    tx_queue_size: int | None = None
+    reconnect_s: int | None = None  #: as a client only
+    boot_order: int | None = None
+    address: PciAddress | None = None
+
+
+class DiskSource(StrEnum):
+    """What is behind a plain disk."""
+
+    FILE = "file"
+    BLOCK = "block"
+
+
+class DiskDevice(StrEnum):
+    """What a plain disk looks like to the guest."""
+
+    DISK = "disk"
+    LUN = "lun"  #: the guest's SCSI commands go to the host's device
+    CDROM = "cdrom"
+    FLOPPY = "floppy"
+
+
+class DiskBus(StrEnum):
+    """Where a plain disk is; ``SCSI`` is a controller of the model virtio-scsi."""
+
+    SCSI = "scsi"
+    VIRTIO = "virtio"
+    SATA = "sata"
+    IDE = "ide"
+    USB = "usb"
+    FDC = "fdc"
+
+
+class DiskFace(Struct, frozen=True, kw_only=True):
+    """A plain disk: QEMU opens what is behind it. ``None``: libvirt's or QEMU's own choice."""
+
+    volume: str  #: its alias names it
+    source: DiskSource
+    path: str | None  #: ``None``: a drive without a medium
+    device: DiskDevice = DiskDevice.DISK
+    bus: DiskBus = DiskBus.SCSI
+    target: str | None = None  #: ``sda``; ``None``: the first that is free
+    format: str = "raw"
+    readonly: bool = False
+    shareable: bool = False
+    serial: str | None = None
+    boot_order: int | None = None
+    cache: str | None = None
+    io: str | None = None
+    discard: str | None = None
+    queues: int | None = None  #: of bus virtio
+    iothread: int | None = None  #: of bus virtio
+
+
+class ScsiController(Struct, frozen=True, kw_only=True):
+    """How a controller of the model virtio-scsi is made, where one has to be made."""
+
+    queues: int | None = None
+    iothreads: tuple[int, ...] = ()  #: one: for all queues; several (libvirt 11.2): queues in turn
+    cmd_per_lun: int | None = None
+    max_sectors: int | None = None
