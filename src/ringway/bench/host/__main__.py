@@ -72,27 +72,38 @@ def main(
     if kept:
         report = msgspec.json.decode(kept.read_bytes(), type=Report)
     else:
-        report = _measure(endpoints, sides or SIDES, limit)
+        report = _measure(endpoints, sides or SIDES, limit, save)
     report = replace(report, note=note or report.note)
     if save:
-        save.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+        _keep(report, save)
     if page_file:
         page_file.write_text(page(report))
     _show(report)
 
 
-def _measure(endpoints: int, sides: Sequence[str], limit_s: int) -> Report:
+def _measure(endpoints: int, sides: Sequence[str], limit_s: int, save: Path | None) -> Report:
+    """:param save: where the figures of the sides go that are done, whatever becomes of the others."""
     found: list[Figure] = []
     environment, versions = _peers(sides)
+
+    def report() -> Report:
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        return Report(today, find_kernel().release, versions, tuple(found))
+
     in_guest = [side for side in sides if side != USER]
     if in_guest:
         with KernelTarget(memory_mib=_MEMORY_MIB, environment=environment) as guest:
             for side in in_guest:
                 _run_side(guest, side, endpoints, limit_s, found)
+                if save:
+                    _keep(report(), save)
     if USER in sides:
         found += _run_user()
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return Report(today, find_kernel().release, versions, tuple(found))
+    return report()
+
+
+def _keep(report: Report, file: Path) -> None:
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
 
 
 def _peers(sides: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
