@@ -3,18 +3,21 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use super::threads::{Call, Threads};
+use super::job::Job;
+use super::threads::Threads;
 use super::{Event, THREADS};
 use crate::error::{Error, Result};
+use crate::memory::IoVec;
+use crate::store::Store;
 
 /// An epoll of one worker, and its threads.
 pub struct Epoll {
     fd: OwnedFd,
-    pub(super) threads: Threads,
+    threads: Threads,
     /// What the page cache had.
     early: Vec<Event>,
     /// Calls that were begun and not taken.
-    pub(super) running: usize,
+    running: usize,
     /// No threads: every call is made on the spot.
     alone: bool,
 }
@@ -38,20 +41,32 @@ impl Epoll {
         self.alone = true;
     }
 
-    /// Have a call made: on the spot, if the store is cached and the cache serves it, else by a thread.
+    /// Submit the current step of a job: on the spot, if the store is cached and the cache serves it, else to a thread.
     ///
     /// # Safety
-    /// What the call points to stays valid until its completion.
-    pub(super) unsafe fn call(&mut self, key: u32, call: Call, cached: bool) {
+    /// As for [`super::Engine::submit`].
+    pub(super) unsafe fn submit(&mut self, key: u32, job: &mut Job, store: &Store, spans: &[IoVec]) {
+        let fd = store.file_descriptor().expect("only files are submitted").as_raw_fd();
+        let call = job.call(store, fd, spans);
         self.running += 1;
         if self.alone {
             return self.early.push(Event::Done(key, call.run()));
         }
-        match cached.then(|| call.try_now()).flatten() {
+        match store.is_cached().then(|| call.try_now()).flatten() {
             Some(done) => self.early.push(Event::Done(key, done)),
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise covers what the call points to.
             None => unsafe { self.threads.submit(key, call) },
         }
+    }
+
+    /// Have a call not be made, unless it has begun.
+    pub(super) fn cancel(&mut self, key: u32) {
+        self.threads.cancel(key);
+    }
+
+    #[inline(always)]
+    pub(super) fn is_busy(&self) -> bool {
+        self.running > 0
     }
 
     #[inline(always)]
