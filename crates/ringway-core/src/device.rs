@@ -3,10 +3,12 @@
 //! Changes make a new [`View`] and hand it to each worker; they return when all workers go by it.
 
 mod figures;
+mod front_end;
+mod luns;
+mod slow_path;
 mod trace;
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex};
@@ -14,27 +16,19 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use figures::WorkerFigures;
+pub use trace::{Trace, MAX_TRACE};
 
 use crate::calls::Calls;
 use crate::clock;
-use crate::dirty::DirtyLog;
 use crate::error::{ensure, Error, Result};
-use crate::limit::Rates;
-use crate::memory::{gather, IoVec, MemoryMap, Region};
-use crate::notify;
 use crate::poll::PollMode;
-use crate::slow::{SlowCommand, SlowRing};
+use crate::slow::SlowRing;
 use crate::stats::{QueueCounters, WorkerCounters};
-use crate::store::Store;
-use crate::view::{Lun, LunState, LunTable, View, MAX_LUN};
-use crate::vring::Vring;
-use crate::worker::{self, Completion, DeviceKind, EngineChoice, Fence, Mailbox, Matcher, Message};
-use crate::worker::{QueueStart, WorkerSetup};
-pub use trace::{Trace, MAX_TRACE};
+use crate::view::View;
+use crate::worker::{self, DeviceKind, EngineChoice, Fence, Mailbox, Matcher, Message, WorkerSetup};
 
 /// Queues of one device at most: tags carry eight bits of queue number.
 pub const MAX_QUEUES: usize = 256;
-const FILE_SLOTS: u32 = 1024;
 /// How long a control call waits for a worker's answer before it calls the worker dead.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -228,283 +222,6 @@ fn dead() -> Error {
 
 fn answer<T>(answers: &Receiver<T>) -> Result<T> {
     answers.recv_timeout(PATIENCE).map_err(|_| dead())
-}
-
-// ---- LUNs ---------------------------------------------------------------------------------------------------
-
-impl Device {
-    /// Add a LUN or swap its store; whether nothing uses the old store any more.
-    pub fn set_lun(
-        &self,
-        target: u8,
-        number: u16,
-        store: Arc<Store>,
-        block_size: u32,
-        serial: [u8; 20],
-        timeout: Duration,
-    ) -> Result<bool> {
-        ensure(number <= MAX_LUN, || format!("LUN {number}; {MAX_LUN} is the highest"))?;
-        ensure([512, 4096].contains(&block_size), || {
-            format!("blocks of {block_size} bytes; 512 or 4096 are possible")
-        })?;
-        let block_shift = block_size.trailing_zeros();
-        let aligned = store.options().offset_align <= u64::from(block_size) || !store.options().direct;
-        ensure(aligned, || {
-            format!("blocks of {block_size} bytes on a store of {}", store.options().offset_align)
-        })?;
-        let queues = self.queues.len();
-        let mut instance = 0;
-        let generation = self.change(|view, slots| {
-            let mut luns = LunTable::clone(&view.luns);
-            let old = luns.get(target, number).cloned();
-            let state = old
-                .as_ref()
-                .map_or_else(|| Arc::new(LunState::new(target, number, queues)), |lun| lun.state.clone());
-            instance = state.id.instance;
-            let file_slot = store.file_descriptor().and_then(|_| take_slot(slots));
-            let lun = Lun { state, store, block_shift, file_slot, serial };
-            luns.replace(target, number, Some(Arc::new(lun)));
-            view.luns = Arc::new(luns);
-            old.and_then(|lun| lun.file_slot).map(|slot| slots.remove(&slot));
-            Ok(())
-        })?;
-        Ok(self.wait_for(Matcher::StoreBefore { instance, generation }, false, timeout))
-    }
-
-    /// Remove a LUN; whether nothing uses it any more.
-    pub fn remove_lun(&self, target: u8, number: u16, timeout: Duration) -> Result<bool> {
-        let mut instance = 0;
-        let generation = self.change(|view, slots| {
-            let mut luns = LunTable::clone(&view.luns);
-            let old = luns.replace(target, number, None).ok_or(Error::NoLun(target, number))?;
-            instance = old.state.id.instance;
-            view.luns = Arc::new(luns);
-            old.file_slot.map(|slot| slots.remove(&slot));
-            Ok(())
-        })?;
-        Ok(self.wait_for(Matcher::StoreBefore { instance, generation }, false, timeout))
-    }
-
-    /// Which of all LUNs that there have been is at an address.
-    pub fn lun_instance(&self, target: u8, number: u16) -> Result<u64> {
-        self.lun(target, number).map(|lun| lun.state.id.instance)
-    }
-
-    /// The LUN at an address, if it is that instance (or whichever it is).
-    fn instance(&self, (target, number): (u8, u16), instance: Option<u64>) -> Result<Arc<Lun>> {
-        let lun = self.lun(target, number)?;
-        match instance.is_none_or(|instance| instance == lun.state.id.instance) {
-            true => Ok(lun),
-            false => Err(Error::NoLun(target, number)),
-        }
-    }
-
-    fn lun(&self, target: u8, number: u16) -> Result<Arc<Lun>> {
-        self.view().luns.get(target, number).cloned().ok_or(Error::NoLun(target, number))
-    }
-
-    /// Publish a gate word.
-    pub fn set_gate(&self, address: (u8, u16), instance: Option<u64>, word: u64) -> Result<()> {
-        self.instance(address, instance).map(|lun| lun.state.set_gate(word))
-    }
-
-    /// Limit what guests may do to a LUN, from now on and whatever waits.
-    pub fn set_limit(&self, target: u8, number: u16, rates: Rates) -> Result<()> {
-        self.lun(target, number)?.state.limit.set(rates);
-        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Wake));
-        Ok(())
-    }
-
-    /// Lock a range of bytes and wait for what is in flight in it.
-    pub fn lock_range(
-        &self,
-        address: (u8, u16),
-        instance: Option<u64>,
-        start: u64,
-        end: u64,
-        reads: bool,
-        timeout: Duration,
-    ) -> Result<Option<u64>> {
-        ensure(start < end, || format!("an empty range [{start}, {end})"))?;
-        let lun = self.instance(address, instance)?;
-        let deadline = Instant::now() + timeout;
-        let Some(handle) = lun.state.ranges.lock(start, end, reads, deadline) else { return Ok(None) };
-        let matcher = Matcher::Range { instance: lun.state.id.instance, start, end };
-        if self.wait_for(matcher, false, deadline.saturating_duration_since(Instant::now())) {
-            return Ok(Some(handle));
-        }
-        self.unlock(&lun, handle);
-        Ok(None)
-    }
-
-    /// Give a range back and let parked requests go on.
-    pub fn unlock_range(&self, target: u8, number: u16, handle: u64) -> Result<()> {
-        self.lun(target, number).map(|lun| self.unlock(&lun, handle))
-    }
-
-    fn unlock(&self, lun: &Lun, handle: u64) {
-        lun.state.ranges.unlock(handle);
-        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Wake));
-    }
-}
-
-fn take_slot(slots: &mut BTreeSet<u32>) -> Option<u32> {
-    let slot = (0..FILE_SLOTS).find(|slot| !slots.contains(slot))?;
-    slots.insert(slot);
-    Some(slot)
-}
-
-// ---- the front end ------------------------------------------------------------------------------------------
-
-impl Device {
-    /// Features that the front end acknowledged.
-    pub fn set_features(&self, features: u64) -> Result<()> {
-        self.change(|view, _| {
-            view.features = features;
-            Ok(())
-        })
-        .map(drop)
-    }
-
-    /// blk: whether writes may be acknowledged before they are stable.
-    pub fn set_writeback(&self, enabled: bool) -> Result<()> {
-        self.change(|view, _| {
-            view.writeback = enabled;
-            Ok(())
-        })
-        .map(drop)
-    }
-
-    /// blk: the guest may have chosen write-through with a back end that is gone: serve it so until it flushes.
-    pub fn doubt_writeback(&self) {
-        self.luns().iter().for_each(|lun| lun.state.set_doubtful(true));
-    }
-
-    /// Swap the memory map; whether nothing uses a dropped region any more.
-    pub fn set_memory(&self, regions: Vec<Arc<Region>>, timeout: Duration) -> Result<bool> {
-        let memory = Arc::new(MemoryMap::new(regions)?);
-        let generation = self.change(|view, _| {
-            view.memory = memory;
-            Ok(())
-        })?;
-        Ok(self.wait_for(Matcher::MemoryBefore(generation), false, timeout))
-    }
-
-    /// Set or drop the dirty log.
-    pub fn set_log(&self, log: Option<Arc<DirtyLog>>) -> Result<()> {
-        self.change(|view, _| {
-            view.log = log;
-            Ok(())
-        })
-        .map(drop)
-    }
-
-    /// Make a ring ready.
-    pub fn start_queue(&self, queue: u16, start: QueueStart) -> Result<()> {
-        let size = start.layout.size;
-        ensure(size.is_power_of_two() && size <= 32768, || format!("a ring of {size} entries"))?;
-        for (what, fd) in [("kick", &start.kick), ("call", &start.call)] {
-            check_eventfd(what, fd.as_ref())?;
-        }
-        let call = self.calls.add(queue, start.call.as_ref())?;
-        let started = answer(&self.ask(queue, |reply| Message::Start(queue, Box::new(start), reply))?)?;
-        match started {
-            Ok(()) => self.calls.keep_from(queue, call),
-            Err(_) => self.calls.forget(call), // it may run already, with another
-        }
-        started
-    }
-
-    /// Serve a ring or let it rest.
-    pub fn enable_queue(&self, queue: u16, enabled: bool) -> Result<()> {
-        answer(&self.ask(queue, |reply| Message::Enable(queue, enabled, reply))?)
-    }
-
-    /// Another call eventfd.
-    pub fn set_queue_call(&self, queue: u16, call: Option<OwnedFd>) -> Result<()> {
-        check_eventfd("call", call.as_ref())?;
-        let number = self.calls.add(queue, call.as_ref())?;
-        answer(&self.ask(queue, |reply| Message::Call(queue, call, reply))?)?;
-        self.calls.keep_from(queue, number);
-        Ok(())
-    }
-
-    /// Another log address.
-    pub fn set_queue_log(&self, queue: u16, address: Option<u64>) -> Result<()> {
-        answer(&self.ask(queue, |reply| Message::Log(queue, address, reply))?)
-    }
-
-    /// Drain and stop a ring; its next available index.
-    pub fn stop_queue(&self, queue: u16, timeout: Duration) -> Result<u16> {
-        let deadline = Instant::now() + timeout;
-        let answers = self.ask(queue, |reply| Message::Stop(queue, deadline, reply))?;
-        let base = answers.recv_timeout(timeout + PATIENCE).map_err(|_| dead())?;
-        self.calls.drop_all(queue);
-        Ok(base)
-    }
-
-    /// Whether a device has ever used a used ring (a user address): a driver hands over a zeroed one, and its entries
-    /// stay when the indices wrap. Spec: virtio 1.3, 4.1.5.1.3.
-    pub fn is_used(&self, size: u16, used: u64) -> bool {
-        let mut bytes = vec![0; Vring::used_bytes(size) as usize];
-        let view = self.view();
-        let Some(base) = view.memory.user(used, bytes.len() as u64) else { return false };
-        gather(&[IoVec { base, len: bytes.len() }], 0, &mut bytes);
-        let (index, entries) = (2..4, 4..4 + 8 * usize::from(size));
-        bytes[index].iter().chain(&bytes[entries]).any(|byte| *byte != 0)
-    }
-}
-
-fn check_eventfd(what: &str, fd: Option<&OwnedFd>) -> Result<()> {
-    ensure(fd.is_none_or(notify::is_eventfd), || format!("the {what} fd is no eventfd"))
-}
-
-// ---- the slow path ------------------------------------------------------------------------------------------
-
-impl Device {
-    /// The next command for Python.
-    pub fn next_command(&self, timeout: Option<Duration>) -> Option<Box<SlowCommand>> {
-        self.slow.pop(timeout)
-    }
-
-    /// Wait until there is a command for Python; false when the time is over, or after a wake.
-    pub fn wait_command(&self, timeout: Option<Duration>) -> bool {
-        self.slow.wait(timeout)
-    }
-
-    /// Let one waiter go.
-    pub fn wake(&self) {
-        self.slow.wake();
-    }
-
-    fn home_of(&self, tag: u64) -> Option<&Arc<Mailbox>> {
-        self.homes.get((tag >> 56) as usize).map(|home| &self.mailboxes[*home])
-    }
-
-    /// Finish a command.
-    pub fn complete(&self, tag: u64, completion: Completion) {
-        if let Some(mailbox) = self.home_of(tag) {
-            mailbox.send(Message::Complete(tag, completion));
-        }
-    }
-
-    /// Send a command back to the hot path.
-    pub fn resume(&self, tag: u64) {
-        if let Some(mailbox) = self.home_of(tag) {
-            mailbox.send(Message::Resume(tag));
-        }
-    }
-
-    /// Give the guest an event. Spec: virtio 1.3, 5.6.6.3.
-    pub fn post_event(&self, event: u32, lun: [u8; 8], reason: u32) {
-        let mut bytes = [0; 16];
-        bytes[..4].copy_from_slice(&event.to_le_bytes());
-        bytes[4..12].copy_from_slice(&lun);
-        bytes[12..].copy_from_slice(&reason.to_le_bytes());
-        if let Some(home) = self.homes.get(1) {
-            self.mailboxes[*home].send(Message::Event(bytes));
-        }
-    }
 }
 
 impl Drop for Device {
