@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -98,57 +99,23 @@ class Configfs:
 
         :raises RingwayError: the kernel does not take it; the message has its reason.
         """
-        faults.point("configfs")
-        begin_ns = now_ns()
-        try:
-            fd = os.open(f"{self.root}/{path}", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, text.encode())
-            finally:
-                os.close(fd)
-        except OSError as error:
-            self._refuse(f"does not take '{_shortened(text)}' for {path}", error, begin_ns)
+        self._ask(f"take '{_shortened(text)}' for {path}", _put, self.absolute(path), text)
 
     def make(self, path: str) -> bool:
         """Make a folder. :returns: whether it was not there. :raises RingwayError: the kernel refuses."""
-        faults.point("configfs")
-        begin_ns = now_ns()
-        try:
-            os.mkdir(f"{self.root}/{path}")
-        except FileExistsError:
-            return False
-        except OSError as error:
-            self._refuse(f"does not make {path}", error, begin_ns)
-        return True
+        return not self._ask(f"make {path}", os.mkdir, self.absolute(path), fine=(errno.EEXIST,))
 
     def remove(self, path: str) -> bool:
         """Remove a folder. :returns: whether it was there. :raises RingwayError: the kernel refuses."""
-        faults.point("configfs")
-        begin_ns = now_ns()
-        try:
-            os.rmdir(f"{self.root}/{path}")
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            self._refuse(f"does not remove {path}", error, begin_ns)
-        return True
+        return not self._ask(f"remove {path}", os.rmdir, self.absolute(path), fine=(errno.ENOENT,))
 
     def remove_if_unused(self, path: str) -> bool:
         """Remove a folder unless somebody uses it (EBUSY), or something is in it (ENOTEMPTY).
 
         :returns: whether it is gone. :raises RingwayError: the kernel refuses for another reason.
         """
-        faults.point("configfs")
-        begin_ns = now_ns()
-        try:
-            os.rmdir(f"{self.root}/{path}")
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
-                return False
-            self._refuse(f"does not remove {path}", error, begin_ns)
-        return True
+        fine = (errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY)
+        return self._ask(f"remove {path}", os.rmdir, self.absolute(path), fine=fine) in (0, errno.ENOENT)
 
     def is_held(self, path: str) -> bool:
         """Whether something in the kernel depends on a folder that must not be empty.
@@ -164,24 +131,11 @@ class Configfs:
 
     def link(self, path: str, target: str) -> None:
         """Map a device. :raises RingwayError: the kernel refuses."""
-        faults.point("configfs")
-        begin_ns = now_ns()
-        try:
-            os.symlink(f"{self.root}/{target}", f"{self.root}/{path}")
-        except OSError as error:
-            self._refuse(f"does not map {target} as {path}", error, begin_ns)
+        self._ask(f"map {target} as {path}", os.symlink, self.absolute(target), self.absolute(path))
 
     def unlink(self, path: str) -> bool:
         """Remove a link. :returns: whether it was there. :raises RingwayError: the kernel refuses."""
-        faults.point("configfs")
-        begin_ns = now_ns()
-        try:
-            os.unlink(f"{self.root}/{path}")
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            self._refuse(f"does not unmap {path}", error, begin_ns)
-        return True
+        return not self._ask(f"unmap {path}", os.unlink, self.absolute(path), fine=(errno.ENOENT,))
 
     def target_of(self, path: str) -> str | None:
         """Where a link leads, relative to ``target``; ``None`` when it is none."""
@@ -191,11 +145,31 @@ class Configfs:
             return f"core/{rest}" if found else None
         return None
 
+    def _ask(self, what: str, call: Callable[..., None], *args: str, fine: tuple[int, ...] = ()) -> int:
+        """Have the kernel change something. :returns: 0, or the error that is ``fine``."""
+        faults.point("configfs")
+        begin_ns = now_ns()
+        try:
+            call(*args)
+        except OSError as error:
+            if error.errno not in fine:
+                self._refuse(what, error, begin_ns)
+            return error.errno
+        return 0
+
     def _refuse(self, what: str, error: OSError, begin_ns: int) -> NoReturn:
         reason = said_since(self._kmsg, begin_ns)
-        message = f"the kernel {what}: {error.strerror}" + (f" ({reason})" if reason else "")
+        message = f"the kernel does not {what}: {error.strerror}" + (f" ({reason})" if reason else "")
         kind = _KINDS.get(error.errno or 0, RingwayError)
         raise kind(message, hint=_HINTS.get(error.errno or 0)) from error
+
+
+def _put(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 def _shortened(text: str) -> str:
