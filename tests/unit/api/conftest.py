@@ -14,39 +14,14 @@ from ringway.api.app import build
 from ringway.api.doors import Door, open_doors
 from ringway.api.server import Server
 from ringway.host import places
-from ringway.host.config import ApiConfig, DaemonConfig
+from ringway.host.config import ApiConfig
 from ringway.host.host import Host
-from ringway.host.store import Store
-from ringway.model import EngineKind
-from ringway.testing.engine import MemoryDriver, World
+from ringway.testing.engine import World
 
+from ..hosts import running_host
 from .asking import Asker
 
 Start = Callable[[], AbstractAsyncContextManager[Asker]]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The loop that the daemon runs in."""
-    return "asyncio"
-
-
-@pytest.fixture
-def world() -> World:
-    """What the engine has."""
-    return World()
-
-
-@contextlib.asynccontextmanager
-async def running_host(folder: Path, world: World) -> AsyncIterator[Host]:
-    """A host that has begun."""
-    with Store(folder / "state.db") as store:
-        host = Host({EngineKind.USER: MemoryDriver(world)}, store, DaemonConfig(reconcile_s=3600))
-        await host.start()
-        try:
-            yield host
-        finally:
-            await host.close()
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from ringway.api.app import build
 from ringway.api.table import ROUTES
 from ringway.testing.engine import World
 
+from ..hosts import running_host
 from .asking import Answer, Asker
-from .conftest import running_host
 
 pytestmark = pytest.mark.timeout(900)  # with all examples
 EXAMPLES = 200 if os.environ.get("RINGWAY_LONG") else 12

@@ -1,0 +1,1 @@
+"""What needs no root and no second process: a minute in all."""
