@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::*;
 
-use crate::sync::{fence, AtomicU32};
+use crate::sync::{fence, heavy_fence, light_fence, AtomicU32};
 
 /// Odd while a page is not the file's; each change makes another number.
 #[derive(Debug)]
@@ -20,10 +20,13 @@ impl Epoch {
     /// A copy is ordinary loads and stores. A CPU may carry them out after the load of a number that follows them,
     /// be that sequentially consistent: a load on an ARM, a store on x86 too. Then the number would be the one from
     /// before a page was lost, and the copy on the page that stands in for it. An acquire fence keeps the copy's
-    /// loads before; its stores take a full one (of which x86 pays for the latter alone).
+    /// loads before; its stores take a full one, for which who loses a page pays (for the former x86 pays nothing).
     #[inline(always)]
     pub fn held_since(&self, before: u32, stored: bool) -> bool {
-        fence(if stored { SeqCst } else { Acquire });
+        match stored {
+            true => light_fence(),
+            false => fence(Acquire),
+        }
         before & 1 == 0 && self.0.load(Relaxed) == before
     }
 
@@ -31,7 +34,7 @@ impl Epoch {
     pub fn spoil(&self) {
         self.0.fetch_add(2, SeqCst);
         self.0.fetch_or(1, SeqCst);
-        fence(SeqCst); // before the page is there: that a store follows a read-modify-write binds only its load
+        heavy_fence(); // before the page is there: that a store follows a read-modify-write binds only its load
     }
 
     /// All pages are the file's again, unless one was lost since the number was `seen`; whether they are.

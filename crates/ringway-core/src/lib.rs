@@ -19,6 +19,7 @@ mod fault;
 pub mod inflight;
 pub mod limit;
 pub mod mapping;
+pub mod membarrier;
 pub mod memory;
 pub mod notify;
 pub mod pace;

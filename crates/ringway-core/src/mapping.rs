@@ -18,6 +18,7 @@ use std::sync::Once;
 
 use crate::epoch::Epoch;
 use crate::error::{ensure, Error, Result};
+use crate::membarrier;
 
 const GUARDS: usize = 2048;
 /// Pages of a mapping that are put under it one by one; the next one brings all behind it along.
@@ -148,6 +149,7 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c
 
 fn install_handler() {
     INSTALL.call_once(|| {
+        membarrier::prepare();
         // SAFETY: a zeroed sigaction is valid; the handler is async-signal-safe (atomics and mmap only).
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();

@@ -6,4 +6,5 @@ pub use std::sync::{Arc, Condvar, Mutex};
 
 pub use crossbeam_queue::ArrayQueue;
 
+pub use crate::membarrier::{heavy_fence, light_fence};
 pub use crate::notify::Event;

@@ -2,6 +2,7 @@
 
 #[path = "../../ringway-core/src/epoch.rs"]
 pub mod epoch;
+pub mod membarrier;
 #[path = "../../ringway-core/src/range.rs"]
 pub mod range;
 #[path = "../../ringway-core/src/slow.rs"]

@@ -7,6 +7,8 @@ pub use loom::sync::atomic::{fence, AtomicBool, AtomicU32, AtomicUsize};
 pub use loom::sync::{Arc, Condvar, Mutex};
 
 use loom::sync::atomic::Ordering::SeqCst;
+
+pub use crate::membarrier::{heavy_fence, light_fence};
 use ringway_core::error::Result;
 
 /// crossbeam's bounded queue, no stronger than it: whether it is empty is asked of an atomic, not under the lock.

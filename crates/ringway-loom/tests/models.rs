@@ -11,6 +11,7 @@ use loom::thread;
 use ringway_core::scsi::Failure;
 use ringway_core::view::View;
 use ringway_loom::epoch::Epoch;
+use ringway_loom::membarrier::{expect_interrupt, interrupted};
 use ringway_loom::range::RangeLocks;
 use ringway_loom::slow::{Charged, Life, Share, SlowCommand, SlowKind, SlowRing};
 use ringway_loom::worker::{close, read_mail, sleep, Mailbox, Message};
@@ -288,10 +289,17 @@ fn two_holders_of_a_range_take_turns() {
 const FILE: usize = 0;
 const ZEROES: usize = 1;
 
-fn copy(epoch: &Epoch, page: &AtomicUsize, stored: bool) {
+/// `at` is where in its course the kernel has this thread pass a fence.
+fn copy(epoch: &Epoch, page: &AtomicUsize, stored: bool, at: Option<usize>) {
+    let pass = |place| (at == Some(place)).then(interrupted);
+    pass(0);
     let before = epoch.now();
+    pass(1);
     let met = page.load(Relaxed);
-    if epoch.held_since(before, stored) {
+    pass(2);
+    let held = epoch.held_since(before, stored);
+    pass(3);
+    if held {
         assert_eq!(met, FILE, "a copy to zeroes counts as one to the file");
     }
 }
@@ -304,12 +312,14 @@ fn lose(epoch: &Epoch, page: &AtomicUsize) {
 
 #[test]
 fn no_copy_counts_that_met_a_page_which_another_thread_lost() {
-    for stored in [false, true] {
+    let places = (0..4).map(|place| (true, Some(place)));
+    for (stored, at) in places.chain([(false, None)]) {
         model(move || {
             let shared = Arc::new((Epoch(AtomicU32::new(0)), AtomicUsize::new(FILE)));
             let other = shared.clone();
+            at.inspect(|_| expect_interrupt());
             let thread = thread::spawn(move || lose(&other.0, &other.1));
-            copy(&shared.0, &shared.1, stored);
+            copy(&shared.0, &shared.1, stored, at);
             thread.join().unwrap();
         });
     }
@@ -327,7 +337,7 @@ fn no_copy_counts_that_met_a_page_before_it_was_mended() {
                 other.1.store(FILE, Relaxed);
                 assert!(other.0.mend(seen));
             });
-            copy(&shared.0, &shared.1, stored);
+            copy(&shared.0, &shared.1, stored, None);
             thread.join().unwrap();
             assert!(shared.0.held_since(shared.0.now(), stored), "it is the file again");
         });

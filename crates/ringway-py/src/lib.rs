@@ -80,6 +80,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::core::membarrier::prepare(); // now, while there is one thread
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("GATE_ATTENTION", super::core::view::GATE_ATTENTION)?;
         module.add("GATE_NO_READ", super::core::view::GATE_NO_READ)?;
