@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
-from click.shell_completion import ShellComplete
 
 from ringway.cli.main import cli
 from ringway.model import EndpointState, Event, HostConfig
@@ -310,177 +308,6 @@ def test_top_of_all_disks(db0: FakeDaemon, run: Run) -> None:
 
 def test_top_of_nothing(daemon: FakeDaemon, run: Run) -> None:
     assert run("top", "--once", "--interval", "0.05").out == "there is no disk\n"
-
-
-# What goes wrong
-
-ASKING = [
-    ("endpoint", "list"),
-    ("endpoint", "create", "db0"),
-    ("lun", "list"),
-    ("backstore", "list"),
-    ("operation", "list"),
-    ("host", "info"),
-    ("config", "export"),
-    ("monitor",),
-    ("top", "--once"),
-    ("shell", "ls"),
-]
-
-
-@pytest.mark.parametrize("words", ASKING, ids=" ".join)
-def test_a_daemon_that_is_not_there(run: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
-    missing = run(
-        words[0],
-        *(["--socket", tmp_path / "x"] if words[0] == "shell" else []),
-        *words[1:],
-        *([] if words[0] == "shell" else ["--socket", tmp_path / "x"]),
-    )
-    assert (missing.status, missing.out) == (4, "")
-    assert "ringwayd is not there" in missing.err
-    assert "systemctl start ringwayd" in missing.err
-
-
-def test_a_socket_that_only_shows(db0: FakeDaemon, run: Run) -> None:
-    db0.read_only = True
-    refused = run("endpoint", "delete", "db0")
-    assert (refused.status, refused.err) == (4, "error: this socket only shows\nhint: use api.sock\n")
-    assert "read-only" in run("host", "info").out
-
-
-WRONG = [
-    (("endpoint", "create", "a/b"), "cannot be an endpoint's name"),
-    (("endpoint", "create", "x" * 64), "cannot be an endpoint's name"),
-    (("endpoint", "create", "a", "--lun", "disk.img"), "is not a LUN"),
-    (("endpoint", "create", "a", "--lun", "0=a", "--lun", "0:0=b"), "the same target and LUN"),
-    (("endpoint", "create", "a", "--lun", "99999=a"), "out of range"),
-    (("endpoint", "create", "a", "--wwpn", "5001405"), "is no NAA name"),
-    (("endpoint", "create", "a", "--nexus", "naa.xyz"), "is no NAA name"),
-    (("endpoint", "create", "a", "--cpus", "3-1"), "no list of CPUs"),
-    (("endpoint", "create", "a", "--queues", "0"), "--queues"),
-    (("endpoint", "create", "a", "--timeout", "soon"), "is not a duration"),
-    (("endpoint", "set", "a"), "nothing to set"),
-    (("endpoint", "list", "-o", "xml"), "xml"),
-    (("endpoint", "fly"), "fly"),
-    (("lun", "limit", "a", "0"), "no limit to set"),
-    (("lun", "limit", "a", "0", "--none", "--iops", "3"), "no limit to set"),
-    (("lun", "limit", "a", "0", "--burst", "2h"), "not possible"),
-    (("lun", "limit", "a", "0", "--iops", "many"), "no number of requests"),
-    (("lun", "add", "a", "0=d,name=a/b"), "not possible"),
-    (("lun", "remove", "a", "x"), "not the address of a LUN"),
-    (("plan", "missing.toml"), "cannot be read"),
-    (("plan", "/dev/zero"), "more than 16 MiB"),
-    (("completion", "tcsh"), "tcsh"),
-]
-
-
-@pytest.mark.parametrize(("words", "message"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
-def test_bad_input_never_reaches_the_daemon(
-    daemon: FakeDaemon, run: Run, words: tuple[str, ...], message: str
-) -> None:
-    refused = run(*words)
-    assert (refused.status, refused.out) == (2, "")
-    assert message in refused.err
-    assert "hint:" in refused.err
-    assert not [asked for asked in daemon.asked if not asked.startswith("GET")]
-
-
-# Terminals
-
-
-def on_a_terminal(*words: str, colour: bool = True) -> str:
-    """What a command shows on a terminal of 80 columns."""
-    master, slave = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
-    environment.pop("NO_COLOR", None)
-    done = subprocess.run(
-        [sys.executable, "-m", "ringway", *words],
-        env=environment if colour else {**environment, "NO_COLOR": "1"},
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        check=False,
-        timeout=30,
-    )
-    os.close(slave)
-    text = b""
-    try:
-        while piece := os.read(master, 65536):
-            text += piece
-    except OSError:  # nobody has the other side any more
-        pass
-    os.close(master)
-    assert done.returncode in (0, 3)
-    return text.decode().replace("\r\n", "\n")
-
-
-def test_colours_and_widths_are_a_terminals(db0: FakeDaemon, run: Run) -> None:
-    assert "\x1b[32mready" in on_a_terminal("endpoint", "list")
-    assert "\x1b" not in on_a_terminal("endpoint", "list", colour=False)
-    assert "\x1b" not in on_a_terminal("endpoint", "show", "nope", colour=False)
-    assert "\x1b" not in run("endpoint", "list").out
-    name = "x" * 60
-    run("endpoint", "create", name)
-    shown = on_a_terminal("endpoint", "list", colour=False)
-    assert max(map(len, shown.splitlines())) == 80
-    assert name in run("endpoint", "list").out
-
-
-def test_a_terminal_sees_how_far_it_is(db0: FakeDaemon) -> None:
-    db0.slow = True
-    shown = on_a_terminal("endpoint", "create", "db1", "-q")
-    assert "create db1  0%" in shown
-    assert shown.endswith("\r\x1b[Kdb1\n")
-
-
-# Completion
-
-
-def offered(*words: str) -> list[str]:
-    """What TAB offers for the last word."""
-    items = ShellComplete(cli, {}, "ringway", "").get_completions(list(words[:-1]), words[-1])
-    return [item.value for item in items]
-
-
-def test_names_are_completed_from_the_daemon(db0: FakeDaemon, run: Run) -> None:
-    run("endpoint", "create", "web")
-    assert offered("endpoint", "show", "") == ["db0", "web"]
-    assert offered("endpoint", "show", "w") == ["web"]
-    assert offered("lun", "remove", "db0", "") == ["0:0", "0:1"]
-    assert offered("endpoint", "show", "db0", "--out") == ["--output"]
-    assert offered("end") == ["endpoint"]
-    assert "--debug" in offered("--")
-    db0.slow = True
-    run("endpoint", "delete", "web", "--no-wait")
-    assert offered("operation", "wait", "") == ["op0"]
-
-
-def test_completion_of_a_silent_daemon_falls_silent(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setenv("RINGWAY_SOCKET", str(tmp_path / "none"))
-    assert offered("endpoint", "show", "") == []
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_completion_script_is_a_script(run: Run, shell: str) -> None:
-    script = run("completion", shell).out
-    assert "_RINGWAY_COMPLETE" in script
-    assert "ringway" in script
-
-
-def test_bash_completes(db0: FakeDaemon) -> None:
-    environment = {**os.environ, "_RINGWAY_COMPLETE": "bash_complete", "COMP_CWORD": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", "from ringway.cli.entry import ringway; ringway()"],
-        env={**environment, "COMP_WORDS": "ringway endpoint show d"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    assert (done.stdout, done.stderr) == ("plain,db0\n", "")
 
 
 # Manners
