@@ -32,6 +32,8 @@ from ringway.target.sandbox.confinement import warm_up
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 IO_URING_SETUP = 425
+MEMBARRIER = {"x86_64": 324, "aarch64": 283}[os.uname().machine]
+REGISTER_PRIVATE_EXPEDITED = 1 << 4
 SOMEBODY = 54321
 PARENT = os.getppid()
 
@@ -127,6 +129,7 @@ def allowed(folder: str) -> dict[str, Attempt]:
         "map data": lambda: mapped(mmap.PROT_READ | mmap.PROT_WRITE),
         "a thread": lambda: threading.Thread(target=print, kwargs={"end": ""}).start(),
         "an event": lambda: os.close(os.eventfd(0)),
+        "a fence for all threads": lambda: call("syscall", MEMBARRIER, REGISTER_PRIVATE_EXPEDITED, 0, 0),
         "ask who a process is": lambda: expect(host.command_name(PARENT) != "?"),
         "remove what it made": lambda: host.remove(f"{folder}/made", MADE[0]),
     }
