@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use super::job::Job;
-use super::threads::Threads;
+use super::threads::{Now, Threads};
 use super::{Event, THREADS};
 use crate::error::{Error, Result};
 use crate::memory::IoVec;
@@ -41,7 +41,7 @@ impl Epoll {
         self.alone = true;
     }
 
-    /// Submit the current step of a job: on the spot, if the store is cached and the cache serves it, else to a thread.
+    /// Submit the current step of a job: on the spot, if the page cache serves it, else to a thread.
     ///
     /// # Safety
     /// As for [`super::Engine::submit`].
@@ -52,10 +52,13 @@ impl Epoll {
         if self.alone {
             return self.early.push(Event::Done(key, call.run()));
         }
-        match store.is_cached().then(|| call.try_now()).flatten() {
-            Some(done) => self.early.push(Event::Done(key, done)),
+        let now = if store.is_cached() { call.try_now() } else { Now::Waits };
+        match now {
+            Now::Done(bytes) => self.early.push(Event::Done(key, bytes)),
             // SAFETY: the caller's promise covers what the call points to.
-            None => unsafe { self.threads.submit(key, call) },
+            Now::Waits => unsafe { self.threads.submit(key, call) },
+            // SAFETY: as above.
+            Now::Unknown => unsafe { self.threads.submit_quick(key, call) },
         }
     }
 

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::error::Result;
 use crate::notify::Event;
 
 /// Threads at most; each waits for one request.
 const MOST: usize = 1024;
 /// How long a thread waits for the next request before it ends.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a quick call may take before others are not to wait for it.
+const QUICK: Duration = Duration::from_millis(1);
 /// It makes one system call.
 const STACK_BYTES: usize = 64 << 10;
 
@@ -40,14 +41,26 @@ pub(super) enum CallKind {
     Zero { mode: i32, offset: u64, len: u64 },
 }
 
+/// What comes of a call that may not wait.
+#[derive(Debug)]
+pub(super) enum Now {
+    /// So many bytes.
+    Done(i32),
+    /// It would wait, or fail.
+    Waits,
+    /// A write to the page cache of a file system that cannot be asked (ext4): as a rule it would not wait.
+    Unknown,
+}
+
 // SAFETY: what it points to stays until the call's result was taken: `Threads::submit`'s caller promises that.
 unsafe impl Send for Call {}
 
 impl Call {
-    /// What the page cache has of a read, or takes of a write, on the spot: bytes. None: it would wait, or its file
-    /// system cannot do it so (ext4 cannot write so).
-    pub fn try_now(&self) -> Option<i32> {
-        let CallKind::Transfer { write, offset, parts, count, flags: 0 } = self.kind else { return None };
+    /// What the page cache has of a read, or takes of a write, on the spot.
+    pub fn try_now(&self) -> Now {
+        let CallKind::Transfer { write, offset, parts, count, flags: 0 } = self.kind else {
+            return Now::Waits;
+        };
         let (offset, flags) = (offset.cast_signed(), libc::RWF_NOWAIT);
         // SAFETY: as for Send; the kernel checks the buffers themselves.
         let done = unsafe {
@@ -56,7 +69,11 @@ impl Call {
                 false => libc::preadv2(self.fd, parts, count, offset, flags),
             }
         };
-        i32::try_from(done).ok().filter(|done| *done > 0)
+        match i32::try_from(done) {
+            Ok(done @ 1..) => Now::Done(done),
+            Ok(-1) if write && errno(&std::io::Error::last_os_error()) == libc::EOPNOTSUPP => Now::Unknown,
+            _ => Now::Waits,
+        }
     }
 
     /// Bytes, or -errno.
@@ -88,13 +105,38 @@ fn errno(error: &std::io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
+/// Something that one thread does at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Role {
+    #[default]
+    Free,
+    /// A thread is to take it.
+    Called,
+    Taken,
+}
+
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<(u32, Call)>,
+    /// Calls that hardly ever wait: one thread makes them, one after the other. A thread each costs ten times as much.
+    quick: VecDeque<(u32, Call)>,
+    /// Who makes them.
+    maker: Role,
+    /// Who looks after the maker: none of them is to wait for one that waits.
+    watcher: Role,
+    /// Quick calls that were begun.
+    begun: u64,
     done: Vec<(u32, i32)>,
     threads: usize,
     idle: usize,
     ended: bool,
+}
+
+impl State {
+    /// Threads that there is something to do for.
+    fn wanted(&self) -> usize {
+        self.waiting.len() + [self.maker, self.watcher].iter().filter(|role| **role == Role::Called).count()
+    }
 }
 
 #[derive(Debug)]
@@ -114,33 +156,96 @@ impl Shared {
     fn end(&self, state: &mut State, key: u32, result: i32) {
         state.done.push((key, result));
         self.ended.store(state.done.len(), Release);
-        self.event.signal();
+        if state.done.len() == 1 {
+            self.event.signal(); // who hears it takes all
+        }
+    }
+
+    /// Have a thread see to what is wanted; the error, if there is none and can be none.
+    fn call_thread(self: &Arc<Self>, state: &mut State) -> Result<(), i32> {
+        if state.idle < state.wanted() && state.threads < MOST {
+            let shared = self.clone();
+            let builder = std::thread::Builder::new().name("ringway-call".into()).stack_size(STACK_BYTES);
+            match builder.spawn(move || shared.serve()) {
+                Ok(_) => state.threads += 1,
+                Err(error) if state.threads == 0 => return Err(errno(&error)),
+                Err(_) => {} // one of those that are there will come to it
+            }
+        }
+        self.called.notify_one();
+        Ok(())
     }
 
     /// A thread's life.
-    fn serve(&self) {
+    fn serve(self: &Arc<Self>) {
         let mut state = self.state();
         loop {
             if let Some((key, call)) = state.waiting.pop_front() {
-                drop(state);
-                let result = call.run();
-                state = self.state();
-                self.end(&mut state, key, result);
-                continue;
-            }
-            if state.ended {
+                state = self.make(state, key, &call);
+            } else if state.maker == Role::Called {
+                state = self.make_quickly(state);
+            } else if state.watcher == Role::Called {
+                state = self.watch(state);
+            } else if state.ended {
                 break;
-            }
-            state.idle += 1;
-            let (woken, time) =
-                self.called.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
-            state = woken;
-            state.idle -= 1;
-            if time.timed_out() && state.waiting.is_empty() {
-                break;
+            } else {
+                state.idle += 1;
+                let (woken, time) =
+                    self.called.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                state.idle -= 1;
+                if time.timed_out() && state.wanted() == 0 {
+                    break;
+                }
             }
         }
         state.threads -= 1;
+    }
+
+    fn make<'a>(&'a self, state: MutexGuard<'a, State>, key: u32, call: &Call) -> MutexGuard<'a, State> {
+        drop(state);
+        let result = call.run();
+        let mut state = self.state();
+        self.end(&mut state, key, result);
+        state
+    }
+
+    /// Make the quick calls.
+    fn make_quickly<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.maker = Role::Taken;
+        while let Some((key, call)) = state.quick.pop_front() {
+            state.begun += 1;
+            self.call_watcher(&mut state);
+            state = self.make(state, key, &call);
+        }
+        state.maker = Role::Free;
+        state
+    }
+
+    fn call_watcher(self: &Arc<Self>, state: &mut State) {
+        if !state.quick.is_empty() && state.watcher == Role::Free {
+            state.watcher = Role::Called;
+            let _ = self.call_thread(state); // there is the maker
+        }
+    }
+
+    /// While quick calls wait for their turn: have threads make them once the maker is at one for long.
+    fn watch<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.watcher = Role::Taken;
+        while !state.quick.is_empty() {
+            let begun = state.begun;
+            drop(state);
+            std::thread::sleep(QUICK);
+            state = self.state();
+            if state.begun == begun {
+                while let Some(waiting) = state.quick.pop_front() {
+                    state.waiting.push_back(waiting);
+                    let _ = self.call_thread(&mut state); // there is this one
+                }
+            }
+        }
+        state.watcher = Role::Free;
+        state
     }
 }
 
@@ -149,7 +254,7 @@ pub(super) struct Threads(Arc<Shared>);
 
 impl Threads {
     /// None yet.
-    pub fn new() -> Result<Self> {
+    pub fn new() -> crate::error::Result<Self> {
         let event = Event::new()?;
         Ok(Threads(Arc::new(Shared {
             state: Mutex::default(),
@@ -171,27 +276,37 @@ impl Threads {
     pub unsafe fn submit(&self, key: u32, call: Call) {
         let mut state = self.0.state();
         state.waiting.push_back((key, call));
-        if state.idle < state.waiting.len() && state.threads < MOST {
-            let shared = self.0.clone();
-            let builder = std::thread::Builder::new().name("ringway-call".into()).stack_size(STACK_BYTES);
-            match builder.spawn(move || shared.serve()) {
-                Ok(_) => state.threads += 1,
-                Err(error) if state.threads == 0 => {
-                    state.waiting.pop_back();
-                    self.0.end(&mut state, key, -errno(&error));
-                }
-                Err(_) => {} // one of those that are there will come to it
-            }
+        if let Err(errno) = self.0.call_thread(&mut state) {
+            state.waiting.pop_back();
+            self.0.end(&mut state, key, -errno);
         }
-        self.0.called.notify_one();
+    }
+
+    /// Have a call made that hardly ever waits.
+    ///
+    /// # Safety
+    /// As for [`Threads::submit`].
+    pub unsafe fn submit_quick(&self, key: u32, call: Call) {
+        let mut state = self.0.state();
+        state.quick.push_back((key, call));
+        if state.maker != Role::Free {
+            return self.0.call_watcher(&mut state);
+        }
+        state.maker = Role::Called;
+        if let Err(errno) = self.0.call_thread(&mut state) {
+            state.maker = Role::Free;
+            state.quick.pop_back();
+            self.0.end(&mut state, key, -errno);
+        }
     }
 
     /// Have a call not be made, unless it has begun: nothing ends a system call that waits for a FUSE server.
     pub fn cancel(&self, key: u32) {
         let mut state = self.0.state();
-        let before = state.waiting.len();
+        let before = state.waiting.len() + state.quick.len();
         state.waiting.retain(|(waiting, _)| *waiting != key);
-        if state.waiting.len() < before {
+        state.quick.retain(|(waiting, _)| *waiting != key);
+        if state.waiting.len() + state.quick.len() < before {
             self.0.end(&mut state, key, -libc::ECANCELED);
         }
     }
@@ -215,6 +330,7 @@ impl Drop for Threads {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.waiting.clear();
+        state.quick.clear();
         state.ended = true;
         self.0.called.notify_all();
     }
@@ -270,6 +386,10 @@ mod tests {
 
     #[test]
     fn a_call_that_waits_holds_up_no_other() {
+        [false, true].into_iter().for_each(calls_that_wait);
+    }
+
+    fn calls_that_wait(quick: bool) {
         let pipes: Vec<_> = (0..8).map(|_| pipe()).collect();
         let mut data = [0u8; 1];
         let part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: 1 };
@@ -280,7 +400,12 @@ mod tests {
             let kind = CallKind::Transfer { write: false, offset: u64::MAX, parts, count: 1, flags: 0 };
             let call = Call { fd, kind };
             // SAFETY: all of it lives until the end of the test; nobody reads the byte.
-            unsafe { threads.submit(key as u32, call) };
+            unsafe {
+                match quick {
+                    false => threads.submit(key as u32, call),
+                    true => threads.submit_quick(key as u32, call),
+                }
+            }
         }
         for (key, (_, end)) in pipes.iter().enumerate().rev() {
             (&*end).write_all(b"x").unwrap();
