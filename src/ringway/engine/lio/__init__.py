@@ -1,7 +1,9 @@
 """The kernel engine: the kernel's own target and its fabric ``vhost``, driven by paths in configfs.
 
-``driver`` has the verbs; ``backstores``, ``ports`` and ``records`` are what it is made of; ``looks`` and
-``counters`` read. Only ``host`` imports this.
+``driver`` has the verbs. ``choices`` and ``checks`` come before a change; ``assembly`` makes it, of
+``ports`` and ``backstores``, through ``configfs``; ``records`` note what is ours. ``looks``, ``sightings``
+and ``counters`` read; ``adoption``, ``foreign_media`` and ``saveconfig`` deal with what other tools made.
+``modules`` is the kernel itself. Only ``host`` imports this.
 """
 
 from ringway.engine.lio.driver import LioDriver
