@@ -12,7 +12,7 @@ from ringway.cli.format import Column, View, table
 from ringway.cli.rates import LunRates, lun_rates
 from ringway.client import Client
 from ringway.errors import RingwayError, TimedOutError, UnreachableError
-from ringway.model import EndpointInfo, Latency, LunStatistics, TargetStatistics
+from ringway.model import EndpointInfo, LunStatistics, TargetStatistics
 from ringway.units import format_count, format_duration, format_rate
 
 #: Whether to look again, after so many seconds.
@@ -108,17 +108,13 @@ def between(before: Look, after: Look) -> Iterator[DiskRates]:
         past, present = _by_address(old), _by_address(new)
         for lun in endpoint.luns:
             address = (lun.target, lun.lun)
-            rates = lun_rates(past.get(address), present.get(address, _unused(*address)), seconds)
+            now = present.get(address, LunStatistics.unused(*address))
+            rates = lun_rates(past.get(address), now, seconds)
             yield DiskRates(**msgspec.structs.asdict(rates), endpoint=endpoint.name, engine=endpoint.engine)
 
 
 def _by_address(counters: TargetStatistics) -> dict[tuple[int, int], LunStatistics]:
     return {(lun.target, lun.lun): lun for lun in counters.luns}
-
-
-def _unused(target: int, lun: int) -> LunStatistics:
-    """A LUN that nobody has used yet has no counters."""
-    return LunStatistics(target, lun, 0, 0, 0, 0, 0, 0, 0, 0, Latency(), Latency())
 
 
 def lines(rows: Sequence[DiskRates], width: int | None) -> Iterator[str]:

@@ -37,6 +37,11 @@ class LunStatistics(Struct, frozen=True):
     read_latency: Latency
     write_latency: Latency
 
+    @classmethod
+    def unused(cls, target: int, lun: int) -> LunStatistics:
+        """Of a LUN that nobody has used."""
+        return cls(target, lun, 0, 0, 0, 0, 0, 0, 0, 0, Latency(), Latency())
+
 
 class QueueStatistics(Struct, frozen=True):
     """What happened on one virtqueue since the target's start."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from msgspec.structs import replace
+
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.ports import Address, Mapping, lun_path
-from ringway.model import Latency, LunStatistics, TargetStatistics
+from ringway.model import LunStatistics, TargetStatistics
 
 _MIB: Final = 1 << 20
 
@@ -22,19 +24,11 @@ def statistics_of(fs: Configfs, wwpn: str, mappings: dict[Address, Mapping]) -> 
 
 def _lun(fs: Configfs, wwpn: str, address: Address) -> LunStatistics:
     port = f"{lun_path(wwpn, address)}/statistics/scsi_tgt_port"
-    return LunStatistics(
-        target=address[0],
-        lun=address[1],
-        reads=0,
-        writes=0,
-        flushes=0,
-        unmaps=0,
+    return replace(
+        LunStatistics.unused(*address),
         other=fs.read_int(f"{port}/in_cmds"),
-        errors=0,
         read_bytes=fs.read_int(f"{port}/read_mbytes") * _MIB,
         write_bytes=fs.read_int(f"{port}/write_mbytes") * _MIB,
-        read_latency=Latency(),
-        write_latency=Latency(),
     )
 
 

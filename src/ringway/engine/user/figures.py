@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from ringway.model import EndpointSpec, Latency, LunStatistics, TargetStatistics
+from ringway.model import EndpointSpec, LunStatistics, TargetStatistics
 
 
 def figures_of(spec: EndpointSpec, told: TargetStatistics) -> TargetStatistics:
@@ -21,8 +21,4 @@ def _rows(spec: EndpointSpec, told: tuple[LunStatistics, ...]) -> Iterator[LunSt
     by_address = {(row.target, row.lun): row for row in told}
     for lun in spec.luns:
         address = lun.target, lun.lun
-        yield by_address.get(address) or _nothing(*address)
-
-
-def _nothing(target: int, lun: int) -> LunStatistics:
-    return LunStatistics(target, lun, 0, 0, 0, 0, 0, 0, 0, 0, Latency(), Latency())
+        yield by_address.get(address) or LunStatistics.unused(*address)
