@@ -31,6 +31,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "degraded": "red",
     "failed": "red",
     "no": "red",
+    "lost": "red",
     "foreign": "bright_black",
 }
 

@@ -23,6 +23,7 @@ from ringway.host.locks import Locks
 from ringway.host.operations import Operation
 from ringway.host.specs import Address
 from ringway.host.store import Wanted
+from ringway.host.strangers import Strangers
 from ringway.model import EndpointInfo, EndpointSpec
 
 _log: Final = logging.getLogger(__name__)
@@ -36,9 +37,16 @@ class Changes:
     """
 
     def __init__(
-        self, desired: Desired, actual: Actual, health: Health, events: Events, wake: Callable[[str], None]
+        self,
+        desired: Desired,
+        actual: Actual,
+        strangers: Strangers,
+        health: Health,
+        events: Events,
+        wake: Callable[[str], None],
     ) -> None:
         self.locks = Locks()
+        self._strangers = strangers
         self._desired = desired
         self._actual = actual
         self._health = health
@@ -50,7 +58,7 @@ class Changes:
     async def check(self, spec: EndpointSpec) -> EndpointSpec:
         """Do what a creation does before it changes anything. :returns: what it would create."""
         driver = self._actual.driver(spec.engine)
-        self._desired.refuse_name(spec.name)
+        self._refuse_name(spec.name)
         resolved = await self._actual.ask(driver.resolve, spec)
         with self._desired.claim(resolved) as others:
             await self._actual.check(resolved, others)
@@ -89,7 +97,7 @@ class Changes:
 
     async def _admit(self, operation: Operation, driver: Driver, spec: EndpointSpec) -> Wanted:
         """Check a new endpoint, and write it down."""
-        self._desired.refuse_name(spec.name)
+        self._refuse_name(spec.name)
         operation.step(0.1, "checking")
         resolved = await self._actual.ask(driver.resolve, spec)
         with self._desired.claim(resolved) as others:
@@ -97,6 +105,11 @@ class Changes:
             operation.cancellable(False)
             faults.point("create.checked")
             return await self._desired.insert(resolved)
+
+    def _refuse_name(self, name: str) -> None:
+        """:raises ConflictError: an endpoint has this name."""
+        self._desired.refuse_name(name)
+        self._strangers.refuse_name(name)
 
     async def _give_up(self, wanted: Wanted) -> None:
         """Undo a creation that failed. What cannot be undone now the reconciler tries again."""
@@ -115,6 +128,7 @@ class Changes:
             await self._actual.change(driver.take_back, wanted.name)
         except BusyError as error:
             _log.warning("endpoint '%s' was not created, and what is there stays: %s", wanted.name, error)
+            self._wake(wanted.name)  # somebody uses it: it is taken in
         faults.point("create.taken-back")
         await self._desired.remove(wanted.name)
         self._actual.forget(wanted.spec.engine, wanted.name)

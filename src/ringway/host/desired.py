@@ -27,7 +27,6 @@ class Desired:
         self._disk = ThreadPoolExecutor(1, "store")
         self._rows = {wanted.name: wanted for wanted in store.load()}
         self._claims: dict[object, EndpointSpec] = {}
-        self.is_new = store.is_new
 
     def close(self) -> None:
         """Finish what is being written. The store stays open."""
@@ -91,9 +90,9 @@ class Desired:
                 hint="take another one, or none: one is chosen then",
             )
 
-    async def insert(self, spec: EndpointSpec) -> Wanted:
-        """Write a new endpoint down. It is on disk when this returns."""
-        wanted = Wanted(spec=spec, created=now())
+    async def insert(self, spec: EndpointSpec, *, confirmed: bool = False) -> Wanted:
+        """Write a new endpoint down. It is on disk when this returns. :param confirmed: it is there."""
+        wanted = Wanted(spec=spec, applied=spec if confirmed else None, created=now())
         await self._write(self._store.insert, wanted)
         self._rows[wanted.name] = wanted
         return wanted

@@ -24,6 +24,7 @@ class Kind(StrEnum):
 
     CREATED = "endpoint.created", "It was made; whoever asked is told now."
     UPDATED = "endpoint.updated", "It has another specification; `message` says what is new in it."
+    ADOPTED = "endpoint.adopted", "It was on the host, and not in the store; now it is."
     DELETED = "endpoint.deleted", "It is gone."
     DIED = "endpoint.died", "It is not there, and nobody asked for that; `message` has its last words."
     RESTARTED = "endpoint.restarted", "It is there again after a death."

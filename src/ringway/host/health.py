@@ -74,6 +74,8 @@ class Health:
             return EndpointState.STARTING
         if self.is_degraded(wanted.name) or (info is None and wanted.name in self._of):
             return EndpointState.DEGRADED
+        if info is not None and info.state is EndpointState.LOST:  # what it is is known here
+            return EndpointState.DEGRADED
         return info.state if info is not None else EndpointState.STARTING
 
 

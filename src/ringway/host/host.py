@@ -27,6 +27,7 @@ from ringway.host.operations import Operation, Operations
 from ringway.host.reconcile import Reconciler
 from ringway.host.specs import Address
 from ringway.host.store import Store
+from ringway.host.strangers import Strangers
 from ringway.host.transfer import Format, Import
 from ringway.model import (
     API_VERSION,
@@ -59,11 +60,15 @@ class Host:
         self.desired = Desired(store)
         self.actual = Actual(drivers, store.folder)
         self.health = Health()
-        self._changes = Changes(self.desired, self.actual, self.health, self.events, self._wake)
+        self.strangers = Strangers(self.desired, self.actual, self.events)
+        self._changes = Changes(
+            self.desired, self.actual, self.strangers, self.health, self.events, self._wake
+        )
         self.reconciler = Reconciler(
             self.desired,
             self.actual,
             self._changes,
+            self.strangers,
             self.health,
             self.events,
             every_s=config.reconcile_s,
@@ -128,22 +133,28 @@ class Host:
         return sum(view.state is EndpointState.DEGRADED for view in self._views())
 
     async def endpoints(self) -> tuple[EndpointInfo, ...]:
-        """All endpoints, by name, the foreign ones behind ours; seen within the last second."""
+        """All endpoints, by name; behind ours those that were lost, and foreign ones. Seen within the last
+        second.
+        """
         await self.actual.refresh_if_old()
         ours = {wanted.spec.wwpn for wanted in self.desired.all()}  # one may have been taken over since
         foreign = (info for info in self.actual.foreign() if info.wwpn not in ours)
-        return (*self._views(), *sorted(foreign, key=lambda info: info.name))
+        lost = sorted(self.strangers.all(), key=lambda info: info.name)
+        return (*self._views(), *lost, *sorted(foreign, key=lambda info: info.name))
 
     async def endpoint(self, name: str) -> EndpointInfo:
         """One endpoint as it is now. :raises NotFoundError: there is none."""
         if (wanted := self.desired.find(name)) is None:
-            return await self._foreign(name)
+            return await self._unknown(name)
         kind = wanted.spec.engine
         info = await self.actual.look(kind, name) if kind in self.actual.drivers else None
         return self.health.view(wanted, info)
 
-    async def _foreign(self, name: str) -> EndpointInfo:
+    async def _unknown(self, name: str) -> EndpointInfo:
+        """One that is foreign, or was lost. :raises NotFoundError: it is neither."""
         await self.actual.refresh_if_old()
+        if (lost := self.strangers.find(name)) is not None:
+            return lost
         found = next((info for info in self.actual.foreign() if info.name == name), None)
         if found is None:
             self.desired.get(name)

@@ -20,6 +20,7 @@ from ringway.host.events import Events, Kind
 from ringway.host.health import Health, runs
 from ringway.host.operations import CLOSING_S, as_ringway_error
 from ringway.host.store import Deletion, Wanted
+from ringway.host.strangers import Strangers
 from ringway.model import EndpointInfo, EngineKind
 
 _log: Final = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Reconciler:
         desired: Desired,
         actual: Actual,
         changes: Changes,
+        strangers: Strangers,
         health: Health,
         events: Events,
         *,
@@ -42,6 +44,7 @@ class Reconciler:
         self._desired = desired
         self._actual = actual
         self._changes = changes
+        self._strangers = strangers
         self._health = health
         self._events = events
         self._limit = asyncio.Semaphore(parallel)
@@ -51,7 +54,6 @@ class Reconciler:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.Task[None] | None = None
         self._closed = False
-        self._kept: set[str] = set()  #: strangers that were there before the store was
         self.every_s = every_s
         self.passes = 0
 
@@ -93,15 +95,18 @@ class Reconciler:
     async def _pass(self, *, first: bool) -> None:
         answered = await self._actual.refresh()
         for kind in answered:
-            for name in tuple(self._differing(kind)):
+            for name in tuple(self._differing(kind, first=first)):
                 if first or not self._changes.locks.is_held(name):  # who works on it looks by himself
                     self._look_at(name, first=first)
         self.passes += 1
 
-    def _differing(self, kind: EngineKind) -> Iterator[str]:
+    def _differing(self, kind: EngineKind, *, first: bool) -> Iterator[str]:
         """The names of an engine's endpoints that are not as they should be."""
         for wanted in self._desired.all():
-            if wanted.spec.engine is kind and _differs(wanted, self._actual.seen(kind, wanted.name)):
+            if wanted.spec.engine is not kind:
+                continue
+            is_older = first and self._strangers.compare(wanted)
+            if is_older or _differs(wanted, self._actual.seen(kind, wanted.name)):
                 yield wanted.name
         for info in self._actual.all_seen(kind):
             if self._desired.find(info.name) is None:
@@ -142,7 +147,8 @@ class Reconciler:
     async def _mend_held(self, name: str, first: bool) -> None:
         wanted = self._desired.find(name)
         if wanted is None:
-            await self._remove_stranger(name, first)
+            if (taken := await self._strangers.take_in(name)) is not None:
+                await self._mend_wanted(taken, first)
         elif wanted.spec.engine not in self._actual.drivers:
             _log.debug("endpoint '%s' is of an engine that is not run", name)
         elif wanted.deletion is not None:
@@ -152,28 +158,6 @@ class Reconciler:
         else:
             await self._mend_wanted(wanted, first)
 
-    async def _remove_stranger(self, name: str, first: bool) -> None:
-        """What carries our mark and is in no store is left of something; a guest that uses it keeps it, and
-        who made it before we took it over has it back.
-        """
-        for kind, driver in self._actual.drivers.items():
-            if self._actual.seen(kind, name) is None or await self._actual.look(kind, name) is None:
-                continue
-            if first and self._desired.is_new:
-                self._kept.add(name)
-                _log.warning(
-                    "endpoint '%s' is not known, but so is nothing: the store is new; it stays", name
-                )
-            if name in self._kept:
-                continue
-            try:
-                await self._actual.change(driver.take_back, name)
-            except BusyError as error:
-                _log.warning("endpoint '%s' is not known, and stays: %s", name, error)
-                continue
-            self._actual.forget(kind, name)
-            self._events.tell(Kind.DELETED, _thing(name), "it was on the host, and nobody wanted it")
-
     async def _finish_deletion(self, wanted: Wanted) -> None:
         try:
             await self._changes.finish_deletion(wanted, force=wanted.deletion is Deletion.FORCED)
@@ -182,6 +166,7 @@ class Reconciler:
 
     async def _mend_wanted(self, wanted: Wanted, first: bool) -> None:
         info = await self._actual.look(wanted.spec.engine, wanted.name)
+        wanted = await self._strangers.renew(wanted, info)
         if not _differs(wanted, info):
             return
         if runs(info):
@@ -224,6 +209,7 @@ class Reconciler:
         if (due_s := self._health.wait_s(name)) > 0:
             self._come_back(name, due_s)
             return
+        await self._strangers.refuse_disks(wanted.spec)
         await self._actual.make(wanted.spec)
         faults.point("mend.made")
         if wanted.applied != wanted.spec:

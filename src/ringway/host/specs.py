@@ -93,6 +93,11 @@ def half_done(old: EndpointSpec, new: EndpointSpec, there: set[Address]) -> Endp
     return replace(old, luns=tuple(lun for lun in luns if lun is not None))
 
 
+def is_same(one: EndpointSpec, other: EndpointSpec) -> bool:
+    """Whether two say the same, in whichever order."""
+    return by_address(one.luns) == by_address(other.luns) and replace(one, luns=other.luns) == other
+
+
 def differences(old: EndpointSpec, new: EndpointSpec) -> Iterator[str]:
     """Lines for a person: what is another in ``new``."""
     before, after = by_address(old.luns), by_address(new.luns)

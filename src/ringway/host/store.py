@@ -62,7 +62,6 @@ class Store:
             self._path = path
             self._db = _connect(path)
             try:
-                self.is_new = _tables(self._db) == 0  # an empty file is one that was lost
                 _prepare(self._db, path)
             except BaseException:
                 self._db.close()

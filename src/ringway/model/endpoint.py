@@ -76,6 +76,7 @@ class EndpointState(StrEnum):
     DEGRADED = "degraded"  #: it does not run as it should; ``message`` says why, and it is tried again
     DELETING = "deleting"
     FOREIGN = "foreign"  #: in the kernel, and not ours: shown and never changed
+    LOST = "lost"  #: ours, and not known any more: shown and never changed; ``message`` says what to do
 
 
 class LunStatus(Struct, frozen=True, kw_only=True):

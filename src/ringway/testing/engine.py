@@ -163,6 +163,7 @@ class MemoryDriver:
             connected=spec.name in self._world.connected,
             message=last_words,
             luns=tuple(_status(lun) for lun in spec.luns),
+            spec=None if state is EndpointState.FOREIGN else spec,
         )
 
     def backstores(self) -> tuple[BackstoreInfo, ...]:

@@ -253,33 +253,6 @@ async def test_a_change_goes_on_where_it_was(open_host: OpenHost, world: World, 
         assert host.desired.get("a").applied == new
 
 
-async def test_strangers_of_ours_go_unless_a_guest_has_them(open_host: OpenHost, world: World) -> None:
-    async with open_host():
-        pass
-    world.endpoints |= {"left": spec("left"), "used": spec("used")}
-    world.connected.add("used")
-    world.foreign["theirs"] = spec("theirs")
-    async with open_host() as host:
-        assert world.endpoints.keys() == {"used"}
-        assert [(i.name, i.state) for i in await host.endpoints()] == [("theirs", EndpointState.FOREIGN)]
-        with pytest.raises(NotFoundError):
-            host.delete("theirs")
-        assert (await host.endpoint("theirs")).state is EndpointState.FOREIGN
-
-
-@pytest.mark.parametrize("empty", [False, True])
-async def test_a_store_that_was_lost_takes_no_endpoint_along(
-    open_host: OpenHost, world: World, tmp_path: Path, *, empty: bool
-) -> None:
-    world.endpoints["old"] = spec("old")
-    if empty:
-        (tmp_path / "state.db").touch()
-    async with open_host() as host:
-        assert world.endpoints.keys() == {"old"}
-        await host.reconciler.compare()
-        assert world.endpoints.keys() == {"old"}
-
-
 async def test_a_change_that_was_cut_short_takes_no_disk_from_a_guest(
     open_host: OpenHost, world: World
 ) -> None:
@@ -307,14 +280,14 @@ async def test_a_disk_is_an_endpoints_until_its_removal_is_confirmed(open_host: 
 async def test_a_creation_that_is_taken_back_takes_no_disk_from_a_guest(
     open_host: OpenHost, world: World
 ) -> None:
-    """It was to take over what somebody else had made, say."""
-    world.endpoints["a"] = spec("a")
+    """Nobody was told of it, and yet somebody has found it: now it is told of."""
     world.connected.add("a")
     async with open_host() as host:
-        await host.desired.insert(spec("a"))
+        world.endpoints["a"] = (await host.desired.insert(spec("a"))).spec
     async with open_host() as host:
         assert world.endpoints.keys() == {"a"}
-        assert await host.endpoints() == ()
+        await until_state(host, "a", EndpointState.READY)
+        assert host.desired.get("a").applied == world.endpoints["a"]
 
 
 async def test_a_lun_that_somebody_took_comes_back(open_host: OpenHost, world: World) -> None:

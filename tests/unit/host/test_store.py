@@ -26,12 +26,10 @@ def path(tmp_path: Path) -> Path:
 def test_what_was_written_is_there_again(path: Path) -> None:
     wanted = Wanted(spec=spec("db0", wwpn=WWPN), created="2026-01-01T00:00:00.000Z")
     with Store(path) as store:
-        assert store.is_new
         store.insert(wanted)
         changed = replace(wanted, applied=wanted.spec, generation=2, deletion=Deletion.FORCED)
         store.update(changed)
     with Store(path) as store:
-        assert not store.is_new
         assert store.load() == (changed,)
         store.delete("db0")
         assert store.load() == ()

@@ -33,6 +33,7 @@ _STATES: Final = {
     EndpointState.STARTING: _UNDER_WAY,
     EndpointState.DELETING: _UNDER_WAY,
     EndpointState.DEGRADED: _BAD,
+    EndpointState.LOST: _BAD,
     EndpointState.FOREIGN: None,
 }
 _OPERATIONS: Final = {OperationState.RUNNING: _UNDER_WAY, OperationState.DONE: _GOOD}
