@@ -121,12 +121,14 @@ def test_a_target_whose_record_is_lost_is_not_forgotten(host: UserHost, damage: 
     places = host.places.of("db0")
     with open(places.record, "w") as record:
         record.write(damage)
-    with pytest.raises(BusyError, match="its record is lost") as refused:
-        host.driver().delete("db0", force=True)
-    assert f"pid {pid}" in (refused.value.holder or "")
-    assert os.path.exists(places.socket)
-    host.first.delete("db0", force=True)
-    assert not os.path.exists(places.socket)
+    with ScsiFrontEnd(places.socket).open():
+        with pytest.raises(BusyError, match="has lost its files") as refused:
+            host.driver().delete("db0")
+        assert f"pid {pid}" in (refused.value.holder or "")
+        assert os.path.exists(places.socket)
+    host.driver().delete("db0", force=True)
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "its spawner to take leave of it")
+    assert host.files() == []
 
 
 @pytest.mark.parametrize("boot", ["another boot", None])

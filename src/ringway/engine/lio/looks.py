@@ -20,6 +20,7 @@ from ringway.model import (
 )
 
 _NO_PORTS = ("discovery_auth", "version")
+_FOREIGN = "not Ringway's, or its record was lost: to have it, ringway config import --adopt"
 
 
 class Looks:
@@ -78,6 +79,7 @@ class Looks:
             engine=EngineKind.LIO,
             device=DeviceKind.SCSI,
             state=EndpointState.FOREIGN,
+            message=_FOREIGN,
             wwpn=wwpn,
             nexus=next((nexus for target in targets if (nexus := self._ports.nexus(wwpn, target))), None),
             luns=tuple(_status(address, one, found) for address, one in sorted(there.items()) if one.device),

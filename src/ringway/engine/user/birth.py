@@ -7,6 +7,7 @@ import fcntl
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import stat
@@ -32,8 +33,9 @@ from ringway.engine.user.orders import (
 )
 from ringway.engine.user.processes import Identity
 from ringway.engine.user.records import Record
+from ringway.engine.user.strays import TARGET
 from ringway.engine.user.words import STARTING
-from ringway.errors import BusyError, RingwayError
+from ringway.errors import BusyError, RingwayError, UnreachableError
 from ringway.target.backstore import open_backstore
 from ringway.target.control import ControlClient
 from ringway.target.listen import endpoint
@@ -43,7 +45,6 @@ from ringway.target.target import Target
 
 _log: Final = logging.getLogger(__name__)
 
-NAME: Final = "ringway-target"
 MAX_LOG: Final = 1 << 18  #: bytes of a log that a new target writes on behind
 _LOCK_S: Final = 2.0
 _MAX_LUNS_TOLD: Final = 256
@@ -105,13 +106,14 @@ def _serve(client: socket.socket, order: Serve, filters: Filters | None) -> int:
 
 
 def _serve_confined(client: socket.socket, order: Serve, sandbox: Sandbox) -> int:
-    privileges.name_process(NAME)
+    privileges.name_process(TARGET)
     identity = Identity.of(os.getpid())
     own = os.pidfd_open(os.getpid())
     _tell(client, Born(identity), own)
     os.close(own)
     if order.log is not None:
         _take_log(order.log, order.socket)
+        _refuse_unwanted(client)
         _log_start(identity)
     if order.record is not None and order.spec is not None:
         records.write(order.record, Record(process=identity, spec=order.spec))
@@ -126,6 +128,17 @@ def _serve_confined(client: socket.socket, order: Serve, sandbox: Sandbox) -> in
         client.close()
         target.wait()
     return int(target.failed)
+
+
+def _refuse_unwanted(client: socket.socket) -> None:
+    """Come up for nobody: who died before the log was locked is followed by one who sees nothing of this.
+
+    :raises UnreachableError: who ordered it is gone.
+    """
+    poller = select.poll()
+    poller.register(client, 0)
+    if poller.poll(0):
+        raise UnreachableError("who ordered the target is gone")
 
 
 def _take_log(path: str, what: str) -> None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 import ringway
 from ringway import holders
 from ringway.engine.base import Notify
-from ringway.engine.user import choices, records
+from ringway.engine.user import choices, records, strays
 from ringway.engine.user.changes import apply_changes
 from ringway.engine.user.client import SpawnerClient
 from ringway.engine.user.conflicts import refuse_conflicts
@@ -27,6 +27,7 @@ from ringway.engine.user.orders import Serve
 from ringway.engine.user.places import EndpointPlaces, Places, is_locked
 from ringway.engine.user.processes import Process
 from ringway.engine.user.records import Record
+from ringway.engine.user.strays import Strays
 from ringway.engine.user.watch import Watch
 from ringway.engine.user.words import last_words
 from ringway.errors import (
@@ -86,6 +87,7 @@ class UserDriver:
         self._starting: set[str] = set()
         self._lock = threading.Lock()
         self._watch = Watch()
+        self._strays = Strays(self._places)
 
     # What could be
 
@@ -138,11 +140,17 @@ class UserDriver:
     # What shall be
 
     def create(self, spec: EndpointSpec) -> None:
-        """As the protocol says. One that runs is kept, and changed into what ``spec`` says if it can be."""
+        """As the protocol says. One that runs is kept, and changed into what ``spec`` says if it can be.
+
+        :raises BusyError: the target has lost its files, and a guest is connected all the same.
+        """
         running = self._find(spec.name)
+        if running is not None and running.is_cut_off:
+            self._end_stray(spec.name, running.process)
+            running = None
         if running is None or not running.wait_ready(ADOPTION_S):
-            self._start(spec)
-        elif running.spec != spec:
+            running = self._adopted(spec) or self._started(spec)
+        if running.spec != spec:
             self.update(running.spec, spec)
 
     def update(self, old: EndpointSpec, new: EndpointSpec, *, force: bool = False) -> None:
@@ -160,7 +168,7 @@ class UserDriver:
             self._watch.forget(name)
             endpoint.end()
         else:
-            _refuse_nameless(self._places.of(name))
+            self._end_stray(name, self._strays.find(name), force=force)
         self._drop(name)
         self._places.of(name).remove()
 
@@ -190,12 +198,14 @@ class UserDriver:
             each.describe(None if connected is None else each.places.socket in connected)
             for each in found
             if each is not None
-        )
+        ) + tuple(self._nameless(known))
 
     def show(self, name: str) -> EndpointInfo:
         """As the protocol says. The target is asked."""
         if (endpoint := self._find(name)) is None:
-            raise _not_found(name)
+            if (stray := self._strays.all().get(name)) is None:
+                raise _not_found(name)
+            return strays.describe(self._places.of(name), stray)
         connected = None
         with contextlib.suppress(RingwayError):
             connected = endpoint.look().connected
@@ -236,8 +246,46 @@ class UserDriver:
 
     # Inside
 
-    def _start(self, spec: EndpointSpec) -> None:
-        """Have a new target. :raises RingwayError: it does not serve; then nothing is left of it."""
+    def _nameless(self, known: set[str]) -> Iterator[EndpointInfo]:
+        """Targets of which there is no record."""
+        for name, process in self._strays.all().items():
+            places = self._places.of(name)
+            if name not in known and records.read(places.record) is None:
+                yield strays.describe(places, process)
+
+    def _adopted(self, spec: EndpointSpec) -> Endpoint | None:
+        """Have a target whose record was lost, if there is one. One without files is ended instead."""
+        if (stray := self._strays.all().get(spec.name)) is None:
+            return None
+        if (found := strays.adopt(self._places.of(spec.name), stray, spec)) is None:
+            self._end_stray(spec.name, stray)
+            return None
+        self._keep(found)
+        return found
+
+    def _end_stray(self, name: str, process: Process | None, *, force: bool = False) -> None:
+        """:raises BusyError: a guest is served by it, or it cannot be seen, but its lock."""
+        places = self._places.of(name)
+        if process is not None:
+            self._watch.forget(name)
+            strays.end(places, process, force=force)
+        _refuse_nameless(places)
+
+    def _started(self, spec: EndpointSpec) -> Endpoint:
+        """Have a new target. Of one endpoint there is one: if its disks are held by a lost one, that goes.
+
+        :raises RingwayError: it does not serve; then nothing is left of it.
+        """
+        try:
+            return self._start(spec)
+        except BusyError:
+            if (stray := self._strays.find(spec.name)) is None:
+                raise
+            self._end_stray(spec.name, stray)
+            return self._start(spec)
+
+    def _start(self, spec: EndpointSpec) -> Endpoint:
+        """Start one. :raises RingwayError: it does not serve; then nothing is left of it."""
         places = self._places.of(spec.name)
         places.check()
         self._make_folder()
@@ -259,7 +307,9 @@ class UserDriver:
                 self._clean_up(places)
                 raise
         record = Record(process=started.process.identity, spec=spec)
-        self._keep(Endpoint(places, record, started.process, started.info))
+        endpoint = Endpoint(places, record, started.process, started.info)
+        self._keep(endpoint)
+        return endpoint
 
     @contextlib.contextmanager
     def _noted_as_starting(self, name: str) -> Iterator[None]:

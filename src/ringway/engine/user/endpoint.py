@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from typing import Final, TypeVar
@@ -74,6 +75,15 @@ class Endpoint:
     def alive(self) -> bool:
         """Whether its process has not ended."""
         return self.process is not None and self.process.alive
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether its process lives, and its files were removed under it: it serves only who is there."""
+        process = self.process
+        if process is None or not self.alive or os.path.exists(self.places.control):
+            return False
+        log = process.log
+        return log is not None and log.gone
 
     def ask(self, request: ControlRequest, answer: type[AnswerT], *, timeout_s: float = 30.0) -> AnswerT:
         """Ask its target. :raises NotFoundError: there is none. :raises RingwayError: as ``call``."""

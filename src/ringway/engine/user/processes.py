@@ -7,10 +7,12 @@ import os
 import select
 import signal
 from functools import cache
-from typing import Final, Self
+from pathlib import Path
+from typing import Final, NamedTuple, Self
 
 from msgspec import Struct
 
+_GONE: Final = " (deleted)"  # as proc(5) has it
 _MAX_READ: Final = 1024
 _START_TIME: Final = 19  #: fields of /proc/PID/stat behind the name, before the start time.
 
@@ -45,6 +47,13 @@ def _read(path: str) -> bytes:
         return os.read(fd, _MAX_READ)
     finally:
         os.close(fd)
+
+
+class Log(NamedTuple):
+    """A file that a process writes to; ``gone``: it was removed under it."""
+
+    path: Path
+    gone: bool
 
 
 class Process:
@@ -90,6 +99,15 @@ class Process:
         """No effect when it has ended. :raises PermissionError: it is another user's."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._fd, number)
+
+    @property
+    def log(self) -> Log | None:
+        """What its stderr leads to; ``None``: it has ended, or is another user's."""
+        try:
+            link = os.readlink(f"/proc/{self.pid}/fd/2")
+        except OSError:
+            return None
+        return Log(Path(link.removesuffix(_GONE)), link.endswith(_GONE)) if self.alive else None
 
     def __del__(self) -> None:
         """Whoever still looks at it keeps it open."""
