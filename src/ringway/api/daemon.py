@@ -17,7 +17,7 @@ from ringway.api.notify import Manager
 from ringway.api.server import Server
 from ringway.errors import BusyError, RingwayError
 from ringway.host.config import Config, Loaded, files_of, load
-from ringway.host.engines import open_engines
+from ringway.host.engines import open_engines, open_guards
 from ringway.host.events import Kind
 from ringway.host.host import Host
 from ringway.host.places import Places
@@ -83,7 +83,8 @@ def _leave_hanging() -> NoReturn:
 
 async def _serve(manager: Manager, places: Places, loaded: Loaded, store: Store, doors: list[Door]) -> bool:
     """:returns: whether all has ended."""
-    host = Host(open_engines(loaded.config, places), store, loaded.config.daemon)
+    config = loaded.config
+    host = Host(open_engines(config, places), store, config.daemon, open_guards(config, places))
     server = Server(build(host), doors)
     stopping = asyncio.Event()
     reload = _Reload(places, loaded, host)

@@ -54,9 +54,11 @@ class Driver(Protocol):
         :raises RingwayError: with who holds it, and what to do.
         """
 
-    def check_foreign(self, spec: EndpointSpec) -> None:
+    def check_foreign(self, spec: EndpointSpec, *, restoring: bool = False) -> None:
         """Refuse disks that others serve by this engine's means, whichever engine ``spec`` is for.
 
+        :param restoring: it was there before, so what lies where we put it is its own; many come at once, and
+            a look of the last second will do.
         :raises BusyError: with what serves it; what :meth:`create` would take over is no reason.
         """
 

@@ -30,10 +30,14 @@ class Actual:
     """The engines, and the last look at what they have. For one event loop.
 
     :param own: the folder of the host's own state, which is nobody's disk.
+    :param guards: engines that are not run here, and may serve a disk all the same.
     """
 
-    def __init__(self, drivers: Mapping[EngineKind, Driver], own: str) -> None:
+    def __init__(
+        self, drivers: Mapping[EngineKind, Driver], own: str, guards: tuple[Driver, ...] = ()
+    ) -> None:
         self.drivers = dict(drivers)
+        self._guards = guards
         self._own = own
         self._workers = ThreadPoolExecutor(_WORKERS, "change")
         self._lookers = ThreadPoolExecutor(_LOOKERS, "look")
@@ -84,8 +88,21 @@ class Actual:
         driver.check(spec, others)
         known = [lun.backstore for lun in had]
         fresh = replace(spec, luns=tuple(lun for lun in spec.luns if lun.backstore not in known))
+        self._check_foreign(fresh, restoring=False)
+
+    async def check_foreign(self, spec: EndpointSpec) -> None:
+        """Ask each engine whether somebody else's serves a disk of an endpoint that is to be restored.
+
+        :raises BusyError: with what does. A guard that cannot look has seen nothing.
+        """
+        await self.ask(self._check_foreign, spec, restoring=True)
+
+    def _check_foreign(self, spec: EndpointSpec, *, restoring: bool) -> None:
         for each in self.drivers.values():
-            each.check_foreign(fresh)
+            each.check_foreign(spec, restoring=restoring)
+        for guard in self._guards:
+            with contextlib.suppress(OSError):
+                guard.check_foreign(spec, restoring=restoring)
 
     async def make(self, spec: EndpointSpec) -> EndpointInfo:
         """Have an endpoint made, and look at it. :raises RingwayError: as the engine."""

@@ -16,14 +16,20 @@ def open_engines(config: Config, places: Places) -> dict[EngineKind, Driver]:
     found: dict[EngineKind, Driver] = {}
     if config.user.enabled:
         found[EngineKind.USER] = _user(config, places)
-    if config.lio.enabled or (config.lio.enabled is None and _is_roots(places)):
+    if _runs_lio(config, places):
         found[EngineKind.LIO] = _lio(config, places)
     return found
 
 
-def _is_roots(places: Places) -> bool:
-    """Whether the daemon has the host, and not a folder."""
-    return os.geteuid() == 0 and not places.private
+def open_guards(config: Config, places: Places) -> tuple[Driver, ...]:
+    """Make drivers of engines that are not run: the kernel serves disks, whichever daemon asks it to."""
+    return () if _runs_lio(config, places) else (_lio(config, places),)
+
+
+def _runs_lio(config: Config, places: Places) -> bool:
+    """Unless it is said: whether the daemon has the host, and not a folder."""
+    is_said = config.lio.enabled
+    return os.geteuid() == 0 and not places.private if is_said is None else is_said
 
 
 def _user(config: Config, places: Places) -> Driver:

@@ -52,13 +52,20 @@ class Host:
 
     :param drivers: the engines of this host.
     :param store: its desired state; stays the caller's.
+    :param guards: engines that are not run here, and are asked which disks they serve.
     """
 
-    def __init__(self, drivers: Mapping[EngineKind, Driver], store: Store, config: DaemonConfig) -> None:
+    def __init__(
+        self,
+        drivers: Mapping[EngineKind, Driver],
+        store: Store,
+        config: DaemonConfig,
+        guards: tuple[Driver, ...] = (),
+    ) -> None:
         self.events = Events()
         self.operations = Operations(self.events)
         self.desired = Desired(store)
-        self.actual = Actual(drivers, store.folder)
+        self.actual = Actual(drivers, store.folder, guards)
         self.health = Health()
         self.strangers = Strangers(self.desired, self.actual, self.events)
         self._changes = Changes(

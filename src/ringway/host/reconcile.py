@@ -210,6 +210,7 @@ class Reconciler:
             self._come_back(name, due_s)
             return
         await self._strangers.refuse_disks(wanted.spec)
+        await self._actual.check_foreign(wanted.spec)
         await self._actual.make(wanted.spec)
         faults.point("mend.made")
         if wanted.applied != wanted.spec:

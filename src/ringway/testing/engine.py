@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -76,24 +76,14 @@ class MemoryDriver:
 
     def check(self, spec: EndpointSpec, others: tuple[EndpointSpec, ...]) -> None:
         """Refuse a path that is missing, or that another endpoint has."""
-        owners = {lun.backstore.path: other.name for other in others for lun in other.luns}
         for lun in spec.luns:
-            self._check_path(lun.backstore.path, owners)
+            if lun.backstore.path in self._world.missing:
+                raise BackstoreError(f"'{lun.backstore.path}' does not exist")
+        _refuse_shared(spec, others)
 
-    def check_foreign(self, spec: EndpointSpec) -> None:
+    def check_foreign(self, spec: EndpointSpec, *, restoring: bool = False) -> None:
         """Refuse a path that a foreign endpoint of the world has."""
-        foreign = self._world.foreign.values()
-        owners = {lun.backstore.path: other.name for other in foreign for lun in other.luns}
-        for lun in spec.luns:
-            self._check_path(lun.backstore.path, owners)
-
-    def _check_path(self, path: str | None, owners: dict[str | None, str]) -> None:
-        if path is None:
-            return
-        if path in self._world.missing:
-            raise BackstoreError(f"'{path}' does not exist")
-        if path in owners:
-            raise BusyError(f"'{path}' is used by endpoint '{owners[path]}'", holder=owners[path])
+        _refuse_shared(spec, self._world.foreign.values())
 
     def create(self, spec: EndpointSpec) -> None:
         """Enter it."""
@@ -207,6 +197,13 @@ class MemoryDriver:
                 self._world.endpoints.pop(name, None)
         if self._notify is not None:
             self._notify(name)
+
+
+def _refuse_shared(spec: EndpointSpec, others: Iterable[EndpointSpec]) -> None:
+    owners = {lun.backstore.path: other.name for other in others for lun in other.luns}
+    for lun in spec.luns:
+        if (path := lun.backstore.path) is not None and path in owners:
+            raise BusyError(f"'{path}' is used by endpoint '{owners[path]}'", holder=owners[path])
 
 
 def _resolve_lun(name: str, lun: LunSpec) -> LunSpec:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from ringway.testing.fake_kernel import FakeKernel
 
 from ..loads import wait_until
 from .plants import MIB, Plant, end_user_plant
+from .test_trouble import wait_for
 
 WWPN, NEXUS = "naa.5001405000000abc", "naa.5001405000000def"
 
@@ -109,19 +110,35 @@ def test_what_is_live_is_taken_over_under_its_guest(
     assert lio.left() == []
 
 
-@pytest.mark.parametrize("engine", ["lio", "user"])
-def test_a_disk_that_others_serve_is_no_new_endpoints(
-    lio: Plant, fake_kernel: FakeKernel, engine: str
-) -> None:
-    image, store = lio.folder.parent / "a.img", fake_kernel.configfs / "core/fileio_7/theirs"
-    image.write_bytes(bytes(MIB))
+def _serve_elsewhere(kernel: FakeKernel, image: Path) -> Path:
+    """As another tool does. :returns: its backstore."""
+    store = kernel.configfs / "core/fileio_7/theirs"
     store.mkdir(parents=True)
     (store / "control").write_text(f"fd_dev_name={image},fd_dev_size={MIB}")
     (store / "enable").write_text("1")
-    plant = replace(lio, config=lio.config.replace("[user]\nenabled = false", ""))
+    return store
+
+
+@pytest.fixture(params=["lio", "user", "user alone"])
+def any_plant(request: pytest.FixtureRequest, lio: Plant) -> Iterator[tuple[Plant, str]]:
+    """A daemon on the kernel's target, and an engine: the user engine also where no other is run."""
+    config = lio.config.replace("[user]\nenabled = false", "")
+    if request.param == "user alone":
+        config = config.replace("enabled = true", "enabled = false")
+    found = replace(lio, config=config)
+    yield found, request.param.partition(" ")[0]
+    end_user_plant(found)
+
+
+def test_a_disk_that_others_serve_is_no_new_endpoints(
+    any_plant: tuple[Plant, str], fake_kernel: FakeKernel
+) -> None:
+    plant, engine = any_plant
+    image = plant.folder.parent / "a.img"
+    image.write_bytes(bytes(MIB))
+    store = _serve_elsewhere(fake_kernel, image)
     disk = {"target": 0, "lun": 0, "backstore": {"kind": "path", "path": str(image)}}
-    with plant.daemon() as daemon, contextlib.ExitStack() as stack:
-        stack.callback(end_user_plant, plant)
+    with plant.daemon() as daemon:
         daemon.start()
         wanted = {"name": "b", "engine": engine, "luns": [disk]}
         with pytest.raises(BusyError, match="fileio_7/theirs"):
@@ -134,6 +151,36 @@ def test_a_disk_that_others_serve_is_no_new_endpoints(
         daemon.kill()
         daemon.start()
         assert daemon.names() == {"b": "ready"}
+        daemon.ask("DELETE", "/1.0/endpoints/b")
+
+
+@pytest.mark.timeout(120)
+def test_a_disk_that_others_serve_is_not_served_again_at_a_restore(
+    any_plant: tuple[Plant, str], fake_kernel: FakeKernel
+) -> None:
+    """After a boot, targetcli's restore came before ours."""
+    plant, engine = any_plant
+    image = plant.folder.parent / "a.img"
+    image.write_bytes(bytes(MIB))
+    disk = {"target": 0, "lun": 0, "backstore": {"kind": "path", "path": str(image)}}
+    with plant.daemon() as daemon:
+        daemon.start()
+        made = daemon.ask("POST", "/1.0/endpoints", {"name": "b", "engine": engine, "luns": [disk]})
+        daemon.kill()
+        if engine == "lio":
+            plant.break_off("b")
+        else:
+            os.kill(made["pid"], signal.SIGKILL)
+        store = _serve_elsewhere(fake_kernel, image)
+        daemon.start()
+        info = daemon.ask("GET", "/1.0/endpoints/b")
+        assert info["state"] == "degraded"
+        assert "fileio_7/theirs" in info["message"]
+        assert [path for path in fake_kernel.configfs.glob("core/*_*/*") if path.is_dir()] == [store]
+        assert info["pid"] is None
+        store.rmdir()
+        wait_for(daemon, "endpoint.restarted")
+        assert plant.folder.joinpath("run", "endpoint", "b.json").exists() == (engine == "user")
         daemon.ask("DELETE", "/1.0/endpoints/b")
 
 

@@ -93,9 +93,9 @@ class LioDriver:
         for store in stores:
             checks.check_unused(store)
 
-    def check_foreign(self, spec: EndpointSpec) -> None:
+    def check_foreign(self, spec: EndpointSpec, *, restoring: bool = False) -> None:
         """As the protocol says, of files and devices in whichever fabric's use."""
-        self._foreign.refuse(spec)
+        self._foreign.refuse(spec, restoring=restoring)
 
     def _check_port(self, spec: EndpointSpec) -> None:
         """:raises ConflictError: somebody else made the port. Who knows its nexus takes it over."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
-from ringway.engine.lio.assembly import is_usual, paths_of
+from ringway.engine.lio.assembly import is_usual, paths_of, possible_paths
 from ringway.engine.lio.backstores import Backstores
 from ringway.engine.lio.checks import Identity, identify
 from ringway.engine.lio.configfs import Configfs
@@ -15,6 +17,15 @@ from ringway.errors import BusyError
 from ringway.model import EndpointSpec, EngineKind, LunSpec, SpecKind
 
 _PLUGINS: Final = ("fileio_", "iblock_")
+_RECENT_S: Final = 1.0
+
+
+class _Medium(NamedTuple):
+    """What a backstore that is not ours serves."""
+
+    path: str
+    identity: Identity
+    readonly: bool
 
 
 class ForeignMedia:
@@ -25,21 +36,40 @@ class ForeignMedia:
         self._ports = ports
         self._backstores = backstores
         self._records = records
+        self._lock = threading.Lock()
+        self._seen: list[_Medium] = []
+        self._seen_s = float("-inf")
 
-    def refuse(self, spec: EndpointSpec) -> None:
+    def refuse(self, spec: EndpointSpec, *, restoring: bool = False) -> None:
         """:raises BusyError: a backstore that is not ours has a disk of ``spec``, and not both only read.
 
         What a creation of ``spec`` would take over is no reason.
+
+        :param restoring: as :meth:`ringway.engine.base.Driver.check_foreign`.
         """
         disks = _identities(spec)
         if not disks:
             return
+        for each in self._recent() if restoring else self._media():
+            for lun in disks.get(each.identity, ()):
+                both_read = each.readonly and lun.backstore.readonly
+                is_own = restoring and each.path in _own_paths(spec, lun)
+                if not both_read and not is_own and not self._is_taken_over(spec, lun, each.path):
+                    raise _busy(lun, each.path)
+
+    def _recent(self) -> list[_Medium]:
+        """A look that is not older than a second; who comes while somebody looks shares it."""
+        with self._lock:
+            if time.monotonic() - self._seen_s > _RECENT_S:
+                self._seen = list(self._media())
+                self._seen_s = time.monotonic()
+            return self._seen
+
+    def _media(self) -> Iterator[_Medium]:
         for path in self._paths():
             medium, readonly = self._backstores.medium(path)
-            luns = disks.get(identify(medium), ()) if medium else ()
-            for lun in luns:
-                if not (readonly and lun.backstore.readonly) and not self._is_taken_over(spec, lun, path):
-                    raise _busy(lun, path)
+            if medium and (identity := identify(medium)):
+                yield _Medium(path, identity, readonly)
 
     def _paths(self) -> Iterator[str]:
         """Of all backstores on files and devices that are not ours.
@@ -62,9 +92,17 @@ class ForeignMedia:
         return self._ports.mapping(spec.wwpn, (lun.target, lun.lun)).device == path
 
 
-def _identities(spec: EndpointSpec) -> dict[Identity | None, tuple[LunSpec, ...]]:
+def _own_paths(spec: EndpointSpec, lun: LunSpec) -> tuple[str, ...]:
+    """Where a backstore of ours lies, whether that was noted or not."""
+    store = lun.backstore
+    if spec.engine is not EngineKind.LIO or store.name is None:
+        return ()
+    return possible_paths(store, store.name, {})
+
+
+def _identities(spec: EndpointSpec) -> dict[Identity, tuple[LunSpec, ...]]:
     """What is to be served, and as which LUNs."""
-    found: dict[Identity | None, tuple[LunSpec, ...]] = {}
+    found: dict[Identity, tuple[LunSpec, ...]] = {}
     for lun in spec.luns:
         store = lun.backstore
         if store.kind is SpecKind.PATH and store.path is not None and (identity := identify(store.path)):

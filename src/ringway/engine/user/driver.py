@@ -120,7 +120,7 @@ class UserDriver:
         self._make_folder()
         self._spawner.probe(tuple(lun for lun in spec.luns if lun.backstore not in has))
 
-    def check_foreign(self, spec: EndpointSpec) -> None:
+    def check_foreign(self, spec: EndpointSpec, *, restoring: bool = False) -> None:
         """As the protocol says. Targets of others lock their disks, which :meth:`check` sees."""
 
     def probe_backstore(self, disk: BackstoreSpec) -> BackstoreInfo:
