@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -176,3 +177,23 @@ def test_many_change_endpoints_at_once(
     assert tree(kernel) == set()
     assert (lio.names(), lio.driver.backstores()) == (set(), ())
     assert list((lio.folder / "run/lio").glob("*.json")) == []
+
+
+def test_a_record_of_an_earlier_boot_is_not_believed(lio: Bench, kernel: FakeKernel) -> None:
+    """The folder of a daemon may lie on a disk; what another tool has made since is that tool's."""
+    spec = lio.create("db0", disk(lio.image()))
+    record = lio.folder / "run" / "lio" / "db0.json"
+    written = json.loads(record.read_text())
+    record.write_text(json.dumps(written | {"boot": "another"}))
+    lio.restart()
+    (info,) = lio.driver.list()
+    assert (info.name, info.state) == (spec.wwpn, EndpointState.FOREIGN)
+    lio.driver.delete("db0", force=True)
+    assert not record.exists()
+    assert lio.names() == {spec.wwpn}
+    lio.driver.create(spec)
+    assert json.loads(record.read_text())["boot"] == written["boot"]
+    lio.restart()
+    assert lio.names() == {"db0"}
+    lio.driver.delete("db0")
+    assert lio.names() == set()

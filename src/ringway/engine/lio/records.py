@@ -1,5 +1,5 @@
-"""Which objects in the kernel are ours: a small file for each endpoint, which a reboot removes as it does
-them.
+"""Which objects in the kernel are ours: a small file for each endpoint, which a reboot makes worthless as it
+does them. The folder may lie on a disk, so a file says which boot it is of.
 
 A file is written before the first object is made and removed after the last one is gone: whatever a crash
 leaves in the kernel has its file.
@@ -8,15 +8,23 @@ leaves in the kernel has its file.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ringway.errors import PermissionDeniedError, RingwayError
 from ringway.model import EndpointSpec, LunSpec
+
+
+@functools.cache
+def boot_id() -> str:
+    """A name for the time since the host's boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 class Record(Struct, frozen=True):
@@ -25,12 +33,14 @@ class Record(Struct, frozen=True):
     :param places: where backstores lie that are not at the place where we would put them, by name.
     :param passing: LUNs that a change adds or takes away just now; their backstores may be there or not.
     :param adopted: its port was there, and somebody else's.
+    :param boot: when it was written; of an earlier boot nothing is left in the kernel.
     """
 
     spec: EndpointSpec
     places: dict[str, str] = {}
     passing: tuple[LunSpec, ...] = ()
     adopted: bool = False
+    boot: str = ""
 
 
 class Records:
@@ -66,6 +76,7 @@ class Records:
         """Keep it, instead of an older one of the same endpoint. :raises RingwayError: it cannot be
         written.
         """
+        record = replace(record, boot=boot_id())
         name = record.spec.name
         try:
             try:
@@ -105,11 +116,12 @@ class Records:
 
 
 def _read_all(folder: Path) -> list[tuple[str, Record]]:
-    """Oldest first; a file that is none of ours, or of another version, is passed over."""
+    """Oldest first; a file that is none of ours, of another version or of an earlier boot, is passed over."""
     found: list[tuple[str, Record]] = []
     paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             record = msgspec.json.decode(path.read_bytes(), type=Record)
-            found.append((record.spec.name, record))
+            if record.boot == boot_id() and path.stem == record.spec.name:
+                found.append((record.spec.name, record))
     return found
