@@ -51,6 +51,7 @@ _MANAGED: Final = "INVOCATION_ID"  # systemd's mark on its services
 _MANAGERS: Final = (_MANAGED, "NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _MANAGER_S: Final = 3.0
 _PAUSE_S: Final = 0.05
+_LINGER_S: Final = "600"  #: until a spawner that we started, and that has no target, ends by itself
 
 
 class Started(Struct, frozen=True):
@@ -187,7 +188,7 @@ class SpawnerClient:
         """Start one that is nobody's child. :returns: what it said, if it did not start."""
         module = ["-P", "-m", "ringway.engine.user.spawner"]
         log = os.path.splitext(self._path)[0] + ".log"
-        command = [sys.executable, *module, "--detach", log, "--socket", self._path]
+        command = [sys.executable, *module, "--detach", log, "--socket", self._path, "--linger", _LINGER_S]
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,

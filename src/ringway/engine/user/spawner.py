@@ -11,6 +11,7 @@ import ctypes
 import gc
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -74,20 +75,24 @@ class Spawner:
 
     :param listener: of packets; only this user comes there.
     :param filters: what :func:`prepare` made.
+    :param linger_s: it ends when nobody came for so long, and it has no child any more.
     """
 
-    def __init__(self, listener: socket.socket, filters: Filters | None) -> None:
+    def __init__(
+        self, listener: socket.socket, filters: Filters | None, *, linger_s: float = math.inf
+    ) -> None:
         self._listener = listener
         self._filters = filters
+        self._linger_s = linger_s
+        self._needed_s = time.monotonic()
         self._place = _Place.of(listener)
         self._waiting: dict[int, socket.socket] = {}  # clients that have yet to say what they want
         self._children: dict[int, bytes] = {}  # process -> its log
         self._poller = select.poll()
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT, or until the socket's path is gone: nobody can come then.
-
-        Children go on.
+        """Until SIGTERM or SIGINT, until the socket's path is gone, for nobody can come then, or until it is
+        not needed. Children go on.
         """
         receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
@@ -96,16 +101,42 @@ class Spawner:
         self._listener.setblocking(False)
         self._poller.register(self._listener, select.POLLIN)
         self._poller.register(receiver, select.POLLIN)
+        look_ms = min(_LOOK_MS, self._linger_s * 1000)
         while self._place.is_ours():
-            for fd, _ in self._poller.poll(_LOOK_MS):
+            for fd, _ in self._poller.poll(look_ms):
                 if fd == receiver:
                     if _ending(os.read(receiver, 4096)):
                         return
                     self._reap()
-                elif fd == self._listener.fileno():
-                    self._accept()
                 else:
-                    self._take_order(self._waiting.pop(fd))
+                    self._attend(fd)
+            if not self._is_needed():
+                self._finish()
+                return
+
+    def _attend(self, fd: int) -> None:
+        self._needed_s = time.monotonic()
+        if fd == self._listener.fileno():
+            self._accept()
+        else:
+            self._take_order(self._waiting.pop(fd))
+
+    def _is_needed(self) -> bool:
+        """Whether somebody came lately, is about to give an order, or has a process here that will end."""
+        if self._waiting or _has_children():
+            self._needed_s = time.monotonic()
+        return time.monotonic() - self._needed_s < self._linger_s
+
+    def _finish(self) -> None:
+        """Let nobody come any more, then serve who came just before: a new spawner is started for others."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._place.path)
+        while ready := self._poller.poll(0 if not self._waiting else _LOOK_MS):
+            for fd, _ in ready:
+                if fd == self._listener.fileno() or fd in self._waiting:
+                    self._attend(fd)
+                else:
+                    return
 
     def _accept(self) -> None:
         try:
@@ -151,6 +182,15 @@ class Spawner:
                 log = self._children.pop(pid, None)
                 if os.WIFSIGNALED(status) and log is not None:  # and not a steward
                     _write_obituary(log, pid, signal.Signals(os.WTERMSIG(status)))
+
+
+def _has_children() -> bool:
+    """Whether any lives, or waits to be taken leave of."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _ending(received: bytes) -> bool:
@@ -214,8 +254,14 @@ def own_socket(path: str) -> socket.socket:
 @click.command(NAME)
 @click.option("--socket", "path", metavar="PATH", help="Listen there, unless a socket was handed in.")
 @click.option("--detach", metavar="LOG", help="Return once it listens, and go on in the background.")
+@click.option(
+    "--linger",
+    metavar="SECONDS",
+    type=click.FloatRange(min=1),
+    help="End when nobody came for so long, and no target of its is left.  [default: never]",
+)
 @click.version_option(ringway.__version__, message="%(prog)s %(version)s")
-def command(path: str | None, detach: str | None) -> None:
+def command(path: str | None, detach: str | None, linger: float | None) -> None:
     """Start the targets of the user engine, for ringwayd.
 
     It is started when it is needed. Ending it ends no target.
@@ -232,7 +278,7 @@ def command(path: str | None, detach: str | None) -> None:
         privileges.adopt_orphans()  # the stewards of targets that were killed
         os.chdir("/")
         _notify_ready()
-        Spawner(ours, made).run()
+        Spawner(ours, made, linger_s=math.inf if linger is None else linger).run()
 
 
 def _detach(listener: socket.socket, log: str) -> None:
