@@ -205,7 +205,10 @@ class Changes:
             spec = specs.with_size(wanted.spec, address, size_bytes)
             operation.cancellable(False)
             driver = self._actual.driver(spec.engine)
-            await self._actual.change(driver.resize, name, specs.lun_of(spec, address))
+            if runs(await self._actual.look(spec.engine, name)):
+                await self._actual.change(driver.resize, name, specs.lun_of(spec, address))
+            else:  # it is looked at as it starts
+                self._wake(name)
             if spec != wanted.spec:
                 wanted = await self._desired.put(
                     wanted, spec=spec, applied=spec, generation=wanted.generation + 1

@@ -18,7 +18,14 @@ from ringway.engine.user.places import EndpointPlaces
 from ringway.engine.user.processes import Process
 from ringway.engine.user.records import Record
 from ringway.engine.user.words import last_words
-from ringway.errors import BusyError, NotFoundError, RingwayError, TimedOutError
+from ringway.errors import (
+    BusyError,
+    DegradedError,
+    NotFoundError,
+    RingwayError,
+    TimedOutError,
+    UnreachableError,
+)
 from ringway.model import (
     ControlRequest,
     Done,
@@ -39,6 +46,8 @@ LOOK_S: Final = 2.0
 #: Seconds until an endpoint ends: asked to, told to, and killed.
 QUIT_S, TERMINATE_S, KILL_S = 10.0, 5.0, 5.0
 
+#: Seconds that a process which hung up may take to end.
+DYING_S: Final = 0.5
 #: Seconds that a target has to notice that its front end hung up.
 LEAVING_S: Final = 0.5
 _PAUSE_S: Final = 0.02
@@ -86,7 +95,21 @@ class Endpoint:
         return log is not None and log.gone
 
     def ask(self, request: ControlRequest, answer: type[AnswerT], *, timeout_s: float = 30.0) -> AnswerT:
-        """Ask its target. :raises NotFoundError: there is none. :raises RingwayError: as ``call``."""
+        """Ask its target. :raises NotFoundError: there is none. :raises RingwayError: as ``call``.
+
+        :raises DegradedError: it died before it answered.
+        """
+        try:
+            return self._ask(request, answer, timeout_s)
+        except UnreachableError as error:
+            if self.process is None or not self.process.wait(DYING_S):
+                raise
+            raise DegradedError(
+                f"the target of endpoint '{self.name}' died meanwhile",
+                hint="it is started again at once; look at it, then try again",
+            ) from error
+
+    def _ask(self, request: ControlRequest, answer: type[AnswerT], timeout_s: float) -> AnswerT:
         if not self.alive:
             raise NotFoundError(f"endpoint '{self.name}' does not run", hint=last_words(self.places.log))
         with ControlChannel(self.places.control, timeout_s=timeout_s) as channel:
@@ -95,7 +118,7 @@ class Endpoint:
     def look(self, timeout_s: float = LOOK_S) -> TargetInfo:
         """Ask it what it is, and remember that. :raises RingwayError: it does not answer, or does not run."""
         try:
-            self._info = self.ask(InfoRequest(), TargetInfo, timeout_s=timeout_s)
+            self._info = self._ask(InfoRequest(), TargetInfo, timeout_s)
             self._silent = None
         except RingwayError as error:
             self._silent = error.message
@@ -134,7 +157,7 @@ class Endpoint:
         if process is None:
             return
         with contextlib.suppress(RingwayError):
-            self.ask(QuitRequest(), Done, timeout_s=LOOK_S)
+            self._ask(QuitRequest(), Done, LOOK_S)
             if process.wait(QUIT_S):
                 return
         for number, patience_s in ((signal.SIGTERM, TERMINATE_S), (signal.SIGKILL, KILL_S)):
