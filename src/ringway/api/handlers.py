@@ -181,7 +181,7 @@ async def apply_config(call: Call) -> Any:
     """POST …/apply."""
     if call.query.dry_run:
         return call.host.plan(call.body, prune=call.query.prune)
-    return call.host.apply(call.body, prune=call.query.prune)
+    return call.host.apply(call.body, prune=call.query.prune, force=call.query.force)
 
 
 async def export_config(call: Call) -> bytes:

@@ -62,7 +62,7 @@ class PlanQuery(Struct, frozen=True, forbid_unknown_fields=True):
     prune: Prune = False
 
 
-class ApplyQuery(ChangeQuery, frozen=True, forbid_unknown_fields=True):
+class ApplyQuery(ForceQuery, frozen=True, forbid_unknown_fields=True):
     """How a file is applied."""
 
     prune: Prune = False

@@ -52,19 +52,21 @@ def plan(file: str, prune: bool, remote: str | None, **options: Any) -> None:
 @click.command(epilog=_EPILOG, short_help="Make this host's endpoints as a file says.")
 @_file
 @_prune
+@click.option("--force", is_flag=True, help="What a guest uses is taken away all the same.")
 @dry_run
 @waiting
 @remote
 @output
-def apply(file: str, prune: bool, **options: Any) -> None:
+def apply(file: str, prune: bool, force: bool, **options: Any) -> None:
     """Make this host's endpoints as FILE says, each of them wholly or not at all.
 
-    Endpoints that FILE does not name stay as they are. What was changed is printed.
+    Endpoints that FILE does not name stay as they are. What was changed is printed. An endpoint that would
+    take a disk from a guest is not changed, unless --force is given.
     """
     performer = Performer.of(options)
     wanted = read_config(file)
     planned = connect(performer.socket).config.plan(wanted, prune=prune)
-    if performer(lambda client: client.config.apply, wanted, prune=prune) is not None:
+    if performer(lambda client: client.config.apply, wanted, prune=prune, force=force) is not None:
         print_plan(planned, performer.output)
 
 

@@ -246,9 +246,12 @@ def plan_config(config: HostConfig, *, prune: bool = False) -> Conversation[Plan
     return decode((yield _change("POST", "/plan", config, **_flag("prune", prune))), Plan)
 
 
-def apply_config(config: HostConfig, *, prune: bool = False) -> Step[Plan]:
-    """Make the host have these endpoints; each of them wholly or not at all. :returns: what changed."""
-    request = _change("POST", "/apply", config, **_flag("prune", prune))
+def apply_config(config: HostConfig, *, prune: bool = False, force: bool = False) -> Step[Plan]:
+    """Make the host have these endpoints; each of them wholly or not at all.
+
+    :param force: LUNs and endpoints go even while a guest uses them. :returns: what changed.
+    """
+    request = _change("POST", "/apply", config, **_flag("prune", prune), **_flag("force", force))
     return Step(request, Plan, lambda: plan_config(config, prune=prune))
 
 

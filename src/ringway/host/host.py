@@ -242,18 +242,22 @@ class Host:
         present = {wanted.name: wanted.spec for wanted in self.desired.all()}
         return replace(plans.plan(present, config, prune=prune), notes=notes)
 
-    def apply(self, config: HostConfig, *, prune: bool, notes: tuple[str, ...] = ()) -> Operation:
+    def apply(
+        self, config: HostConfig, *, prune: bool, force: bool = False, notes: tuple[str, ...] = ()
+    ) -> Operation:
         """Begin to make a file true: each endpoint changes as a whole, or not at all.
+
+        :param force: what goes does so even while a guest uses it.
 
         The operation's result: the Plan that was carried out. Whoever cancels it keeps what is done.
         """
         plan = self.plan(config, prune=prune, notes=notes)
         count = sum(change.action is not Action.KEEP for change in plan.changes)
         return self.operations.start(
-            f"apply {count} changes", lambda operation: self._apply(operation, plan, config)
+            f"apply {count} changes", lambda operation: self._apply(operation, plan, config, force)
         )
 
-    async def _apply(self, operation: Operation, plan: Plan, config: HostConfig) -> Plan:
+    async def _apply(self, operation: Operation, plan: Plan, config: HostConfig, force: bool) -> Plan:
         wanted = {spec.name: spec for spec in config.endpoint}
         limit, done, failed = asyncio.Semaphore(self._parallel), 0, dict[str, RingwayError]()
         total = sum(len(step) for step in plans.steps(plan))
@@ -261,7 +265,7 @@ class Host:
         async def make(change: Change) -> None:
             nonlocal done
             async with limit:
-                part = self._part(change, wanted.get(change.endpoint))
+                part = self._part(change, wanted.get(change.endpoint), force)
                 await part.ended()
             if part.error is not None:
                 failed[change.endpoint] = part.error
@@ -273,12 +277,12 @@ class Host:
         _raise_failures(failed)
         return plan
 
-    def _part(self, change: Change, spec: EndpointSpec | None) -> Operation:
+    def _part(self, change: Change, spec: EndpointSpec | None, force: bool) -> Operation:
         if spec is None:
-            return self.delete(change.endpoint)
+            return self.delete(change.endpoint, force=force)
         if change.action is Action.CREATE:
             return self.create(spec)
-        return self.update(change.endpoint, lambda _old: spec)
+        return self.update(change.endpoint, lambda _old: spec, force=force)
 
     # Files
 

@@ -14,6 +14,7 @@ import pytest
 
 from ringway.errors import BusyError, ConflictError, RingwayError, UsageError
 from ringway.testing.daemon import Daemon
+from ringway.testing.frontend import ScsiFrontEnd
 
 from .plants import MIB, Plant
 
@@ -152,6 +153,22 @@ def test_bad_input_is_refused_with_a_reason(plant: Plant, run_dir: Path) -> None
         assert daemon.names() == {"owner": "ready"}
         assert plant.actual().keys() == {"owner"}
         daemon.ask("DELETE", "/1.0/endpoints/owner")
+
+
+def test_a_file_takes_no_disk_from_a_guest_unless_it_is_forced(user: Plant) -> None:
+    with user.daemon() as daemon:
+        daemon.start()
+        made = daemon.ask("POST", "/1.0/endpoints", user.spec("a", luns=2))
+        less = {"endpoint": [user.spec("a")]}
+        with ScsiFrontEnd(made["socket"]).open() as guest:
+            with pytest.raises(BusyError, match="'a': a guest is connected") as refused:
+                daemon.ask("POST", "/1.0/apply", less)
+            assert "--force" in (refused.value.hint or "")
+            assert len(daemon.ask("GET", "/1.0/endpoints/a")["luns"]) == 2
+            daemon.ask("POST", "/1.0/apply?force=1", less)
+            assert len(daemon.ask("GET", "/1.0/endpoints/a")["luns"]) == 1
+            assert guest.command(bytes(6)).response == 0
+        daemon.ask("POST", "/1.0/apply?prune=1", {})
 
 
 def test_the_daemon_is_idle_when_nothing_happens(plant: Plant) -> None:

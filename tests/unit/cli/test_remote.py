@@ -224,6 +224,9 @@ def test_a_host_is_declared(db0: FakeDaemon, run: Run, tmp_path: Path) -> None:
     assert set(db0.endpoints) == {"db0", "old"}
     assert run("apply", file, "--prune").out.endswith("- delete old\n")
     assert set(db0.endpoints) == {"db0", "new"}
+    assert "force" not in db0.asked[-1]
+    run("apply", file, "--force")
+    assert "force=1" in db0.asked[-1]
     assert db0.endpoints["db0"].luns[0].path == str(folder / "disks/a.img")
     nothing = run("plan", file, "--prune")
     assert (nothing.out, nothing.err) == ("", "nothing would change\n")

@@ -411,6 +411,21 @@ async def test_apply_is_atomic_for_each_endpoint(open_host: OpenHost, world: Wor
             host.plan(twice, prune=False)
 
 
+async def test_apply_takes_from_a_guest_what_is_forced(open_host: OpenHost, world: World) -> None:
+    async with open_host() as host:
+        for name in "abc":
+            await done(host.create(spec(name, ram(0), ram(1))))
+        world.connected |= {"a", "b"}
+        there = dict(world.endpoints)
+        less = HostConfig(endpoint=(spec("a", ram(0)), spec("c", ram(0))))
+        with pytest.raises(BusyError, match=r"endpoint '.': .* in use by a guest \(and 1 more: a, b\)"):
+            await done(host.apply(less, prune=True))
+        assert (world.endpoints["a"], world.endpoints["b"]) == (there["a"], there["b"])
+        assert [lun.lun for lun in world.endpoints["c"].luns] == [0]
+        await done(host.apply(less, prune=True, force=True))
+        assert {name: len(found.luns) for name, found in world.endpoints.items()} == {"a": 1, "c": 1}
+
+
 async def test_a_dry_run_checks_and_changes_nothing(open_host: OpenHost, world: World) -> None:
     world.missing.add("/gone")
     async with open_host() as host:
