@@ -17,7 +17,9 @@ from ringway.testing.engine import MemoryDriver, World
 async def running_host(folder: Path, world: World) -> AsyncIterator[Host]:
     """A host that has begun; the next one in this folder, on this world, takes over what it had."""
     with Store(folder / "state.db") as store:
-        host = Host({EngineKind.USER: MemoryDriver(world)}, store, DaemonConfig(reconcile_s=3600))
+        drivers = {EngineKind.USER: MemoryDriver(world)}
+        restarts = folder / "restarts.json"
+        host = Host(drivers, store, DaemonConfig(reconcile_s=3600), restarts=restarts)
         await host.start()
         try:
             yield host

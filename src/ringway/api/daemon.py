@@ -84,7 +84,8 @@ def _leave_hanging() -> NoReturn:
 async def _serve(manager: Manager, places: Places, loaded: Loaded, store: Store, doors: list[Door]) -> bool:
     """:returns: whether all has ended."""
     config = loaded.config
-    host = Host(open_engines(config, places), store, config.daemon, open_guards(config, places))
+    drivers, guards = open_engines(config, places), open_guards(config, places)
+    host = Host(drivers, store, config.daemon, guards, places.restarts)
     server = Server(build(host), doors)
     stopping = asyncio.Event()
     reload = _Reload(places, loaded, host)

@@ -21,7 +21,6 @@ class Backoff:
     def __init__(self) -> None:
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS + 1)
         self._not_before = 0.0
-        self.restarts = 0
         self.is_owed = False  #: a start that has not come off yet
         self.message: str | None = None  #: why it died last
 
@@ -40,7 +39,6 @@ class Backoff:
 
     def started(self) -> None:
         """Note a start that came off."""
-        self.restarts += 1
         self.is_owed = False
 
     def wait_s(self, now_s: float) -> float:

@@ -8,6 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from ringway.host.backoff import Backoff
+from ringway.host.restarts import Restarts
 from ringway.host.store import Wanted
 from ringway.model import EndpointInfo, EndpointState
 
@@ -20,10 +21,11 @@ def runs(info: EndpointInfo | None) -> bool:
 
 
 class Health:
-    """The deaths of all endpoints, in this daemon's life."""
+    """The deaths of all endpoints, in this daemon's life, and how often they were started again before."""
 
-    def __init__(self) -> None:
+    def __init__(self, restarts: Restarts) -> None:
         self._of: dict[str, Backoff] = {}
+        self._restarts = restarts
 
     def died(self, name: str, message: str | None) -> float:
         """Note a death or a failed start. :returns: seconds until the next attempt."""
@@ -32,6 +34,7 @@ class Health:
     def started(self, name: str) -> None:
         """Note a restart that came off."""
         self._of.setdefault(name, Backoff()).started()
+        self._restarts.count(name)
 
     def wait_s(self, name: str) -> float:
         """Seconds until the next attempt is due."""
@@ -51,6 +54,7 @@ class Health:
     def forget(self, name: str) -> None:
         """It is gone, or begins anew."""
         self._of.pop(name, None)
+        self._restarts.forget(name)
 
     def view(self, wanted: Wanted, info: EndpointInfo | None) -> EndpointInfo:
         """What is wanted and what was seen, as one object."""
@@ -61,7 +65,7 @@ class Health:
         return replace(
             seen,
             state=state,
-            restarts=past.restarts if past else 0,
+            restarts=self._restarts.of(wanted.name),
             message=(past.message if past and wrong else None) or seen.message,
             generation=wanted.generation,
             spec=wanted.spec,

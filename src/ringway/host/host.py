@@ -8,6 +8,7 @@ import platform
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -25,6 +26,7 @@ from ringway.host.events import Events
 from ringway.host.health import Health
 from ringway.host.operations import Operation, Operations
 from ringway.host.reconcile import Reconciler
+from ringway.host.restarts import Restarts
 from ringway.host.specs import Address
 from ringway.host.store import Store
 from ringway.host.strangers import Strangers
@@ -53,6 +55,7 @@ class Host:
     :param drivers: the engines of this host.
     :param store: its desired state; stays the caller's.
     :param guards: engines that are not run here, and are asked which disks they serve.
+    :param restarts: the file that restarts are counted in.
     """
 
     def __init__(
@@ -61,12 +64,13 @@ class Host:
         store: Store,
         config: DaemonConfig,
         guards: tuple[Driver, ...] = (),
+        restarts: Path | None = None,
     ) -> None:
         self.events = Events()
         self.operations = Operations(self.events)
         self.desired = Desired(store)
         self.actual = Actual(drivers, store.folder, guards)
-        self.health = Health()
+        self.health = Health(Restarts(restarts))
         self.strangers = Strangers(self.desired, self.actual, self.events)
         self._changes = Changes(
             self.desired, self.actual, self.strangers, self.health, self.events, self._wake

@@ -38,6 +38,10 @@ class Places(Struct, frozen=True, kw_only=True):
         return self.state / "state.db"
 
     @property
+    def restarts(self) -> Path:
+        return self.run / "restarts.json"
+
+    @property
     def lock(self) -> Path:
         return self.state / "lock"
 

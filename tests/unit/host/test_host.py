@@ -174,6 +174,14 @@ async def test_what_dies_comes_back(open_host: OpenHost, world: World) -> None:
         await until_state(host, "a", EndpointState.READY)
         info = await host.endpoint("a")
         assert (info.restarts, info.message) == (1, None)
+    async with open_host() as host:  # a new daemon counts on
+        assert (await host.endpoint("a")).restarts == 1
+        driver_of(host).die("a")
+        while (await host.endpoint("a")).restarts != 2:
+            await asyncio.sleep(0.01)
+        await done(host.delete("a"))
+        await done(host.create(spec("a")))
+        assert (await host.endpoint("a")).restarts == 0
 
 
 async def test_what_keeps_dying_is_degraded_and_tried_again(

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from ringway.host.events import KEPT, WAITING, Events, Kind
 from ringway.host.locks import Locks
 from ringway.host.operations import as_ringway_error
 from ringway.host.probe import engine_for
+from ringway.host.restarts import Restarts
 from ringway.model import BackstoreSpec, EndpointSpec, EngineKind, Limits, LunSpec, SpecKind
 
 from .helpers import disk, ram, spec
@@ -77,6 +79,41 @@ def test_a_minute_of_good_conduct_makes_it_well() -> None:
 def test_it_is_never_longer_than_ten_seconds(times: list[float]) -> None:
     backoff = Backoff()
     assert all(0 <= backoff.died(when, None) <= 10 for when in sorted(times))
+
+
+# Restarts
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"boot": 1}', '{"boot": "another", "restarts": {"a": 7}}', "\udcff"]
+)
+def test_restarts_of_another_boot_or_of_nonsense_count_for_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "restarts.json"
+    path.write_text(text, errors="surrogateescape")
+    restarts = Restarts(path)
+    assert restarts.of("a") == 0
+    restarts.count("a")
+    restarts.count("a")
+    assert Restarts(path).of("a") == 2
+    restarts.forget("a")
+    assert Restarts(path).of("a") == 0
+
+
+def test_restarts_that_cannot_be_written_down_are_counted_all_the_same(tmp_path: Path) -> None:
+    restarts = Restarts(tmp_path / "gone" / "restarts.json")
+    restarts.count("a")
+    assert restarts.of("a") == 1
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in ("restarts.new", "restarts.json"):
+        (tmp_path / name).symlink_to(victim)
+    restarts = Restarts(tmp_path / "restarts.json")
+    restarts.count("a")
+    assert victim.read_text() == "precious"
+    assert Restarts(tmp_path / "restarts.json").of("a") == 1
 
 
 # Locks
