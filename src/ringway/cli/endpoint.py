@@ -229,6 +229,9 @@ def create(name: str, luns: tuple[str, ...], or_update: bool, **options: Any) ->
         found = performer(lambda client: client.endpoints.update, spec)
     if found is not None:
         performer.output.show_one(found, VIEW, describe)
+    if not spec.luns:
+        click.echo(f"warning: endpoint '{name}' has no LUNs: a guest will find no disk there", err=True)
+        click.echo(f"hint: add one with: ringway lun add {name} 0=/dev/vg0/db0", err=True)
 
 
 def _spec(name: str, luns: tuple[str, ...], options: dict[str, Any]) -> EndpointSpec:

@@ -155,7 +155,8 @@ class TargetConfig(Struct, frozen=True):
                 "two disks have the same target and LUN", hint="give each --lun a number of its own"
             )
         if self.device is DeviceKind.BLK and addresses != [(0, 0)]:
-            raise UsageError("a blk device has exactly one disk", hint="take --device scsi for several")
+            hint = "take --device scsi for several" if addresses else "name it, as in 0=/dev/vg0/db0"
+            raise UsageError("a blk device has exactly one disk, at LUN 0", hint=hint)
 
 
 def _check_range(option: str, value: int, most: int) -> None:

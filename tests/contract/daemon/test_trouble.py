@@ -140,6 +140,7 @@ def test_bad_input_is_refused_with_a_reason(plant: Plant, run_dir: Path) -> None
             (plant.spec("b", wwpn="naa.xyz"), UsageError, "$.wwpn"),
             (plant.spec("b", colour="red"), UsageError, "'colour'"),
             (on_disk(plant, "b", image), BusyError, "'owner'"),
+            (plant.spec("b", 0, device="blk"), UsageError, "blk"),
             (
                 plant.spec("b", 0)
                 | {"luns": [{"target": 0, "lun": 0, "backstore": {"kind": "path", "path": "/no/such"}}]},

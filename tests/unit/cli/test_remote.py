@@ -64,6 +64,14 @@ def test_a_list_is_filtered(db0: FakeDaemon, run: Run) -> None:
     assert run("endpoint", "list", "--state", "ready", "-q").out == "db0\n"
 
 
+def test_an_endpoint_without_disks_is_made_and_said(db0: FakeDaemon, run: Run) -> None:
+    made = run("endpoint", "create", "empty", "-q")
+    assert (made.status, made.out) == (0, "empty\n")
+    assert made.err.startswith("warning: endpoint 'empty' has no LUNs")
+    assert "ringway lun add empty 0=" in made.err
+    assert run("endpoint", "create", "full", "--lun", "0=ram:1G", "-q").err == ""
+
+
 def test_creating_again_is_fine_if_it_is_equal(db0: FakeDaemon, run: Run) -> None:
     again = ("endpoint", "create", "db0", "--lun", "0=/srv/db0.img", "--lun", "1=ram:4G,readonly")
     assert run(*again).status == 0

@@ -59,7 +59,7 @@ def test_colours_and_widths_are_a_terminals(db0: FakeDaemon, run: Run) -> None:
 
 def test_a_terminal_sees_how_far_it_is(db0: FakeDaemon) -> None:
     db0.slow = True
-    shown = on_a_terminal("endpoint", "create", "db1", "-q")
+    shown = on_a_terminal("endpoint", "create", "db1", "--lun", "0=ram:1G", "-q")
     assert "create db1  0%" in shown
     assert shown.endswith("\r\x1b[Kdb1\n")
 
