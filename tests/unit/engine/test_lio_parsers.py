@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from msgspec.structs import replace
 from ringway.engine.lio import (
     VHOST,
     FabricSpec,
+    checks,
     parse_fabric_spec,
     print_fabric_spec,
     read_saveconfig,
@@ -24,7 +28,7 @@ from ringway.engine.lio.foreign_attributes import DEFAULTS, kept
 from ringway.engine.lio.kernel_log import parse_records
 from ringway.engine.lio.modules import kernel_version
 from ringway.engine.lio.reservations import kept_registrations, parse_aptpl
-from ringway.errors import BackstoreError, UsageError
+from ringway.errors import BackstoreError, RingwayError, UsageError
 from ringway.model import BackstoreSpec, EndpointSpec, EngineKind, LunSpec, Poll, SpecKind
 
 APTPL = """\
@@ -203,6 +207,124 @@ def test_any_saveconfig_is_read_or_refused(document: object) -> None:
         assert_has_hint(refused)
     else:
         assert all(spec.engine is EngineKind.LIO for spec in found.endpoints)
+
+
+hostile = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from(["9" * 5000, 10**30, -1, 2**63, 2**64, 10**400, 1e308, 0.5])
+    | st.text(max_size=8)
+    | st.sampled_from(
+        [
+            "",
+            "\0",
+            "a\0b",
+            "..",
+            "../../x",
+            "/",
+            "/dev/../etc/passwd",
+            "x,fd_dev_size=1",
+            "\x1b[2J",
+            "\n",
+            "9" * 5000,
+        ]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+TEMPLATE = {
+    "storage_objects": [
+        {
+            "name": "b0",
+            "plugin": "block",
+            "dev": "/dev/vg0/b0",
+            "size": 4096,
+            "wwn": "0123",
+            "readonly": False,
+            "attributes": {"block_size": 512, "emulate_3pc": 0},
+        }
+    ],
+    "targets": [
+        {
+            "fabric": "vhost",
+            "wwn": "naa.5001405000000abc",
+            "tpgs": [
+                {
+                    "tag": 0,
+                    "attributes": {"fabric_prot_type": 0},
+                    "luns": [{"index": 0, "storage_object": "/backstores/block/b0"}],
+                    "node_acls": [],
+                }
+            ],
+        }
+    ],
+}
+
+
+def places_of(document: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The ways to all that is in a document."""
+    yield path
+    if isinstance(document, dict):
+        for name, value in document.items():
+            yield from places_of(value, (*path, name))
+    elif isinstance(document, list):
+        for number, value in enumerate(document):
+            yield from places_of(value, (*path, number))
+
+
+def planted(document: Any, path: tuple[str | int, ...], value: object) -> object:
+    """A copy with another value somewhere."""
+    if not path:
+        return value
+    copied = document.copy()
+    copied[path[0]] = planted(document[path[0]], path[1:], value)
+    return copied
+
+
+def read_by_a_host(text: str) -> None:
+    """Read a file, and resolve and look at what it comes to, as an import does.
+
+    :raises RingwayError: a clean one; no other error is.
+    """
+    found = read_saveconfig(text)
+    assert all(note.isprintable() and len(note) <= 500 for note in found.notes)
+    for spec in found.endpoints:
+        assert msgspec.json.decode(msgspec.json.encode(spec), type=EndpointSpec) == spec
+        for lun in resolve(spec).luns:
+            checks.check_medium(lun.backstore)
+
+
+@given(
+    st.sampled_from(list(places_of(TEMPLATE))),
+    hostile,
+    st.sampled_from(["block", "fileio", "ramdisk", "user", "pscsi"]),
+)
+def test_a_hostile_value_anywhere_is_a_clean_error(
+    path: tuple[str | int, ...], value: object, plugin: str
+) -> None:
+    usual = planted(TEMPLATE, ("storage_objects", 0, "plugin"), plugin)
+    usual = planted(usual, ("targets", 0, "tpgs", 0, "luns", 0, "storage_object"), f"/backstores/{plugin}/b0")
+    with contextlib.suppress(RingwayError):
+        read_by_a_host(json.dumps(planted(usual, path, value)))
+
+
+@pytest.mark.parametrize(
+    "nested", ["[", '{"targets":', '{"x":', '{"targets":[{"fabric":"vhost","wwn":"x","tpgs":[{"node_acls":']
+)
+@pytest.mark.parametrize("depth", [1, 1000, 200_000])
+def test_a_file_that_is_nested_too_deeply_is_refused(nested: str, depth: int) -> None:
+    with pytest.raises(UsageError, match="no saveconfig"):
+        read_saveconfig(nested + "[" * depth)
+    closed = '{"x":' + "[" * depth + "]" * depth + "}"
+    with contextlib.suppress(UsageError):
+        assert read_saveconfig(closed).endpoints == ()
+
+
+@given(st.binary(max_size=64) | st.text(max_size=64).map(str.encode))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    with contextlib.suppress(UsageError):
+        read_by_a_host(data.decode(errors="replace"))
 
 
 def assert_has_hint(error: UsageError) -> None:

@@ -31,6 +31,8 @@ from ringway.model import (
 _FABRIC: Final = "vhost"
 _PROTECTION: Final = {0: Protection.NONE, 1: Protection.TYPE1, 3: Protection.TYPE3}
 _BLOCK: Final = 512
+_MAX_NOTE: Final = 500
+_MAX_DIGITS: Final = 20
 
 
 class Store(Struct):
@@ -101,22 +103,35 @@ def read_saveconfig(text: str) -> Imported:
     """
     try:
         document = msgspec.json.decode(text.encode(), type=Document)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise UsageError(
-            f"this is no saveconfig.json: {error}",
+            f"this is no saveconfig.json: {printable(str(error))}",
             hint="it lies in /etc/target, or targetcli saveconfig writes one",
         ) from error
     stores = {f"/backstores/{store.plugin}/{store.name}": store for store in document.storage_objects}
     endpoints, notes, mapped = [], [], set()
     for target in document.targets:
         try:
-            endpoints.append(_endpoint(target, stores))
+            endpoints.append(_checked(_endpoint(target, stores)))
             mapped |= {lun.storage_object for group in target.tpgs for lun in group.luns}
         except (Unfit, UsageError, msgspec.ValidationError) as error:
             notes.append(f"{target.fabric} {target.wwn}: skipped: {error}")
     notes += [f"{path}: skipped: no endpoint maps it" for path in stores if path not in mapped]
     notes += _changed(stores, mapped)
-    return Imported(tuple(endpoints), tuple(notes))
+    return Imported(tuple(endpoints), tuple(map(printable, notes)))
+
+
+def printable(text: str) -> str:
+    """A line for a person, of a length that one reads, whatever a file had in it."""
+    return "".join(each if each.isprintable() else "?" for each in text[:_MAX_NOTE])
+
+
+def _checked(spec: EndpointSpec) -> EndpointSpec:
+    """What a client could have asked for as well: no path with a NUL, no size that no disk has.
+
+    :raises msgspec.ValidationError: it could not. :raises UsageError: its LUNs are not as LUNs can be.
+    """
+    return msgspec.json.decode(msgspec.json.encode(spec), type=EndpointSpec)
 
 
 def _endpoint(target: Target, stores: dict[str, Store]) -> EndpointSpec:
@@ -192,7 +207,7 @@ def _block_size(store: Store) -> int | None:
 def _number(attributes: dict[str, int | str], name: str, default: int) -> int:
     """:raises Unfit: an attribute is there, and is no number."""
     value = attributes.get(name, default)
-    if isinstance(value, str) and not value.isdecimal():
+    if isinstance(value, str) and not (value.isdecimal() and len(value) <= _MAX_DIGITS):
         raise Unfit(f"{name} is '{value}'")
     return int(value)
 
