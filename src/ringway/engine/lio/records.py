@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ringway.errors import PermissionDeniedError, RingwayError
+from ringway.engine import files
+from ringway.errors import PermissionDeniedError, RingwayError, UsageError
 from ringway.model import EndpointSpec, LunSpec
 
 
@@ -107,21 +108,16 @@ class Records:
     def _write(self, name: str, record: Record) -> None:
         """In one step: a crash leaves the old file or the new one."""
         partial = f"{self._folder}/.{name}.new"
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, msgspec.json.encode(record))
-        finally:
-            os.close(fd)
-        os.rename(partial, f"{self._folder}/{name}.json")
+        files.write(f"{self._folder}/{name}.json", msgspec.json.encode(record), partial=partial, mode=0o600)
 
 
 def _read_all(folder: Path) -> list[tuple[str, Record]]:
     """Oldest first; a file that is none of ours, of another version or of an earlier boot, is passed over."""
     found: list[tuple[str, Record]] = []
     paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            record = msgspec.json.decode(path.read_bytes(), type=Record)
+    for path in sorted(paths, key=lambda path: path.lstat().st_mtime_ns):
+        with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeError, RecursionError, UsageError):
+            record = msgspec.json.decode(files.read(str(path)), type=Record)
             if record.boot == boot_id() and path.stem == record.spec.name:
                 found.append((record.spec.name, record))
     return found

@@ -12,11 +12,11 @@ from typing import Final
 from msgspec import Struct
 
 from ringway import control
-from ringway.engine.user.records import UNFINISHED
+from ringway.engine.files import open_regular
+from ringway.engine.user.records import SUFFIX, UNFINISHED
 from ringway.errors import UsageError
 
 MAX_SOCKET_PATH: Final = 107  #: bytes of sun_path without its terminating zero
-_RECORD: Final = ".json"
 
 
 class Places(Struct, frozen=True):
@@ -44,7 +44,7 @@ class Places(Struct, frozen=True):
             files = os.listdir(self.endpoints)
         except OSError:
             return []
-        return sorted(file.removesuffix(_RECORD) for file in files if file.endswith(_RECORD))
+        return sorted(file.removesuffix(SUFFIX) for file in files if file.endswith(SUFFIX))
 
 
 class EndpointPlaces(Struct, frozen=True):
@@ -66,7 +66,7 @@ class EndpointPlaces(Struct, frozen=True):
     @property
     def record(self) -> str:
         """Who serves it, and what."""
-        return str(self.folder / f"{self.name}{_RECORD}")
+        return str(self.folder / f"{self.name}{SUFFIX}")
 
     @property
     def log(self) -> str:
@@ -97,7 +97,7 @@ class EndpointPlaces(Struct, frozen=True):
 def is_locked(path: str) -> bool:
     """Whether a target that lives has a log: it is locked by who writes it."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
     except OSError:
         return False
     try:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
+from ringway.engine import files
 from ringway.engine.user.processes import Identity
+from ringway.errors import UsageError
 from ringway.model import EndpointSpec
 
 VERSION: Final = 1
+SUFFIX: Final = ".json"
 UNFINISHED: Final = ".new"  #: behind a record's name: who wrote it was killed
 
 
@@ -32,13 +34,13 @@ _DECODER: Final = msgspec.json.Decoder(Record)
 
 
 def read(path: str) -> Record | None:
-    """:returns: ``None``: there is none, or none that this version understands."""
+    """:returns: ``None``: there is none, or none of this endpoint that this version understands."""
     try:
-        with open(path, "rb") as file:
-            record = _DECODER.decode(file.read())
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        record = _DECODER.decode(files.read(path))
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, UsageError):
         return None
-    return record if record.version == VERSION else None
+    is_its = os.path.basename(path) == record.spec.name + SUFFIX
+    return record if record.version == VERSION and is_its else None
 
 
 def write(path: str, record: Record) -> None:
@@ -47,17 +49,4 @@ def write(path: str, record: Record) -> None:
 
     :raises OSError: no room, or no right.
     """
-    new = path + UNFINISHED
-    try:
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-        try:
-            rest = msgspec.json.encode(record)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-        finally:
-            os.close(fd)
-        os.rename(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise
+    files.write(path, msgspec.json.encode(record), partial=path + UNFINISHED, mode=0o640)

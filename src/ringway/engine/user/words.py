@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ringway.engine.files import open_regular
+
 STARTING: Final = "starting"  #: the event of a start
 _TAIL: Final = 1 << 14
 _MOST: Final = 4
@@ -23,7 +25,7 @@ def last_words(path: str) -> str | None:
 
 def _tail(path: str) -> list[str]:
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             file.seek(max(os.fstat(file.fileno()).st_size - _TAIL, 0))
             return file.read().decode(errors="replace").splitlines()
     except OSError:
@@ -42,7 +44,7 @@ def _entry(line: str) -> dict[str, Any]:
     """A line; what is no JSON is nothing that a target would say in peace."""
     try:
         entry = msgspec.json.decode(line)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         entry = None
     return entry if isinstance(entry, dict) else {"level": "critical", "message": line}
 
