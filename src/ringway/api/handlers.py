@@ -18,9 +18,11 @@ from ringway.model import (
     EndpointInfo,
     EndpointSpec,
     Event,
+    GuestInfo,
     HostInfo,
     OperationInfo,
     Plan,
+    PortInfo,
     TargetStatistics,
 )
 
@@ -121,6 +123,80 @@ async def list_backstores(call: Call) -> tuple[BackstoreInfo, ...]:
 async def probe_backstore(call: Call) -> BackstoreInfo:
     """POST …/backstores/probe."""
     return await call.host.probe(call.body)
+
+
+# Guests
+
+
+async def list_guests(call: Call) -> tuple[GuestInfo, ...]:
+    """GET …/guests."""
+    return tuple(map(call.host.attachments.view, await call.host.guests.list()))
+
+
+async def show_guest(call: Call) -> GuestInfo:
+    """GET …/guests/NAME."""
+    return call.host.attachments.view(await call.host.guests.show(call.name))
+
+
+async def attach_endpoint(call: Call) -> Any:
+    """POST …/guests/NAME/endpoints."""
+    if call.query.dry_run:
+        return await call.host.attachments.plan(call.name, call.body)
+    return call.host.attach(call.name, call.body)
+
+
+async def detach_endpoint(call: Call) -> Any:
+    """DELETE …/guests/NAME/endpoints/ENDPOINT."""
+    query = call.query
+    if query.dry_run:
+        return await call.host.attachments.plan_detachment(call.name, call.endpoint)
+    return call.host.detach(
+        call.name, call.endpoint, live=query.live, persistent=query.persistent, timeout_s=query.timeout
+    )
+
+
+async def plug_port(call: Call) -> Any:
+    """POST …/guests/NAME/ports."""
+    if call.query.dry_run:
+        return await call.host.ports.plan_plug(call.name, call.body)
+    return call.host.plug(call.name, call.body)
+
+
+async def unplug_port(call: Call) -> Any:
+    """DELETE …/guests/NAME/ports/PORT."""
+    query = call.query
+    if query.dry_run:
+        return await call.host.ports.plan_unplug(call.name, call.port)
+    return call.host.unplug(
+        call.name, call.port, live=query.live, persistent=query.persistent, timeout_s=query.timeout
+    )
+
+
+# Ports
+
+
+async def list_ports(call: Call) -> tuple[PortInfo, ...]:
+    """GET …/ports."""
+    return await call.host.ports.list()
+
+
+async def show_port(call: Call) -> PortInfo:
+    """GET …/ports/NAME."""
+    return await call.host.ports.show(call.name)
+
+
+async def create_port(call: Call) -> Any:
+    """POST …/ports."""
+    if call.query.dry_run:
+        return await call.host.ports.plan_creation(call.body)
+    return call.host.create_port(call.body)
+
+
+async def delete_port(call: Call) -> Any:
+    """DELETE …/ports/NAME."""
+    if call.query.dry_run:
+        return call.host.ports.plan_deletion(call.name)
+    return call.host.delete_port(call.name, force=call.query.force)
 
 
 # Operations

@@ -15,7 +15,9 @@ from ringway.model import OperationInfo, Plan
 PATH: Final = "/1.0/openapi.json"
 _JSON: Final = "application/json"
 _PARAMETERS: Final = {
-    "name": ("An endpoint's name.", NAME),
+    "name": ("The object's name; a guest also goes by its UUID.", NAME),
+    "endpoint": ("An endpoint's name.", NAME),
+    "port": ("A port's name.", NAME),
     "address": ("A LUN's address, TARGET:LUN.", ADDRESS),
     "identity": ("An operation's id.", IDENTITY),
 }

@@ -17,7 +17,7 @@ from ringway.host.host import Host
 from ringway.model import MAX_LUN, MAX_TARGET
 
 BODY_TIMEOUT_S: Final = 30.0  #: for a whole body, however slowly it drips
-_PATTERNS: Final = {"name": NAME, "address": ADDRESS, "identity": IDENTITY}
+_PATTERNS: Final = {"name": NAME, "endpoint": NAME, "port": NAME, "address": ADDRESS, "identity": IDENTITY}
 
 
 class TooLargeError(UsageError):
@@ -43,6 +43,8 @@ async def understand(host: Host, route: Route, request: Request, *, read_only: b
         query=query,
         body=await _body(route, request),
         name=path.get("name", ""),
+        endpoint=path.get("endpoint", ""),
+        port=path.get("port", ""),
         address=_address(path.get("address", "0:0")),
         identity=path.get("identity", ""),
         read_only=read_only,

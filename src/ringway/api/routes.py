@@ -22,6 +22,9 @@ Seconds = Annotated[float, Meta(ge=0, le=3600)]
 Wait = Annotated[Seconds, Meta(description="Seconds to wait; if it goes on then, its operation is answered.")]
 DryRun = Annotated[bool, Meta(description="Say what would change, and change nothing.")]
 Force = Annotated[bool, Meta(description="Even while a guest uses it.")]
+Live = Annotated[bool, Meta(description="From the guest that runs.")]
+Persistent = Annotated[bool, Meta(description="From its next start.")]
+Patience = Annotated[Seconds, Meta(description="Seconds that the guest may take to let it go.")]
 Prune = Annotated[bool, Meta(description="Endpoints that the file does not name shall go.")]
 Adopt = Annotated[
     bool, Meta(description="What is live in the kernel is taken over in place; without a body, all of it.")
@@ -93,6 +96,14 @@ class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     since: Since | None = None
 
 
+class DetachQuery(ChangeQuery, frozen=True, forbid_unknown_fields=True):
+    """How something is taken from a guest."""
+
+    live: Live = True
+    persistent: Persistent = True
+    timeout: Patience = 30.0
+
+
 class ResizeBody(Struct, frozen=True, forbid_unknown_fields=True):
     """For a disk that has no size but the one that it is told."""
 
@@ -106,6 +117,8 @@ class Call(Struct, frozen=True, kw_only=True):
     query: Any = None
     body: Any = None
     name: str = ""
+    endpoint: str = ""
+    port: str = ""
     address: Address = (0, 0)
     identity: str = ""
     read_only: bool = False

@@ -9,6 +9,7 @@ from ringway.api.routes import (
     MAX_FILE,
     ApplyQuery,
     ChangeQuery,
+    DetachQuery,
     EventsQuery,
     ExportQuery,
     ForceQuery,
@@ -19,23 +20,33 @@ from ringway.api.routes import (
     WaitQuery,
 )
 from ringway.model import (
+    AttachmentInfo,
+    AttachSpec,
     BackstoreInfo,
     BackstoreSpec,
     EndpointInfo,
     EndpointSpec,
     Event,
+    GuestInfo,
     HostConfig,
     HostInfo,
     Limits,
     LunSpec,
     OperationInfo,
     Plan,
+    PlugSpec,
+    PortInfo,
+    PortSpec,
     TargetStatistics,
 )
 
 _ENDPOINTS: Final = "/1.0/endpoints"
 _ENDPOINT: Final = f"{_ENDPOINTS}/{{name}}"
 _LUN: Final = f"{_ENDPOINT}/luns/{{address}}"
+_GUESTS: Final = "/1.0/guests"
+_GUEST: Final = f"{_GUESTS}/{{name}}"
+_PORTS: Final = "/1.0/ports"
+_PORT: Final = f"{_PORTS}/{{name}}"
 _OPERATIONS: Final = "/1.0/operations"
 _OPERATION: Final = f"{_OPERATIONS}/{{identity}}"
 
@@ -158,6 +169,95 @@ ROUTES: Final = (
         handler=handlers.probe_backstore,
         answer=BackstoreInfo,
         body=BackstoreSpec,
+    ),
+    Route(
+        method="GET",
+        path=_GUESTS,
+        summary="List libvirt's guests, and what of ours they have",
+        handler=handlers.list_guests,
+        answer=tuple[GuestInfo, ...],
+    ),
+    Route(
+        method="GET",
+        path=_GUEST,
+        summary="Show a guest",
+        handler=handlers.show_guest,
+        answer=GuestInfo,
+    ),
+    Route(
+        method="POST",
+        path=f"{_GUEST}/endpoints",
+        summary="Attach an endpoint to a guest, now and at its next start",
+        handler=handlers.attach_endpoint,
+        answer=AttachmentInfo,
+        query=ChangeQuery,
+        body=AttachSpec,
+        changes=True,
+        begins=True,
+    ),
+    Route(
+        method="DELETE",
+        path=f"{_GUEST}/endpoints/{{endpoint}}",
+        summary="Detach an endpoint from a guest",
+        handler=handlers.detach_endpoint,
+        query=DetachQuery,
+        changes=True,
+        begins=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{_GUEST}/ports",
+        summary="Plug a port into a guest, now and at its next start",
+        handler=handlers.plug_port,
+        answer=PortInfo,
+        query=ChangeQuery,
+        body=PlugSpec,
+        changes=True,
+        begins=True,
+    ),
+    Route(
+        method="DELETE",
+        path=f"{_GUEST}/ports/{{port}}",
+        summary="Unplug a port from a guest",
+        handler=handlers.unplug_port,
+        query=DetachQuery,
+        changes=True,
+        begins=True,
+    ),
+    Route(
+        method="GET",
+        path=_PORTS,
+        summary="List all ports",
+        handler=handlers.list_ports,
+        answer=tuple[PortInfo, ...],
+    ),
+    Route(
+        method="POST",
+        path=_PORTS,
+        summary="Make a port, and have its switch know it",
+        handler=handlers.create_port,
+        answer=PortInfo,
+        query=ChangeQuery,
+        body=PortSpec,
+        status=201,
+        changes=True,
+        begins=True,
+    ),
+    Route(
+        method="GET",
+        path=_PORT,
+        summary="Show a port",
+        handler=handlers.show_port,
+        answer=PortInfo,
+    ),
+    Route(
+        method="DELETE",
+        path=_PORT,
+        summary="Delete a port",
+        handler=handlers.delete_port,
+        query=ForceQuery,
+        changes=True,
+        begins=True,
     ),
     Route(
         method="GET",

@@ -53,6 +53,20 @@ def endpoints(client: Client, _ctx: click.Context) -> Iterator[CompletionItem[st
 
 
 @completer
+def guests(client: Client, _ctx: click.Context) -> Iterator[CompletionItem[str]]:
+    """Names of guests, with what they do."""
+    for found in client.guests.list():
+        yield _item(found.name, found.state)
+
+
+@completer
+def ports(client: Client, _ctx: click.Context) -> Iterator[CompletionItem[str]]:
+    """Names of ports, with whose they are."""
+    for found in client.ports.list():
+        yield _item(found.name, f"{found.switch} {found.state}")
+
+
+@completer
 def luns(client: Client, ctx: click.Context) -> Iterator[CompletionItem[str]]:
     """Addresses of the LUNs of the endpoint that was named."""
     for lun in client.endpoints.show(ctx.params["name"]).luns:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Generic
 
-from ringway.client.resources import Backstores, Config, Endpoints, Events, Host, Luns, Operations
+from ringway.client.resources import (
+    Backstores,
+    Config,
+    Endpoints,
+    Events,
+    Guests,
+    Host,
+    Luns,
+    Operations,
+    Ports,
+)
 from ringway.client.sockets import AsyncSocketTransport, AsyncTransport, Path, SocketTransport, Transport
 from ringway.client.verbs import Awaiting, Blocking, DriverT, Patience, Progress
 
@@ -16,6 +26,8 @@ class _Resources(Generic[DriverT]):
         self.endpoints: Endpoints[DriverT] = Endpoints(driver)
         self.luns: Luns[DriverT] = Luns(driver)
         self.backstores: Backstores[DriverT] = Backstores(driver)
+        self.guests: Guests[DriverT] = Guests(driver)
+        self.ports: Ports[DriverT] = Ports(driver)
         self.operations: Operations[DriverT] = Operations(driver)
         self.host: Host[DriverT] = Host(driver)
         self.config: Config[DriverT] = Config(driver)

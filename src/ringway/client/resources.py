@@ -21,17 +21,24 @@ from ringway.client.verbs import (
     wait_ended,
 )
 from ringway.client.wire import Request, quote
+from ringway.errors import NotFoundError
 from ringway.model import (
+    AttachmentInfo,
+    AttachSpec,
     BackstoreInfo,
     BackstoreSpec,
     EndpointInfo,
     EndpointSpec,
+    GuestInfo,
     HostConfig,
     HostInfo,
     Limits,
     LunSpec,
     OperationInfo,
     Plan,
+    PlugSpec,
+    PortInfo,
+    PortSpec,
     TargetStatistics,
 )
 
@@ -178,6 +185,119 @@ class Backstores(Resource[DriverT]):
 
     list = Look(list_backstores)
     probe = Look(probe_backstore)
+
+
+# Guests
+
+
+def _guest(name: str) -> str:
+    return f"/guests/{quote(name)}"
+
+
+def list_guests() -> Conversation[tuple[GuestInfo, ...]]:
+    """All of libvirt's guests, with what of ours they have.
+
+    :raises UnreachableError: libvirt is not there.
+    """
+    return (yield from _get("/guests", tuple[GuestInfo, ...]))
+
+
+def show_guest(name: str) -> Conversation[GuestInfo]:
+    """One guest, by its name or UUID. :raises NotFoundError: there is none."""
+    return (yield from _get(_guest(name), GuestInfo))
+
+
+def attach_endpoint(guest: str, spec: AttachSpec) -> Step[AttachmentInfo]:
+    """Give a guest an endpoint, the one that runs and its next start.
+
+    :raises BusyError: another guest has it. :raises RingwayError: it cannot be; the guest is as before.
+    """
+    request = _change("POST", f"{_guest(guest)}/endpoints", spec)
+    return Step(request, AttachmentInfo, lambda: _show_attachment(guest, spec.endpoint))
+
+
+def _show_attachment(guest: str, endpoint: str) -> Conversation[AttachmentInfo]:
+    """:raises NotFoundError: it was detached meanwhile."""
+    for found in (yield from show_guest(guest)).attachments:
+        if found.endpoint == endpoint:
+            return found
+    raise NotFoundError(f"guest '{guest}' has no endpoint '{endpoint}'")
+
+
+def detach_endpoint(
+    guest: str, endpoint: str, *, live: bool = True, persistent: bool = True, timeout_s: float = 30.0
+) -> Step[None]:
+    """Take an endpoint from a guest.
+
+    :param live: from the one that runs. :param persistent: from its next start.
+    :param timeout_s: how long the guest may take to let it go.
+    :raises TimedOutError: it does not let it go, and has it still.
+    """
+    query = _from(live=live, persistent=persistent, timeout_s=timeout_s)
+    return Step(_change("DELETE", f"{_guest(guest)}/endpoints/{quote(endpoint)}", **query), None, _nothing)
+
+
+def plug_port(guest: str, spec: PlugSpec) -> Step[PortInfo]:
+    """Give a guest a port, the one that runs and its next start. :raises BusyError: another guest has it."""
+    return Step(_change("POST", f"{_guest(guest)}/ports", spec), PortInfo, lambda: show_port(spec.port))
+
+
+def unplug_port(
+    guest: str, port: str, *, live: bool = True, persistent: bool = True, timeout_s: float = 30.0
+) -> Step[None]:
+    """Take a port from a guest. :raises TimedOutError: it does not let it go, and has it still."""
+    query = _from(live=live, persistent=persistent, timeout_s=timeout_s)
+    return Step(_change("DELETE", f"{_guest(guest)}/ports/{quote(port)}", **query), None, _nothing)
+
+
+def _from(*, live: bool, persistent: bool, timeout_s: float) -> dict[str, str]:
+    return {"live": str(int(live)), "persistent": str(int(persistent)), "timeout": f"{timeout_s:.3f}"}
+
+
+class Guests(Resource[DriverT]):
+    """libvirt's guests."""
+
+    list = Look(list_guests)
+    show = Look(show_guest)
+    attach = Change(attach_endpoint)
+    detach = Change(detach_endpoint)
+    plug = Change(plug_port)
+    unplug = Change(unplug_port)
+
+
+# Ports
+
+
+def list_ports() -> Conversation[tuple[PortInfo, ...]]:
+    """All ports of the host."""
+    return (yield from _get("/ports", tuple[PortInfo, ...]))
+
+
+def show_port(name: str) -> Conversation[PortInfo]:
+    """One port. :raises NotFoundError: there is none of this name."""
+    return (yield from _get(f"/ports/{quote(name)}", PortInfo))
+
+
+def create_port(spec: PortSpec) -> Step[PortInfo]:
+    """Make a port, and have its switch know it. One that is there and equal is fine.
+
+    :raises ConflictError: there is another of this name. :raises RingwayError: the switch refuses it.
+    """
+    return Step(_change("POST", "/ports", spec), PortInfo, lambda: show_port(spec.name))
+
+
+def delete_port(name: str, *, force: bool = False) -> Step[None]:
+    """Delete a port. :param force: unplug it as well. :raises BusyError: a guest has it."""
+    return Step(_change("DELETE", f"/ports/{quote(name)}", **_flag("force", force)), None, _nothing)
+
+
+class Ports(Resource[DriverT]):
+    """vhost-user network ports."""
+
+    list = Look(list_ports)
+    show = Look(show_port)
+    create = Change(create_port)
+    delete = Change(delete_port)
 
 
 # Operations

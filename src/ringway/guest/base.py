@@ -59,7 +59,10 @@ class Hypervisor(Protocol):
         """Say what this host lets it do. Never raises."""
 
     def guests(self) -> tuple[GuestInfo, ...]:
-        """All guests, by name, with what of ours is attached. :raises UnreachableError: libvirt is not there."""
+        """All guests, by name, with what of ours is attached.
+
+        :raises UnreachableError: libvirt is not there.
+        """
 
     def show(self, guest: str) -> GuestInfo:
         """One guest. :raises NotFoundError: there is none."""

@@ -8,8 +8,8 @@ unmake, remove the row.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
 
 from ringway import faults
 from ringway.engine.base import Driver
@@ -30,10 +30,18 @@ _log: Final = logging.getLogger(__name__)
 Change = Callable[[EndpointSpec], EndpointSpec]
 
 
+class Release(Protocol):
+    """Lets go of what hangs on an endpoint that is to be deleted."""
+
+    def __call__(self, name: str, *, force: bool) -> Awaitable[None]:
+        """:raises BusyError: something does, and it is not forced."""
+
+
 class Changes:
     """The verbs. For one event loop.
 
     :param wake: called with an endpoint's name when the reconciler should look at it.
+    :param release: called before an endpoint is deleted.
     """
 
     def __init__(
@@ -44,9 +52,11 @@ class Changes:
         health: Health,
         events: Events,
         wake: Callable[[str], None],
+        release: Release,
     ) -> None:
         self.locks = Locks()
         self._strangers = strangers
+        self._release = release
         self._desired = desired
         self._actual = actual
         self._health = health
@@ -227,6 +237,7 @@ class Changes:
             wanted = self._desired.get(name)
             self._actual.driver(wanted.spec.engine)  # one that is not run here removes nothing
             operation.cancellable(False)
+            await self._release(name, force=force)
             faults.point("delete.begun")
             wanted = await self._desired.mark_deleted(wanted, force=force)
             faults.point("delete.committed")

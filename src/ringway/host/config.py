@@ -41,6 +41,12 @@ AdminGroup = Annotated[str, Meta(description="Who may change things, which is as
 ReadGroup = Annotated[str, Meta(description="Who may look.")]
 SocketGroup = Annotated[str, Meta(description="The group of the sockets that front ends connect to.")]
 TargetUser = Annotated[str, Meta(description="Who targets are; empty: of root's, each a user of its own.")]
+GuestsEnabled = Annotated[
+    bool | None,
+    Meta(description="Whether it knows libvirt's guests; if it is not said, root's daemon does."),
+]
+Uri = Annotated[str, Meta(description="Which libvirt.")]
+Ovsdb = Annotated[str, Meta(description="Open vSwitch's database, as its own tools name it.")]
 Configfs = Annotated[str, Meta(description="Where the kernel's target is mounted.")]
 Sysfs = Annotated[str, Meta(description="Where sysfs is mounted.")]
 Kmsg = Annotated[str, Meta(description="The kernel's log, which its reasons are read from.")]
@@ -79,6 +85,19 @@ class LioConfig(Struct, frozen=True, forbid_unknown_fields=True):
     kmsg: Kmsg = "/dev/kmsg"
 
 
+class GuestsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Guests, which are libvirt's."""
+
+    enabled: GuestsEnabled = None
+    uri: Uri = "qemu:///system"
+
+
+class NetConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Ports, and the switches that they are of."""
+
+    ovsdb: Ovsdb = "unix:/run/openvswitch/db.sock"
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """All tables of the files."""
 
@@ -86,6 +105,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     api: ApiConfig = ApiConfig()
     user: UserConfig = UserConfig()
     lio: LioConfig = LioConfig()
+    guests: GuestsConfig = GuestsConfig()
+    net: NetConfig = NetConfig()
 
 
 class Value(Struct, frozen=True):

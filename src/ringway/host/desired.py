@@ -93,26 +93,26 @@ class Desired:
     async def insert(self, spec: EndpointSpec, *, confirmed: bool = False) -> Wanted:
         """Write a new endpoint down. It is on disk when this returns. :param confirmed: it is there."""
         wanted = Wanted(spec=spec, applied=spec if confirmed else None, created=now())
-        await self._write(self._store.insert, wanted)
+        await self.write(self._store.insert, wanted)
         self._rows[wanted.name] = wanted
         return wanted
 
     async def put(self, wanted: Wanted, **changes: Any) -> Wanted:
         """Replace a row by itself with other fields. It is on disk when this returns."""
         changed = replace(wanted, **changes)
-        await self._write(self._store.update, changed)
+        await self.write(self._store.update, changed)
         self._rows[changed.name] = changed
         return changed
 
     async def remove(self, name: str) -> None:
         """Forget an endpoint."""
-        await self._write(self._store.delete, name)
+        await self.write(self._store.delete, name)
         self._rows.pop(name, None)
 
     async def mark_deleted(self, wanted: Wanted, *, force: bool) -> Wanted:
         """Write down that an endpoint is on its way out."""
         return await self.put(wanted, deletion=Deletion.FORCED if force else Deletion.WANTED)
 
-    async def _write(self, change: Callable[..., None], *arguments: Any) -> None:
+    async def write(self, change: Callable[..., None], *arguments: Any) -> None:
         """On the one thread that writes. Callers cannot be cancelled any more when they come here."""
         await asyncio.wrap_future(self._disk.submit(change, *arguments))

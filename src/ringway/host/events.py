@@ -32,6 +32,13 @@ class Kind(StrEnum):
     READY = "endpoint.ready", "It was restored at the daemon's start, or a change to it was finished."
     RESIZED = "lun.resized", "The size of a LUN was looked at again."
     OPERATION = "operation.ended", "An operation has ended, well or not."
+    ATTACHED = "guest.attached", "A guest has an endpoint; `message` names it."
+    DETACHED = "guest.detached", "It has it no longer."
+    PLUGGED = "guest.plugged", "A guest has a port; `message` names it."
+    UNPLUGGED = "guest.unplugged", "It has it no longer."
+    GUEST = "guest.changed", "libvirt told of it; `message` says what: started, stopped, defined, undefined."
+    PORT_CREATED = "port.created", "A port was made, and its switch knows it."
+    PORT_DELETED = "port.deleted", "It is gone from its switch."
     RELOADED = "daemon.reloaded", "The configuration was read again; `message` names what changed."
 
     def __new__(cls, value: str, meaning: str) -> Kind:

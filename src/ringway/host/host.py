@@ -9,31 +9,39 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 import ringway
 from ringway.engine.base import Driver
 from ringway.errors import NotFoundError, RingwayError, error_from_code
+from ringway.guest.base import Hypervisor
 from ringway.host import plans, probe, specs, transfer
 from ringway.host.actual import Actual
+from ringway.host.attachments import Attached, Attachments
 from ringway.host.changes import Change as SpecChange
 from ringway.host.changes import Changes
 from ringway.host.config import DaemonConfig
 from ringway.host.desired import Desired
 from ringway.host.events import Events
 from ringway.host.health import Health
+from ringway.host.hypervisors import Guests
+from ringway.host.kept import Kept
 from ringway.host.operations import Operation, Operations
+from ringway.host.ports import Ports, WantedPort
 from ringway.host.reconcile import Reconciler
 from ringway.host.restarts import Restarts
 from ringway.host.specs import Address
 from ringway.host.store import Store
 from ringway.host.strangers import Strangers
+from ringway.host.surroundings import Surroundings
 from ringway.host.transfer import Format, Import
 from ringway.model import (
     API_VERSION,
     Action,
+    AttachSpec,
     BackstoreInfo,
     BackstoreSpec,
     Change,
@@ -45,8 +53,13 @@ from ringway.model import (
     HostConfig,
     HostInfo,
     Plan,
+    PlugSpec,
+    PortSpec,
     TargetStatistics,
 )
+from ringway.net.base import Switch
+
+_NO_SWITCHES: Final[Mapping[str, Switch]] = MappingProxyType({})
 
 
 class Host:
@@ -56,6 +69,7 @@ class Host:
     :param store: its desired state; stays the caller's.
     :param guards: engines that are not run here, and are asked which disks they serve.
     :param restarts: the file that restarts are counted in.
+    :param hypervisor: who runs guests here. :param switches: what ports are of, by name.
     """
 
     def __init__(
@@ -63,8 +77,11 @@ class Host:
         drivers: Mapping[EngineKind, Driver],
         store: Store,
         config: DaemonConfig,
+        *,
         guards: tuple[Driver, ...] = (),
         restarts: Path | None = None,
+        hypervisor: Hypervisor | None = None,
+        switches: Mapping[str, Switch] = _NO_SWITCHES,
     ) -> None:
         self.events = Events()
         self.operations = Operations(self.events)
@@ -73,7 +90,7 @@ class Host:
         self.health = Health(Restarts(restarts))
         self.strangers = Strangers(self.desired, self.actual, self.events)
         self._changes = Changes(
-            self.desired, self.actual, self.strangers, self.health, self.events, self._wake
+            self.desired, self.actual, self.strangers, self.health, self.events, self._wake, self._release
         )
         self.reconciler = Reconciler(
             self.desired,
@@ -85,17 +102,30 @@ class Host:
             every_s=config.reconcile_s,
             parallel=config.parallel,
         )
+        write, locks = self.desired.write, self._changes.locks
+        self.guests = Guests(hypervisor)
+        self.attachments = Attachments(
+            Kept(store.table("attachment", Attached), write), self.guests, locks, self.events, self.endpoint
+        )
+        self.ports = Ports(
+            Kept(store.table("port", WantedPort), write), switches, self.guests, locks, self.events
+        )
+        self._surroundings = Surroundings(self.guests, self.attachments, self.ports, self.events)
         self._parallel = config.parallel
         self._began = time.monotonic()
 
     def _wake(self, name: str) -> None:
         self.reconciler.wake(name)
 
+    async def _release(self, name: str, *, force: bool) -> None:
+        await self.attachments.release(name, force=force)
+
     async def start(self) -> None:
         """Make actual what is desired, and keep it so. :returns: when each endpoint had its turn."""
         for driver in self.actual.drivers.values():
             driver.watch(self._wake)
         await self.reconciler.start()
+        await self._surroundings.start()
 
     async def close(self) -> bool:
         """End what can be ended, finish the rest. Endpoints stay as they are.
@@ -103,6 +133,7 @@ class Host:
         :returns: whether all has ended. What hangs does so in a thread, and the next daemon finds half of it.
         """
         self.events.close()
+        await self._surroundings.close()
         ended = await self.operations.close()
         ended = await self.reconciler.close() and ended
         if ended:
@@ -124,6 +155,7 @@ class Host:
             uptime_s=round(time.monotonic() - self._began, 3),
             read_only=read_only,
             engines=reports,
+            checks=(*await self.guests.probe(), *await self.ports.probe()),
             endpoints=len(self.desired),
             degraded=self.degraded(),
         )
@@ -217,6 +249,66 @@ class Host:
         self.desired.get(name)
         return self._begin(
             "delete", name, lambda operation: self._changes.delete(operation, name, force=force)
+        )
+
+    # Guests and ports
+
+    def attach(self, guest: str, spec: AttachSpec) -> Operation:
+        """Begin to give a guest an endpoint. The operation's result: AttachmentInfo."""
+        return self.operations.start(
+            f"attach endpoint {spec.endpoint} to guest {guest}",
+            lambda operation: self.attachments.attach(operation, guest, spec),
+            f"guest/{guest}",
+            f"endpoint/{spec.endpoint}",
+        )
+
+    def detach(
+        self, guest: str, endpoint: str, *, live: bool, persistent: bool, timeout_s: float
+    ) -> Operation:
+        """Begin to take an endpoint from a guest. The operation has no result."""
+        return self.operations.start(
+            f"detach endpoint {endpoint} from guest {guest}",
+            lambda operation: self.attachments.detach(
+                operation, guest, endpoint, live=live, persistent=persistent, timeout_s=timeout_s
+            ),
+            f"guest/{guest}",
+            f"endpoint/{endpoint}",
+        )
+
+    def plug(self, guest: str, plug: PlugSpec) -> Operation:
+        """Begin to give a guest a port. The operation's result: PortInfo."""
+        return self.operations.start(
+            f"plug port {plug.port} into guest {guest}",
+            lambda operation: self.ports.plug(operation, guest, plug),
+            f"guest/{guest}",
+            f"port/{plug.port}",
+        )
+
+    def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> Operation:
+        """Begin to take a port from a guest. The operation has no result."""
+        return self.operations.start(
+            f"unplug port {port} from guest {guest}",
+            lambda operation: self.ports.unplug(
+                operation, guest, port, live=live, persistent=persistent, timeout_s=timeout_s
+            ),
+            f"guest/{guest}",
+            f"port/{port}",
+        )
+
+    def create_port(self, spec: PortSpec) -> Operation:
+        """Begin to make a port. The operation's result: PortInfo."""
+        return self.operations.start(
+            f"create port {spec.name}",
+            lambda operation: self.ports.create(operation, spec),
+            f"port/{spec.name}",
+        )
+
+    def delete_port(self, name: str, *, force: bool = False) -> Operation:
+        """Begin to remove a port. The operation has no result."""
+        return self.operations.start(
+            f"delete port {name}",
+            lambda operation: self.ports.delete(operation, name, force=force),
+            f"port/{name}",
         )
 
     def _begin(self, verb: str, name: str, work: Any) -> Operation:

@@ -17,6 +17,10 @@ SCRIPTS: Final = (
         created TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE attachment (name TEXT NOT NULL PRIMARY KEY, document TEXT NOT NULL) STRICT;
+    CREATE TABLE port (name TEXT NOT NULL PRIMARY KEY, document TEXT NOT NULL) STRICT;
+    """,
 )
 """``applied``: the specification that the engine confirmed last, NULL until the creation was.
 ``deletion``: the endpoint is on its way out."""

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +21,7 @@ from ringway.host.migrations import SCRIPTS
 from ringway.model import EndpointSpec
 
 APPLICATION: Final = 0x52_57_41_59  #: "RWAY", which file(1) and we know the file by
+T = TypeVar("T", bound=Struct)
 _FULL_HINT: Final = "make room on the file system of the daemon's state, then try again; nothing was changed"
 
 
@@ -111,6 +112,10 @@ class Store:
         with self._transaction():
             self._db.execute("DELETE FROM endpoint WHERE name = ?", (name,))
 
+    def table(self, name: str, kind: type[T]) -> Table[T]:
+        """Another table, of documents of one kind."""
+        return Table(self, name, kind)
+
     def _change(self, statement: str, wanted: Wanted) -> None:
         spec, applied = wanted.spec, wanted.applied
         row = (
@@ -131,6 +136,42 @@ class Store:
         with _errors_of(self._path), self._db:
             self._db.execute("BEGIN IMMEDIATE")
             yield
+
+
+class Table(Generic[T]):
+    """Documents by name, in a table of the store."""
+
+    def __init__(self, store: Store, name: str, kind: type[T]) -> None:
+        self._store = store
+        self._name = name
+        self._kind = kind
+
+    def load(self) -> dict[str, T]:
+        """All documents. :raises RingwayError: one cannot be understood; it is named."""
+        with _errors_of(self._store._path):
+            rows = self._store._db.execute(
+                f"SELECT name, document FROM {self._name} ORDER BY name"
+            ).fetchall()
+        return {name: self._decoded(name, document) for name, document in rows}
+
+    def put(self, name: str, document: T) -> None:
+        """Write one down, or replace it."""
+        with self._store._transaction():
+            self._store._db.execute(
+                f"INSERT OR REPLACE INTO {self._name} (name, document) VALUES (?, ?)",
+                (name, msgspec.json.encode(document).decode()),
+            )
+
+    def delete(self, name: str) -> None:
+        """Remove one, if it is there."""
+        with self._store._transaction():
+            self._store._db.execute(f"DELETE FROM {self._name} WHERE name = ?", (name,))
+
+    def _decoded(self, name: str, document: str) -> T:
+        try:
+            return msgspec.json.decode(document, type=self._kind)
+        except (msgspec.MsgspecError, RingwayError) as error:
+            raise RingwayError(f"the stored {self._name} '{name}' cannot be understood: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -236,3 +236,4 @@ class HostInfo(Struct, frozen=True, kw_only=True):
     engines: tuple[EngineReport, ...]
     endpoints: int
     degraded: int
+    checks: tuple[Check, ...] = ()  #: of libvirt and of switches

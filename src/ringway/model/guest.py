@@ -75,6 +75,14 @@ class AttachmentInfo(Struct, frozen=True, kw_only=True):
     message: str | None = None  #: why it cannot be moved, or what it waits for
 
 
+class PlugSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is asked when a port is plugged in. ``None``: what suits the guest."""
+
+    port: Name
+    live: bool | None = None
+    persistent: bool | None = None
+
+
 class PortMode(StrEnum):
     """Which part QEMU has at a port's socket, as libvirt and Neutron count it."""
 

@@ -1,0 +1,267 @@
+"""``ringway guest``: libvirt's domains, and what of ours they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import click
+
+from ringway.cli import complete
+from ringway.cli.format import COLOURS as STATE_COLOURS
+from ringway.cli.format import Column, View, coloured, printable, table, terminal_width
+from ringway.cli.remote import (
+    NounGroup,
+    Performer,
+    as_output,
+    connect,
+    dry_run,
+    output,
+    parse_timeout,
+    remote,
+    waiting,
+)
+from ringway.errors import UsageError
+from ringway.model import AttachmentInfo, AttachSpec, GuestDisk, GuestInfo, PlugSpec
+from ringway.units import format_size
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_RELEASE_S: Final = 30.0
+_EPILOG: Final = """\b
+Examples:
+  ringway guest attach web0 db0
+  ringway guest attach web0 db0 --fix-memory --dry-run
+  ringway guest detach web0 db0
+  ringway guest xml --block-device id=v1,source=volume,dest=volume,bus=virtio-scsi --volume v1=/srv/v1.img
+"""
+
+
+def _yes_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+VIEW: Final = View[GuestInfo](
+    {
+        "name": Column(lambda found: found.name),
+        "uuid": Column(lambda found: found.uuid),
+        "state": Column(lambda found: found.state, coloured=True),
+        "vcpus": Column(lambda found: found.vcpus, right=True),
+        "memory": Column(lambda found: found.memory_bytes, format_size, right=True),
+        "machine": Column(lambda found: found.machine),
+        "shared": Column(lambda found: found.shared_memory, _yes_no),
+        "persistent": Column(lambda found: found.persistent, _yes_no),
+        "disks": Column(lambda found: len(found.disks), right=True),
+        "endpoints": Column(lambda found: ", ".join(one.endpoint for one in found.attachments) or None),
+        "ports": Column(lambda found: ", ".join(found.ports) or None),
+    },
+    ("name", "state", "vcpus", "memory", "shared", "endpoints", "ports"),
+    lambda found: found.name,
+)
+
+ATTACHMENTS: Final = View[AttachmentInfo](
+    {
+        "guest": Column(lambda found: found.guest),
+        "endpoint": Column(lambda found: found.endpoint),
+        "as": Column(lambda found: found.face),
+        "state": Column(lambda found: found.state, coloured=True),
+        "now": Column(lambda found: found.live, _yes_no),
+        "next start": Column(lambda found: found.persistent, _yes_no),
+        "address": Column(lambda found: found.address),
+        "migratable": Column(lambda found: found.migratable, _yes_no),
+        "alias": Column(lambda found: found.alias),
+        "message": Column(lambda found: found.message),
+    },
+    ("guest", "endpoint", "as", "state", "now", "next start", "address", "migratable", "message"),
+    lambda found: f"{found.guest}/{found.endpoint}",
+)
+
+_DISKS: Final = View[GuestDisk](
+    {
+        "disk": Column(lambda found: found.target),
+        "bus": Column(lambda found: found.bus),
+        "device": Column(lambda found: found.device),
+        "source": Column(lambda found: found.source),
+    },
+    ("disk", "bus", "device", "source"),
+    lambda found: found.target,
+)
+
+
+def describe(found: GuestInfo) -> Iterator[str]:
+    """All about a guest, for a person."""
+    for name in ("name", "uuid", "state", "vcpus", "memory", "machine", "shared", "persistent", "ports"):
+        column = VIEW.columns[name]
+        if (value := column.value(found)) is not None:
+            text = printable(column.text(value))
+            yield f"{name:<11} {coloured(text, STATE_COLOURS.get(text) if column.coloured else None)}"
+    if found.attachments:
+        yield ""
+        chosen = ATTACHMENTS.chosen("endpoint,as,state,now,next start,address,migratable,message")
+        yield from table(found.attachments, chosen, width=terminal_width())
+    if found.disks:
+        yield ""
+        yield from table(found.disks, _DISKS.chosen(None), width=terminal_width())
+
+
+@click.group(
+    cls=NounGroup, epilog=_EPILOG, short_help="Attach endpoints to libvirt's guests, and plug ports in."
+)
+def guest() -> None:
+    """Attach endpoints to libvirt's guests, and plug network ports into them.
+
+    GUEST is a domain's name or UUID. What is attached stays attached: the guest that runs has it at once, and
+    its definition says so for the next start. Nothing else of the domain is changed.
+    """
+
+
+_guest = click.argument("name", metavar="GUEST", shell_complete=complete.guests)
+_endpoint = click.argument("endpoint", shell_complete=complete.endpoints)
+_port = click.argument("port", shell_complete=complete.ports)
+
+
+def _to(command: Decorated) -> Decorated:
+    """Whom an addition is for; the command gets ``live`` and ``persistent``, or ``None`` for what suits."""
+    live = click.option("--live/--no-live", default=None, help="The guest that runs.  [default: if it runs]")
+    persistent = click.option(
+        "--persistent/--no-persistent", default=None, help="Its next start.  [default: if it is defined]"
+    )
+    return live(persistent(command))
+
+
+def _from(command: Decorated) -> Decorated:
+    """From whom something is taken."""
+    live = click.option("--live/--no-live", default=True, help="From the guest that runs.  [default: live]")
+    persistent = click.option(
+        "--persistent/--no-persistent", default=True, help="From its next start.  [default: persistent]"
+    )
+    release = click.option(
+        "--release",
+        "release_s",
+        metavar="TIME",
+        callback=parse_timeout,
+        help="How long the guest may take to let it go.  [default: 30s]",
+    )
+    return live(persistent(release(command)))
+
+
+@guest.command("list")
+@remote
+@output
+def list_(remote: str | None, **options: Any) -> None:
+    """List all guests, with what is attached to them."""
+    as_output(options).show_list(connect(remote).guests.list(), VIEW)
+
+
+@guest.command()
+@_guest
+@remote
+@output
+def show(name: str, remote: str | None, **options: Any) -> None:
+    """Show a guest, its disks, and what is attached to it."""
+    as_output(options).show_one(connect(remote).guests.show(name), VIEW, describe)
+
+
+@guest.command()
+@_guest
+@_endpoint
+@_to
+@click.option("--queues", type=click.IntRange(min=1), help="Request queues.  [default: the endpoint's]")
+@click.option(
+    "--boot-order", type=click.IntRange(min=1), help="Its place in the boot order; at a start only."
+)
+@click.option("--protection", is_flag=True, help="lio: let the guest use T10 protection information.")
+@click.option(
+    "--fix-memory",
+    is_flag=True,
+    help="Make the guest's memory shared, as vhost-user needs, from its next start on.",
+)
+@dry_run
+@waiting
+@remote
+@output
+def attach(name: str, endpoint: str, **options: Any) -> None:
+    """Give a guest an endpoint: its disks come at once, and stay over a restart of the guest.
+
+    With --dry-run the changes of the domain's XML are shown.
+    """
+    settings = ("live", "persistent", "queues", "boot_order", "protection", "fix_memory")
+    spec = AttachSpec(endpoint=endpoint, **{setting: options.pop(setting) for setting in settings})
+    performer = Performer.of(options)
+    found = performer(lambda client: client.guests.attach, name, spec)
+    if found is not None:
+        performer.output.show_list([found], ATTACHMENTS)
+
+
+@guest.command()
+@_guest
+@_endpoint
+@_from
+@dry_run
+@waiting
+@remote
+@output
+def detach(
+    name: str, endpoint: str, live: bool, persistent: bool, release_s: float | None, **options: Any
+) -> None:
+    """Take an endpoint from a guest. The endpoint and its disks stay."""
+    _refuse_nothing(live, persistent)
+    Performer.of(options)(
+        lambda client: client.guests.detach,
+        name,
+        endpoint,
+        live=live,
+        persistent=persistent,
+        timeout_s=_RELEASE_S if release_s is None else release_s,
+    )
+
+
+@guest.command()
+@_guest
+@_port
+@_to
+@dry_run
+@waiting
+@remote
+@output
+def plug(name: str, port: str, live: bool | None, persistent: bool | None, **options: Any) -> None:
+    """Give a guest a network port (see `ringway port create`)."""
+    from ringway.cli.port import VIEW as PORTS
+
+    performer = Performer.of(options)
+    spec = PlugSpec(port=port, live=live, persistent=persistent)
+    found = performer(lambda client: client.guests.plug, name, spec)
+    if found is not None:
+        performer.output.show_list([found], PORTS)
+
+
+@guest.command()
+@_guest
+@_port
+@_from
+@dry_run
+@waiting
+@remote
+@output
+def unplug(
+    name: str, port: str, live: bool, persistent: bool, release_s: float | None, **options: Any
+) -> None:
+    """Take a network port from a guest. The port stays."""
+    _refuse_nothing(live, persistent)
+    Performer.of(options)(
+        lambda client: client.guests.unplug,
+        name,
+        port,
+        live=live,
+        persistent=persistent,
+        timeout_s=_RELEASE_S if release_s is None else release_s,
+    )
+
+
+def _refuse_nothing(live: bool, persistent: bool) -> None:
+    """:raises UsageError: it would be taken from nobody."""
+    if not (live or persistent):
+        raise UsageError(
+            "neither the guest that runs nor its next start is meant",
+            hint="leave out --no-live or --no-persistent",
+        )

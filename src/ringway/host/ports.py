@@ -1,0 +1,346 @@
+"""Ports: each a row, written before its switch hears of it, and plugged into one guest at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ringway import faults
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UsageError
+from ringway.guest.base import GuestEvent, GuestEventKind
+from ringway.host.attachments import guest_lock, when
+from ringway.host.events import Events, Kind, now
+from ringway.host.hypervisors import Guests
+from ringway.host.kept import Kept
+from ringway.host.locks import Locks
+from ringway.host.operations import Operation
+from ringway.model import Action, Change, Check, GuestInfo, Plan, PlugSpec, PortInfo, PortSpec, PortState
+from ringway.net.base import Switch
+
+_WORKERS: Final = 8
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_log: Final = logging.getLogger(__name__)
+
+
+class WantedPort(Struct, frozen=True, kw_only=True):
+    """A row. ``made``: its switch confirmed it, and whoever asked was told. ``guest`` is a UUID."""
+
+    spec: PortSpec
+    made: bool = False
+    deleting: bool = False
+    guest: str | None = None
+    guest_name: str | None = None
+    plugging: bool = False
+    created: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class Ports:
+    """The verbs. For one event loop; changes of one port come one at a time."""
+
+    def __init__(
+        self,
+        rows: Kept[WantedPort],
+        switches: Mapping[str, Switch],
+        guests: Guests,
+        locks: Locks,
+        events: Events,
+    ) -> None:
+        self._rows = rows
+        self._switches = dict(switches)
+        self._guests = guests
+        self._locks = locks
+        self._events = events
+        self._threads = ThreadPoolExecutor(_WORKERS, "switch")
+
+    def close(self) -> None:
+        """Let go of the switches; ports stay."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _ask(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await asyncio.wrap_future(self._threads.submit(call, *args, **kwargs))
+
+    # Looks
+
+    async def list(self) -> tuple[PortInfo, ...]:
+        """All ports, by name."""
+        return tuple(await asyncio.gather(*(self._view(row) for row in self._rows.all())))
+
+    async def show(self, name: str) -> PortInfo:
+        """One port. :raises NotFoundError: there is none."""
+        return await self._view(self._get(name))
+
+    async def probe(self) -> tuple[Check, ...]:
+        """What the switches of this host are able to."""
+        found = await asyncio.gather(*(self._ask(switch.probe) for switch in self._switches.values()))
+        return tuple(check for checks in found for check in checks)
+
+    async def _view(self, row: WantedPort) -> PortInfo:
+        try:
+            info = await self._ask(self._switch(row.spec).show, row.spec)
+        except RingwayError as error:
+            info = _unseen(row.spec, error.message)
+        return replace(info, guest=row.guest_name, spec=row.spec)
+
+    def _get(self, name: str) -> WantedPort:
+        if (found := self._rows.find(name)) is None:
+            raise NotFoundError(f"there is no port '{name}'", hint="see: ringway port list")
+        return found
+
+    def _switch(self, spec: PortSpec) -> Switch:
+        if (found := self._switches.get(spec.switch)) is None:
+            raise UsageError(
+                f"there is no driver for the switch '{spec.switch}'",
+                hint=f"there are: {', '.join(sorted(self._switches))}",
+            )
+        return found
+
+    # Plans
+
+    async def plan_creation(self, spec: PortSpec) -> Plan:
+        """What :meth:`create` would do. :raises RingwayError: why it could not."""
+        resolved = await self._check(spec)
+        details = (f"{resolved.switch}: {resolved.socket}, QEMU as {resolved.mode}", f"mac {resolved.mac}")
+        return Plan(changes=(Change(action=Action.CREATE, endpoint=f"port {spec.name}", details=details),))
+
+    def plan_deletion(self, name: str) -> Plan:
+        """What :meth:`delete` would do. :raises NotFoundError: there is no such port."""
+        self._get(name)
+        return Plan(changes=(Change(action=Action.DELETE, endpoint=f"port {name}"),))
+
+    async def plan_plug(self, guest: str, plug: PlugSpec) -> Plan:
+        """What :meth:`plug` would do."""
+        found = await self._guests.show(guest)
+        when(found, plug.live, plug.persistent)
+        return _plan_of(found, f"plug port {self._get(plug.port).name} in")
+
+    async def plan_unplug(self, guest: str, port: str) -> Plan:
+        """What :meth:`unplug` would do."""
+        found = await self._guests.show(guest)
+        _refuse_unplugged(found, port)
+        return _plan_of(found, f"unplug port {port}")
+
+    # Ports
+
+    async def _check(self, spec: PortSpec) -> PortSpec:
+        """:returns: with all that was left open. :raises RingwayError: it could not be made."""
+        switch = self._switch(spec)
+        resolved = await self._ask(switch.resolve, spec)
+        await self._ask(switch.check, resolved, self._others(spec.name))
+        return resolved
+
+    async def create(self, operation: Operation, spec: PortSpec) -> PortInfo:
+        """Make a port; one that is there and equal is fine. When it fails, there is nothing of it."""
+        async with self._locks.hold(_lock(spec.name)):
+            switch = self._switch(spec)
+            if (same := self._rows.find(spec.name)) is not None:
+                if same.made and not same.deleting and _fits(same.spec, spec):
+                    return await self._view(same)
+                raise ConflictError(
+                    f"there is a port '{spec.name}' already",
+                    hint=f"take another name, or delete it first: ringway port delete {spec.name}",
+                )
+            operation.step(0.2, "checking")
+            resolved = await self._check(spec)
+            operation.cancellable(False)
+            row = await self._rows.put(spec.name, WantedPort(spec=resolved, created=now()))
+            faults.point("port.committed")
+            try:
+                await self._ask(switch.create, resolved)
+                faults.point("port.made")
+                row = await self._rows.put(spec.name, replace(row, made=True))
+            except BaseException:
+                await self._take_back(row)
+                raise
+            self._events.tell(Kind.PORT_CREATED, f"port/{spec.name}")
+            return await self._view(row)
+
+    def _others(self, name: str) -> tuple[PortSpec, ...]:
+        return tuple(row.spec for row in self._rows.all() if row.name != name)
+
+    async def delete(self, operation: Operation, name: str, *, force: bool = False) -> None:
+        """Remove a port from its switch. :raises BusyError: a guest has it."""
+        async with self._locks.hold(_lock(name)):
+            row = self._get(name)
+            if row.guest is not None and not force:
+                raise BusyError(
+                    f"port '{name}' is plugged into guest '{row.guest_name}'",
+                    holder=f"guest {row.guest_name}",
+                    hint=f"first: ringway guest unplug {row.guest_name} {name}",
+                )
+            operation.cancellable(False)
+            row = await self._rows.put(name, replace(row, deleting=True))
+            faults.point("port.deleting")
+            await self._take_back(row)
+            self._events.tell(Kind.PORT_DELETED, f"port/{name}")
+
+    async def _take_back(self, row: WantedPort) -> None:
+        """Leave nothing of a port; its lock is held."""
+        if row.guest is not None:
+            await self._unplug(row.guest, row.name)
+        await self._ask(self._switch(row.spec).delete, row.spec)
+        await self._rows.remove(row.name)
+
+    # Guests
+
+    async def plug(self, operation: Operation, guest: str, plug: PlugSpec) -> PortInfo:
+        """Give a guest a port, the one that runs and its next start. When it fails, it is as before."""
+        async with self._locks.hold(_lock(plug.port)):
+            row = self._get(plug.port)
+            found = await self._guests.show(guest)
+            if row.guest not in (None, found.uuid):
+                raise BusyError(
+                    f"port '{row.name}' is plugged into guest '{row.guest_name}'",
+                    holder=f"guest {row.guest_name}",
+                    hint=f"unplug it there first: ringway guest unplug {row.guest_name} {row.name}",
+                )
+            live, persistent = when(found, plug.live, plug.persistent)
+            operation.cancellable(False)
+            async with self._locks.hold(guest_lock(found.uuid)):
+                return await self._plug(row, found, live=live, persistent=persistent)
+
+    async def _plug(self, row: WantedPort, guest: GuestInfo, *, live: bool, persistent: bool) -> PortInfo:
+        plugging = replace(row, guest=guest.uuid, guest_name=guest.name, plugging=True)
+        await self._rows.put(row.name, plugging)
+        faults.point("plug.committed")
+        try:
+            await self._guests.change(
+                self._guests.hypervisor.plug, guest.uuid, row.spec, live=live, persistent=persistent
+            )
+            faults.point("plug.made")
+            plugged = await self._rows.put(row.name, replace(plugging, plugging=False))
+        except BaseException:
+            await self._rows.put(row.name, row)
+            raise
+        self._events.tell(Kind.PLUGGED, f"guest/{guest.name}", f"port {row.name}")
+        return await self._view(plugged)
+
+    async def unplug(
+        self, operation: Operation, guest: str, name: str, *, live: bool, persistent: bool, timeout_s: float
+    ) -> None:
+        """Take a port from a guest. :raises TimedOutError: the guest does not let it go."""
+        async with self._locks.hold(_lock(name)):
+            found = await self._guests.show(guest)
+            _refuse_unplugged(found, name)
+            operation.cancellable(False)
+            async with self._locks.hold(guest_lock(found.uuid)):
+                await self._guests.change(
+                    self._guests.hypervisor.unplug,
+                    found.uuid,
+                    name,
+                    live=live,
+                    persistent=persistent,
+                    timeout_s=timeout_s,
+                )
+                await self._compare(name)
+            self._events.tell(Kind.UNPLUGGED, f"guest/{found.name}", f"port {name}")
+
+    async def _unplug(self, guest: str, name: str) -> None:
+        try:
+            await self._guests.change(
+                self._guests.hypervisor.unplug, guest, name, live=True, persistent=True, timeout_s=_GIVE_UP_S
+            )
+        except NotFoundError:
+            _log.info("the guest of port '%s' is gone", name)
+
+    # What others do
+
+    async def settle(self) -> None:
+        """Make the switches have what is wanted, and finish what a daemon left that died."""
+        for row in self._rows.all():
+            async with self._locks.hold(_lock(row.name)):
+                try:
+                    await self._settle(row.name)
+                except RingwayError as error:
+                    _log.warning("port '%s': %s", row.name, error)
+
+    async def _settle(self, name: str) -> None:
+        row = self._rows.find(name)
+        if row is None:
+            return
+        if row.deleting or not row.made:
+            await self._take_back(row)
+            return
+        if row.plugging and row.guest is not None:
+            await self._unplug(row.guest, name)
+        await self._compare(name)
+        switch = self._switch(row.spec)
+        if (await self._ask(switch.show, row.spec)).state is PortState.DEGRADED:
+            await self._ask(switch.create, row.spec)
+
+    async def _compare(self, name: str) -> None:
+        """Make the row say what its guest's document says."""
+        row = self._rows.find(name)
+        if row is None or row.guest is None or not self._guests.there:
+            return
+        try:
+            there = name in (await self._guests.show(row.guest)).ports
+        except NotFoundError:
+            there = False
+        kept = (
+            replace(row, plugging=False)
+            if there
+            else replace(row, plugging=False, guest=None, guest_name=None)
+        )
+        if kept != row:
+            await self._rows.put(name, kept)
+
+    async def heed(self, event: GuestEvent) -> None:
+        """Something happened to a guest: look at the ports that it had."""
+        everything = event.kind is GuestEventKind.CONNECTED
+        for name in self._of(event.guest, everything=everything):
+            if not self._locks.is_held(_lock(name)):
+                async with self._locks.hold(_lock(name)):
+                    await self._compare(name)
+
+    def _of(self, guest: str, *, everything: bool) -> Iterable[str]:
+        plugged = [row for row in self._rows.all() if row.guest is not None]
+        return [row.name for row in plugged if everything or guest in (row.guest, row.guest_name)]
+
+
+_GIVE_UP_S: Final = 10.0
+
+
+def _lock(name: str) -> str:
+    return f"port/{name}"
+
+
+def _plan_of(guest: GuestInfo, detail: str) -> Plan:
+    return Plan(changes=(Change(action=Action.UPDATE, endpoint=f"guest {guest.name}", details=(detail,)),))
+
+
+def _refuse_unplugged(guest: GuestInfo, port: str) -> None:
+    """:raises NotFoundError: the guest has no such port."""
+    if port not in guest.ports:
+        raise NotFoundError(
+            f"guest '{guest.name}' has no port '{port}'", hint=f"see: ringway guest show {guest.name}"
+        )
+
+
+def _fits(there: PortSpec, wanted: PortSpec) -> bool:
+    """Whether a port is what is asked for, which leaves some things open."""
+    fields = PortSpec.__struct_fields__
+    return all(getattr(wanted, field) in (None, getattr(there, field)) for field in fields)
+
+
+def _unseen(spec: PortSpec, message: str) -> PortInfo:
+    """What can be said of a port whose switch does not answer."""
+    return PortInfo(
+        name=spec.name,
+        switch=spec.switch,
+        state=PortState.DEGRADED,
+        mac=spec.mac or "",
+        socket=spec.socket or "",
+        mode=spec.mode,
+        message=message,
+    )

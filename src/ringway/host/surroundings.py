@@ -1,0 +1,77 @@
+"""What is around the endpoints: guests and switches, which others change as well. Looked at when they say
+something, and every so often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from ringway.errors import RingwayError
+from ringway.guest.base import GuestEvent
+from ringway.host.attachments import Attachments
+from ringway.host.events import Events, Kind
+from ringway.host.hypervisors import Guests
+from ringway.host.ports import Ports
+
+_EVERY_S: Final = 30.0
+_log: Final = logging.getLogger(__name__)
+
+
+class Surroundings:
+    """Keeps attachments and ports true. For one event loop."""
+
+    def __init__(self, guests: Guests, attachments: Attachments, ports: Ports, events: Events) -> None:
+        self._guests = guests
+        self._attachments = attachments
+        self._ports = ports
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Settle what was left half done, then listen."""
+        await self._attachments.settle()
+        await self._ports.settle()
+        self._guests.watch(self._notify)
+        self._begin(self._look_again())
+
+    async def close(self) -> None:
+        """Listen no more. Guests and ports stay."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._guests.close()
+        self._ports.close()
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            try:
+                await self._attachments.settle(unconfirmed=True)
+                await self._ports.settle()
+            except Exception:
+                _log.exception("guests and ports could not be looked at; the next look is due")
+
+    def _notify(self, event: GuestEvent) -> None:
+        """From libvirt's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has just ended
+            self._loop.call_soon_threadsafe(lambda: self._begin(self._heed(event)))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _heed(self, event: GuestEvent) -> None:
+        if event.guest:
+            device = f" {event.alias}" if event.alias else ""
+            self._events.tell(Kind.GUEST, f"guest/{event.guest}", f"{event.kind}{device}")
+        try:
+            await self._attachments.heed(event)
+            await self._ports.heed(event)
+        except RingwayError as error:
+            _log.warning("guest '%s' cannot be looked at: %s", event.guest, error)

@@ -1,0 +1,219 @@
+"""A hypervisor and a switch whose guests and ports are entries of dictionaries, for the host's tests.
+
+The worlds outlive who uses them, as domains and bridges do.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from ringway.errors import ConflictError, NotFoundError, TimedOutError
+from ringway.guest.base import GuestEvent, Notify, Wish
+from ringway.model import (
+    ALIAS_PREFIX,
+    AttachmentInfo,
+    Check,
+    GuestInfo,
+    GuestState,
+    PortInfo,
+    PortSpec,
+    PortState,
+)
+
+
+@dataclass
+class MemoryGuest:
+    """A domain: what the one that runs has, and what its next start has."""
+
+    name: str
+    running: bool = True
+    persistent: bool = True
+    shared_memory: bool = True
+    holds: set[str] = field(default_factory=set)  #: what it does not let go
+    uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    live: dict[str, Wish] = field(default_factory=dict)
+    kept: dict[str, Wish] = field(default_factory=dict)
+    ports: set[str] = field(default_factory=set)
+
+
+@dataclass
+class GuestWorld:
+    """The domains of a host, and what a test makes happen to them."""
+
+    guests: dict[str, MemoryGuest] = field(default_factory=dict)
+    before: Callable[[str, str], None] = lambda _verb, _name: None  #: called with each change
+    notify: Notify | None = None
+
+    def add(self, name: str, *, running: bool = True, persistent: bool = True) -> MemoryGuest:
+        """Define a domain."""
+        found = self.guests[name] = MemoryGuest(name, running, persistent)
+        return found
+
+    def tell(self, event: GuestEvent) -> None:
+        """Let who watches hear of something."""
+        assert self.notify is not None
+        self.notify(event)
+
+
+class MemoryHypervisor:
+    """As :class:`ringway.guest.base.Hypervisor`."""
+
+    def __init__(self, world: GuestWorld) -> None:
+        self._world = world
+
+    def probe(self) -> tuple[Check, ...]:
+        """It is always there."""
+        return (Check(name="libvirt", ok=True, detail="a dictionary"),)
+
+    def guests(self) -> tuple[GuestInfo, ...]:
+        """All, by name."""
+        return tuple(self.show(name) for name in sorted(self._world.guests))
+
+    def show(self, guest: str) -> GuestInfo:
+        """One."""
+        found = self._guest(guest)
+        names = sorted(found.live.keys() | found.kept.keys())
+        return GuestInfo(
+            name=found.name,
+            uuid=found.uuid,
+            state=GuestState.RUNNING if found.running else GuestState.SHUT_OFF,
+            persistent=found.persistent,
+            memory_bytes=1 << 30,
+            vcpus=1,
+            machine="q35",
+            shared_memory=found.shared_memory,
+            attachments=tuple(self._info(found, name) for name in names),
+            ports=tuple(sorted(found.ports)),
+        )
+
+    def _info(self, guest: MemoryGuest, name: str) -> AttachmentInfo:
+        wish = guest.live.get(name) or guest.kept[name]
+        return AttachmentInfo(
+            guest=guest.name,
+            endpoint=name,
+            face=wish.face,
+            alias=f"{ALIAS_PREFIX}{name}",
+            live=name in guest.live,
+            persistent=name in guest.kept,
+        )
+
+    def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
+        """Refuse a guest whose memory is not shared."""
+        found = self._guest(guest)
+        if not found.shared_memory and not wish.fix_memory:
+            raise ConflictError(f"the memory of '{guest}' is not shared", hint="--fix-memory")
+        places = {"now": live, "at its next start": persistent}
+        return tuple(f"attach {wish.endpoint} {place}" for place, meant in places.items() if meant)
+
+    def attach(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> AttachmentInfo:
+        """Enter it."""
+        self.check(guest, wish, live=live, persistent=persistent)
+        found = self._guest(guest)
+        self._world.before("attach", wish.endpoint)
+        if live:
+            found.live[wish.endpoint] = wish
+        if persistent:
+            found.kept[wish.endpoint] = wish
+        return self._info(found, wish.endpoint)
+
+    def detach(self, guest: str, endpoint: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        """Take it out, if the guest lets it go."""
+        found = self._guest(guest)
+        if live and endpoint in found.holds:
+            raise TimedOutError(f"'{guest}' did not let '{endpoint}' go within {timeout_s:g} s")
+        self._world.before("detach", endpoint)
+        if live:
+            found.live.pop(endpoint, None)
+        if persistent:
+            found.kept.pop(endpoint, None)
+
+    def take_back(self, guest: str, endpoint: str) -> None:
+        """Take it out, whatever there is."""
+        found = self._guest(guest)
+        found.live.pop(endpoint, None)
+        found.kept.pop(endpoint, None)
+
+    def plug(self, guest: str, port: PortSpec, *, live: bool, persistent: bool) -> None:
+        """Enter a port."""
+        self._world.before("plug", port.name)
+        self._guest(guest).ports.add(port.name)
+
+    def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        """Take a port out."""
+        self._world.before("unplug", port)
+        self._guest(guest).ports.discard(port)
+
+    def watch(self, notify: Notify) -> None:
+        """What the test tells."""
+        self._world.notify = notify
+
+    def close(self) -> None:
+        """Domains stay."""
+        self._world.notify = None
+
+    def _guest(self, guest: str) -> MemoryGuest:
+        for found in self._world.guests.values():
+            if guest in (found.name, found.uuid):
+                return found
+        raise NotFoundError(f"there is no guest '{guest}'")
+
+
+@dataclass
+class SwitchWorld:
+    """The ports that a switch has, and what a test makes happen to them."""
+
+    ports: dict[str, PortSpec] = field(default_factory=dict)
+    before: Callable[[str, str], None] = lambda _verb, _name: None
+
+
+class MemorySwitch:
+    """As :class:`ringway.net.base.Switch`."""
+
+    name = "memory"
+
+    def __init__(self, world: SwitchWorld) -> None:
+        self._world = world
+
+    def probe(self) -> tuple[Check, ...]:
+        """It is always there."""
+        return (Check(name="memory", ok=True, detail="a dictionary"),)
+
+    def resolve(self, spec: PortSpec) -> PortSpec:
+        """Choose an address and a socket."""
+        mac = spec.mac or f"52:54:00:00:00:{len(self._world.ports):02x}"
+        return replace(spec, mac=mac, socket=spec.socket or f"/run/{spec.name}.sock")
+
+    def check(self, spec: PortSpec, others: tuple[PortSpec, ...]) -> None:
+        """Refuse an address that another port has."""
+        owner = next((other for other in others if other.mac == spec.mac), None)
+        if owner is not None:
+            raise ConflictError(f"{spec.mac} is the address of port '{owner.name}'")
+
+    def create(self, spec: PortSpec) -> None:
+        """Enter it."""
+        self._world.before("create", spec.name)
+        self._world.ports[spec.name] = spec
+
+    def delete(self, spec: PortSpec) -> None:
+        """Take it out."""
+        self._world.before("delete", spec.name)
+        self._world.ports.pop(spec.name, None)
+
+    def show(self, spec: PortSpec) -> PortInfo:
+        """One that was lost is degraded."""
+        assert spec.mac is not None
+        assert spec.socket is not None
+        there = spec.name in self._world.ports
+        return PortInfo(
+            name=spec.name,
+            switch=self.name,
+            state=PortState.READY if there else PortState.DEGRADED,
+            mac=spec.mac,
+            socket=spec.socket,
+            mode=spec.mode,
+            message=None if there else "the switch has no such port",
+        )

@@ -1,0 +1,310 @@
+"""Endpoints are attached and ports are plugged in, once each, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringway.errors import (
+    BusyError,
+    ConflictError,
+    NotFoundError,
+    RingwayError,
+    TimedOutError,
+    UnreachableError,
+    UsageError,
+)
+from ringway.guest.base import GuestEvent, GuestEventKind
+from ringway.host.config import DaemonConfig
+from ringway.host.host import Host
+from ringway.host.store import Store
+from ringway.model import (
+    AttachmentState,
+    AttachSpec,
+    EngineKind,
+    PlugSpec,
+    PortSpec,
+    PortState,
+)
+from ringway.testing.engine import MemoryDriver, World
+from ringway.testing.hypervisor import GuestWorld, MemoryHypervisor, MemorySwitch, SwitchWorld
+
+from .helpers import done, spec
+
+pytestmark = pytest.mark.anyio
+OpenHost = Callable[[], AbstractAsyncContextManager[Host]]
+_FROM_BOTH: dict[str, Any] = {"live": True, "persistent": True, "timeout_s": 1.0}
+
+
+class DiedError(BaseException):
+    """The daemon was killed here: nothing that it still wanted to do happens."""
+
+
+@pytest.fixture
+def guests() -> GuestWorld:
+    return GuestWorld()
+
+
+@pytest.fixture
+def switch() -> SwitchWorld:
+    return SwitchWorld()
+
+
+@pytest.fixture
+def start(tmp_path: Path, guests: GuestWorld, switch: SwitchWorld) -> OpenHost:
+    """Start a host on the same worlds, as often as wanted."""
+    world = World()
+
+    @contextlib.asynccontextmanager
+    async def opened() -> AsyncIterator[Host]:
+        with Store(tmp_path / "state.db") as store:
+            host = Host(
+                {EngineKind.USER: MemoryDriver(world)},
+                store,
+                DaemonConfig(reconcile_s=3600),
+                hypervisor=MemoryHypervisor(guests),
+                switches={"memory": MemorySwitch(switch)},
+            )
+            await host.start()
+            try:
+                yield host
+            finally:
+                await host.close()
+
+    return opened
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it; the test's time limit is the end."""
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def fail(_verb: str, _name: str) -> None:
+    raise RingwayError("no")
+
+
+async def test_an_endpoint_is_attached_and_detached(start: OpenHost, guests: GuestWorld) -> None:
+    web = guests.add("web")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        info = await done(host.attach("web", AttachSpec(endpoint="db0")))
+        assert (info.state, info.live, info.persistent) == (AttachmentState.ATTACHED, True, True)
+        assert host.attachments.guest_of("db0") == "web"
+        again = await done(host.attach(web.uuid, AttachSpec(endpoint="db0")))
+        assert again == info
+        await done(host.detach("web", "db0", **_FROM_BOTH))
+        assert (web.live, web.kept, host.attachments.guest_of("db0")) == ({}, {}, None)
+        with pytest.raises(NotFoundError, match="no endpoint 'db0'"):
+            await done(host.detach("web", "db0", **_FROM_BOTH))
+
+
+@pytest.mark.parametrize(("running", "persistent"), [(True, False), (False, True)])
+async def test_an_attachment_is_for_what_there_is_of_a_guest(
+    start: OpenHost, guests: GuestWorld, running: bool, persistent: bool
+) -> None:
+    web = guests.add("web", running=running, persistent=persistent)
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        wrong = AttachSpec(endpoint="db0", live=not running or None, persistent=not persistent or None)
+        with pytest.raises(ConflictError):
+            await done(host.attach("web", wrong))
+        nothing = AttachSpec(endpoint="db0", live=False, persistent=False)
+        with pytest.raises(UsageError):
+            await done(host.attach("web", nothing))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+    assert (bool(web.live), bool(web.kept)) == (running, persistent)
+
+
+async def test_an_endpoint_is_one_guests(start: OpenHost, guests: GuestWorld) -> None:
+    guests.add("web")
+    guests.add("mail")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+        with pytest.raises(BusyError, match="attached to guest 'web'"):
+            await done(host.attach("mail", AttachSpec(endpoint="db0")))
+        with pytest.raises(BusyError, match="attached to guest 'web'"):
+            await done(host.delete("db0"))
+        await done(host.delete("db0", force=True))
+    assert guests.guests["web"].live == guests.guests["web"].kept == {}
+
+
+async def test_of_two_that_come_at_once_one_gets_it(start: OpenHost, guests: GuestWorld) -> None:
+    guests.add("web")
+    guests.add("mail")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        both = [host.attach(name, AttachSpec(endpoint="db0")) for name in ("web", "mail")]
+        ended = await asyncio.gather(*map(done, both), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in ended) == ["AttachmentInfo", "BusyError"]
+
+
+async def test_what_the_guest_refuses_leaves_no_row(start: OpenHost, guests: GuestWorld) -> None:
+    guests.add("web")
+    guests.before = fail
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        with pytest.raises(RingwayError, match="no"):
+            await done(host.attach("web", AttachSpec(endpoint="db0")))
+        await done(host.delete("db0"))
+
+
+async def test_a_guest_that_does_not_let_go_has_it_still(start: OpenHost, guests: GuestWorld) -> None:
+    web = guests.add("web")
+    web.holds.add("db0")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+        with pytest.raises(TimedOutError):
+            await done(host.detach("web", "db0", **_FROM_BOTH))
+        (info,) = host.attachments.view(await host.guests.show("web")).attachments
+        assert info.state is AttachmentState.ATTACHED
+        assert host.attachments.guest_of("db0") == "web"
+
+
+async def test_an_attachment_of_which_nobody_was_told_is_taken_back(
+    start: OpenHost, guests: GuestWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = guests.add("web")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        monkeypatch.setattr("ringway.host.attachments.Attachments._give_up", _nothing)
+        monkeypatch.setattr("ringway.faults.point", _die_at("attach.made"))
+        with contextlib.suppress(asyncio.CancelledError, RingwayError, DiedError):
+            await done(host.attach("web", AttachSpec(endpoint="db0")))
+        assert web.live
+        monkeypatch.undo()
+    async with start() as host:
+        assert (web.live, web.kept, host.attachments.guest_of("db0")) == ({}, {}, None)
+
+
+async def _nothing(*_: object) -> None:
+    pass
+
+
+def _die_at(name: str) -> Callable[[str], None]:
+    def point(reached: str) -> None:
+        if reached == name:
+            raise asyncio.CancelledError
+
+    return point
+
+
+@pytest.mark.parametrize("gone", ["detached", "undefined"])
+async def test_what_others_took_away_is_noticed(start: OpenHost, guests: GuestWorld, gone: str) -> None:
+    web = guests.add("web")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+        if gone == "detached":
+            web.live.clear()
+            web.kept.clear()
+            event = GuestEvent(GuestEventKind.DEVICE_REMOVED, "web", "ua-ringway-db0")
+        else:
+            del guests.guests["web"]
+            event = GuestEvent(GuestEventKind.UNDEFINED, "web")
+        guests.tell(event)
+        await until(lambda: host.attachments.guest_of("db0") is None)
+        await done(host.delete("db0"))
+
+
+async def test_what_others_took_away_meanwhile_is_noticed_at_a_start(
+    start: OpenHost, guests: GuestWorld
+) -> None:
+    web = guests.add("web")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+    web.live.clear()
+    async with start() as host:
+        assert host.attachments.guest_of("db0") == "web"  # its next start has it
+    web.kept.clear()
+    async with start() as host:
+        assert host.attachments.guest_of("db0") is None
+
+
+async def test_a_plan_changes_nothing(start: OpenHost, guests: GuestWorld) -> None:
+    web = guests.add("web")
+    web.shared_memory = False
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        with pytest.raises(ConflictError, match="not shared"):
+            await host.attachments.plan("web", AttachSpec(endpoint="db0"))
+        plan = await host.attachments.plan("web", AttachSpec(endpoint="db0", fix_memory=True))
+        assert plan.changes[0].details == ("attach db0 now", "attach db0 at its next start")
+        assert web.live == {}
+
+
+async def test_a_host_without_libvirt_says_so(tmp_path: Path) -> None:
+    with Store(tmp_path / "state.db") as store:
+        host = Host({EngineKind.USER: MemoryDriver(World())}, store, DaemonConfig())
+        await host.start()
+        with pytest.raises(UnreachableError, match="knows no guests"):
+            await host.guests.list()
+        assert (await host.info(read_only=False)).checks == ()
+        await host.close()
+
+
+def port(name: str, **more: object) -> PortSpec:
+    return PortSpec(name=name, switch="memory", **more)  # type: ignore[arg-type]
+
+
+async def test_a_port_is_made_plugged_and_deleted(
+    start: OpenHost, guests: GuestWorld, switch: SwitchWorld
+) -> None:
+    web = guests.add("web")
+    async with start() as host:
+        made = await done(host.create_port(port("p0")))
+        assert (made.state, made.mac) == (PortState.READY, "52:54:00:00:00:00")
+        assert await done(host.create_port(port("p0"))) == made
+        with pytest.raises(ConflictError, match="'p0' already"):
+            await done(host.create_port(port("p0", mtu=9000)))
+        with pytest.raises(ConflictError, match="address of port 'p0'"):
+            await done(host.create_port(port("p1", mac=made.mac)))
+        plugged = await done(host.plug("web", PlugSpec(port="p0")))
+        assert (plugged.guest, web.ports) == ("web", {"p0"})
+        with pytest.raises(BusyError, match="plugged into guest 'web'"):
+            await done(host.delete_port("p0"))
+        await done(host.unplug("web", "p0", **_FROM_BOTH))
+        assert (await host.ports.show("p0")).guest is None
+        await done(host.plug("web", PlugSpec(port="p0")))
+        await done(host.delete_port("p0", force=True))
+        assert (await host.ports.list(), web.ports, switch.ports) == ((), set(), {})
+
+
+async def test_a_port_is_one_guests(start: OpenHost, guests: GuestWorld) -> None:
+    guests.add("web")
+    guests.add("mail")
+    async with start() as host:
+        await done(host.create_port(port("p0")))
+        await done(host.plug("web", PlugSpec(port="p0")))
+        with pytest.raises(BusyError, match="plugged into guest 'web'"):
+            await done(host.plug("mail", PlugSpec(port="p0")))
+
+
+async def test_a_port_that_its_switch_refuses_leaves_nothing(start: OpenHost, switch: SwitchWorld) -> None:
+    async with start() as host:
+        with pytest.raises(UsageError, match="no driver for the switch 'snabb'"):
+            await done(host.create_port(PortSpec(name="p0", switch="snabb")))
+        switch.before = lambda verb, _name: fail(verb, "") if verb == "create" else None
+        with pytest.raises(RingwayError, match="no"):
+            await done(host.create_port(port("p0")))
+        assert await host.ports.list() == ()
+
+
+async def test_ports_survive_a_restart_and_the_loss_of_the_switch(
+    start: OpenHost, switch: SwitchWorld
+) -> None:
+    async with start() as host:
+        before = await done(host.create_port(port("p0")))
+    switch.ports.clear()
+    async with start() as host:
+        assert await host.ports.show("p0") == before
+        assert switch.ports.keys() == {"p0"}
