@@ -1,4 +1,4 @@
-"""A host on an engine that is a dictionary."""
+"""A host on engine, guests and switch that are dictionaries."""
 
 from __future__ import annotations
 
@@ -11,15 +11,26 @@ from ringway.host.host import Host
 from ringway.host.store import Store
 from ringway.model import EngineKind
 from ringway.testing.engine import MemoryDriver, World
+from ringway.testing.hypervisor import GuestWorld, MemoryHypervisor, MemorySwitch, SwitchWorld
 
 
 @contextlib.asynccontextmanager
-async def running_host(folder: Path, world: World) -> AsyncIterator[Host]:
-    """A host that has begun; the next one in this folder, on this world, takes over what it had."""
+async def running_host(
+    folder: Path, world: World, guests: GuestWorld | None = None, switch: SwitchWorld | None = None
+) -> AsyncIterator[Host]:
+    """A host that has begun; the next one in this folder, on these worlds, takes over what it had.
+
+    :param guests: without it the host has no libvirt. :param switch: what its switch 'memory' has.
+    """
     with Store(folder / "state.db") as store:
-        drivers = {EngineKind.USER: MemoryDriver(world)}
-        restarts = folder / "restarts.json"
-        host = Host(drivers, store, DaemonConfig(reconcile_s=3600), restarts=restarts)
+        host = Host(
+            {EngineKind.USER: MemoryDriver(world)},
+            store,
+            DaemonConfig(reconcile_s=3600),
+            restarts=folder / "restarts.json",
+            hypervisor=MemoryHypervisor(guests) if guests is not None else None,
+            switches={"memory": MemorySwitch(switch)} if switch is not None else {},
+        )
         await host.start()
         try:
             yield host

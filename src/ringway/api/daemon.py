@@ -20,8 +20,10 @@ from ringway.host.config import Config, Loaded, files_of, load
 from ringway.host.engines import open_engines, open_guards
 from ringway.host.events import Kind
 from ringway.host.host import Host
+from ringway.host.hypervisors import open_hypervisor
 from ringway.host.places import Places
 from ringway.host.store import Store
+from ringway.host.switches import open_switches
 
 _log: Final = logging.getLogger(__name__)
 _READY_S: Final = 60.0  #: how long READY may wait for endpoints that do not come
@@ -84,8 +86,15 @@ def _leave_hanging() -> NoReturn:
 async def _serve(manager: Manager, places: Places, loaded: Loaded, store: Store, doors: list[Door]) -> bool:
     """:returns: whether all has ended."""
     config = loaded.config
-    drivers, guards = open_engines(config, places), open_guards(config, places)
-    host = Host(drivers, store, config.daemon, guards, places.restarts)
+    host = Host(
+        open_engines(config, places),
+        store,
+        config.daemon,
+        guards=open_guards(config, places),
+        restarts=places.restarts,
+        hypervisor=open_hypervisor(config.guests, places),
+        switches=open_switches(config.net, places),
+    )
     server = Server(build(host), doors)
     stopping = asyncio.Event()
     reload = _Reload(places, loaded, host)

@@ -17,7 +17,7 @@ from ringway.model import PortInfo, PortMode, PortSpec
 _EPILOG: Final = """\b
 Examples:
   ringway port create web0-net0 --switch ovs --option bridge=br0
-  ringway port create lab0 --socket /run/snabb/lab0.sock --mode server
+  ringway port create lab0 --path /run/snabb/lab0.sock --mode server
   ringway guest plug web0 web0-net0
   ringway port list
 """
@@ -95,7 +95,7 @@ def show(name: str, remote: str | None, **options: Any) -> None:
 @click.argument("name")
 @click.option("--switch", default="external", show_default=True, help="Whose driver makes it.")
 @click.option("--mac", metavar="MAC", help="The guest's address.  [default: chosen, and kept]")
-@click.option("--socket", metavar="PATH", help="Where both sides meet.  [default: chosen, and kept]")
+@click.option("--path", "socket", metavar="PATH", help="Where both sides meet.  [default: chosen, and kept]")
 @click.option(
     "--mode",
     type=click.Choice([*map(str, PortMode)]),

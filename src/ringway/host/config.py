@@ -46,7 +46,11 @@ GuestsEnabled = Annotated[
     Meta(description="Whether it knows libvirt's guests; if it is not said, root's daemon does."),
 ]
 Uri = Annotated[str, Meta(description="Which libvirt.")]
-Ovsdb = Annotated[str, Meta(description="Open vSwitch's database, as its own tools name it.")]
+QemuUser = Annotated[str, Meta(description="Who libvirt runs QEMU as; its rights decide where sockets lie.")]
+Switches = Annotated[
+    dict[str, dict[str, str]],
+    Meta(description="What each switch's driver is told, as in `[net.switch.ovs]`."),
+]
 Configfs = Annotated[str, Meta(description="Where the kernel's target is mounted.")]
 Sysfs = Annotated[str, Meta(description="Where sysfs is mounted.")]
 Kmsg = Annotated[str, Meta(description="The kernel's log, which its reasons are read from.")]
@@ -95,7 +99,8 @@ class GuestsConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class NetConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Ports, and the switches that they are of."""
 
-    ovsdb: Ovsdb = "unix:/run/openvswitch/db.sock"
+    qemu_user: QemuUser = "libvirt-qemu"
+    switch: Switches = {}
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

@@ -63,9 +63,16 @@ class Ports:
         self._events = events
         self._threads = ThreadPoolExecutor(_WORKERS, "switch")
 
+    def watch(self, wake: Callable[[str], None]) -> None:
+        """Tell of ports that change by themselves. :param wake: called with a name, from any thread."""
+        for switch in self._switches.values():
+            switch.watch(wake)
+
     def close(self) -> None:
         """Let go of the switches; ports stay."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        for switch in self._switches.values():
+            switch.close()
 
     async def _ask(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await asyncio.wrap_future(self._threads.submit(call, *args, **kwargs))
@@ -214,16 +221,32 @@ class Ports:
         await self._rows.put(row.name, plugging)
         faults.point("plug.committed")
         try:
+            await self._ask(self._switch(row.spec).plug, row.spec, guest.uuid)
             await self._guests.change(
                 self._guests.hypervisor.plug, guest.uuid, row.spec, live=live, persistent=persistent
             )
             faults.point("plug.made")
             plugged = await self._rows.put(row.name, replace(plugging, plugging=False))
         except BaseException:
-            await self._rows.put(row.name, row)
+            await self._give_up(row)
             raise
         self._events.tell(Kind.PLUGGED, f"guest/{guest.name}", f"port {row.name}")
         return await self._view(plugged)
+
+    async def _give_up(self, row: WantedPort) -> None:
+        """What the guest did not take it has not; the switch is told once more whose the port is."""
+        await self._rows.put(row.name, row)
+        try:
+            await self._tell_owner(row)
+        except RingwayError as error:
+            _log.warning("port '%s': %s", row.name, error)
+
+    async def _tell_owner(self, row: WantedPort) -> None:
+        switch = self._switch(row.spec)
+        if row.guest is None:
+            await self._ask(switch.unplug, row.spec)
+        else:
+            await self._ask(switch.plug, row.spec, row.guest)
 
     async def unplug(
         self, operation: Operation, guest: str, name: str, *, live: bool, persistent: bool, timeout_s: float
@@ -264,6 +287,12 @@ class Ports:
                 except RingwayError as error:
                     _log.warning("port '%s': %s", row.name, error)
 
+    async def look_at(self, name: str) -> None:
+        """Look at a port of which its switch told something."""
+        if not self._locks.is_held(_lock(name)):
+            async with self._locks.hold(_lock(name)):
+                await self._settle(name)
+
     async def _settle(self, name: str) -> None:
         row = self._rows.find(name)
         if row is None:
@@ -274,9 +303,15 @@ class Ports:
         if row.plugging and row.guest is not None:
             await self._unplug(row.guest, name)
         await self._compare(name)
-        switch = self._switch(row.spec)
-        if (await self._ask(switch.show, row.spec)).state is PortState.DEGRADED:
-            await self._ask(switch.create, row.spec)
+        if await self._is_lost(row.spec):
+            await self._ask(self._switch(row.spec).create, row.spec)
+            await self._tell_owner(self._get(name))
+
+    async def _is_lost(self, spec: PortSpec) -> bool:
+        try:
+            return (await self._ask(self._switch(spec).show, spec)).state is PortState.DEGRADED
+        except NotFoundError:
+            return True
 
     async def _compare(self, name: str) -> None:
         """Make the row say what its guest's document says."""
@@ -294,6 +329,7 @@ class Ports:
         )
         if kept != row:
             await self._rows.put(name, kept)
+            await self._tell_owner(kept)
 
     async def heed(self, event: GuestEvent) -> None:
         """Something happened to a guest: look at the ports that it had."""

@@ -37,6 +37,7 @@ class Surroundings:
         await self._attachments.settle()
         await self._ports.settle()
         self._guests.watch(self._notify)
+        self._ports.watch(self._notify_of_port)
         self._begin(self._look_again())
 
     async def close(self) -> None:
@@ -60,6 +61,17 @@ class Surroundings:
         """From libvirt's thread."""
         with contextlib.suppress(RuntimeError):  # the loop has just ended
             self._loop.call_soon_threadsafe(lambda: self._begin(self._heed(event)))
+
+    def _notify_of_port(self, name: str) -> None:
+        """From a switch's thread."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(lambda: self._begin(self._look_at_port(name)))
+
+    async def _look_at_port(self, name: str) -> None:
+        try:
+            await self._ports.look_at(name)
+        except RingwayError as error:
+            _log.warning("port '%s' cannot be looked at: %s", name, error)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

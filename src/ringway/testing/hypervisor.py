@@ -167,6 +167,7 @@ class SwitchWorld:
     """The ports that a switch has, and what a test makes happen to them."""
 
     ports: dict[str, PortSpec] = field(default_factory=dict)
+    guests: dict[str, str] = field(default_factory=dict)
     before: Callable[[str, str], None] = lambda _verb, _name: None
 
 
@@ -203,17 +204,32 @@ class MemorySwitch:
         self._world.before("delete", spec.name)
         self._world.ports.pop(spec.name, None)
 
+    def plug(self, spec: PortSpec, guest: str) -> None:
+        """Note whose it is."""
+        self.show(spec)
+        self._world.guests[spec.name] = guest
+
+    def unplug(self, spec: PortSpec) -> None:
+        """Take that back."""
+        self._world.guests.pop(spec.name, None)
+
     def show(self, spec: PortSpec) -> PortInfo:
-        """One that was lost is degraded."""
+        """One that is there."""
         assert spec.mac is not None
         assert spec.socket is not None
-        there = spec.name in self._world.ports
+        if spec.name not in self._world.ports:
+            raise NotFoundError(f"the switch has no port '{spec.name}'")
         return PortInfo(
             name=spec.name,
             switch=self.name,
-            state=PortState.READY if there else PortState.DEGRADED,
+            state=PortState.READY,
             mac=spec.mac,
             socket=spec.socket,
             mode=spec.mode,
-            message=None if there else "the switch has no such port",
         )
+
+    def watch(self, notify: Callable[[str], None]) -> None:
+        """It changes by nobody's will but the test's."""
+
+    def close(self) -> None:
+        """Ports stay."""

@@ -17,11 +17,19 @@ from ringway.host import places
 from ringway.host.config import ApiConfig
 from ringway.host.host import Host
 from ringway.testing.engine import World
+from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
 from ..hosts import running_host
 from .asking import Asker
 
 Start = Callable[[], AbstractAsyncContextManager[Asker]]
+
+
+def _guests() -> GuestWorld:
+    """One, called 'web'."""
+    found = GuestWorld()
+    found.add("web")
+    return found
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def start(tmp_path: Path, world: World) -> Start:
 
     @contextlib.asynccontextmanager
     async def begin() -> AsyncIterator[Asker]:
-        async with running_host(tmp_path, world) as host:
+        async with running_host(tmp_path, world, _guests(), SwitchWorld()) as host:
             yield Asker(build(host), host)
 
     return begin
@@ -54,7 +62,7 @@ def serve(tmp_path: Path, world: World) -> Callable[[], AbstractAsyncContextMana
     async def begin() -> AsyncIterator[Served]:
         where = places.below(tmp_path)
         where.make()
-        async with running_host(where.state, world) as host:
+        async with running_host(where.state, world, _guests(), SwitchWorld()) as host:
             doors = open_doors(where, ApiConfig(connections=8))
             server = Server(build(host), doors)
             serving = asyncio.create_task(server.run_until_stopped())

@@ -145,10 +145,31 @@ async def test_a_conflict_says_who(start: Start, world: World) -> None:
         assert (await ask("DELETE", "/1.0/endpoints/db0?force=1")).status == 200
 
 
+async def test_a_guest_is_given_an_endpoint_and_a_port(start: Start) -> None:
+    async with start() as ask:
+        await ask("POST", "/1.0/endpoints", DB0)
+        plan = await ask("POST", "/1.0/guests/web/endpoints?dry_run=1", {"endpoint": "db0"})
+        assert plan.json["changes"][0]["details"] == ["attach db0 now", "attach db0 at its next start"]
+        assert (await ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0"})).json["live"]
+        port = {"name": "p0", "switch": "memory"}
+        assert (await ask("POST", "/1.0/ports?dry_run=1", port)).json["changes"]
+        assert (await ask("POST", "/1.0/ports", port)).status == 201
+        assert (await ask("POST", "/1.0/guests/web/ports", {"port": "p0"})).json["guest"] == "web"
+        (guest,) = (await ask("GET", "/1.0/guests")).json
+        assert ([one["endpoint"] for one in guest["attachments"]], guest["ports"]) == (["db0"], ["p0"])
+        assert (await ask("DELETE", "/1.0/endpoints/db0")).status == 409
+        for path in ("endpoints/db0", "ports/p0"):
+            assert (await ask("DELETE", f"/1.0/guests/web/{path}?dry_run=1")).json["changes"]
+            assert (await ask("DELETE", f"/1.0/guests/web/{path}")).status == 200
+            assert (await ask("DELETE", f"/1.0/guests/web/{path}")).status == 404
+        assert (await ask("DELETE", "/1.0/ports/p0")).status == 200
+        assert (await ask("GET", "/1.0/guests/nobody")).status == 404
+
+
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.changes], ids=lambda route: route.verb)
 async def test_who_may_look_may_not_change(start: Start, world: World, route: Any) -> None:
     async with start() as ask:
-        path = route.path.format(name="db0", address="0:0", identity="0" * 16)
+        path = route.path.format(name="db0", address="0:0", identity="0" * 16, endpoint="db0", port="p0")
         for access in (Access(read_only=True, peer=ME), Access(read_only=True)):
             answer = await ask(route.method, path, DB0, access=access)
             assert (answer.status, answer.error["code"]) == (403, "permission-denied")

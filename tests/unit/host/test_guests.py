@@ -35,6 +35,7 @@ from ringway.model import (
 from ringway.testing.engine import MemoryDriver, World
 from ringway.testing.hypervisor import GuestWorld, MemoryHypervisor, MemorySwitch, SwitchWorld
 
+from ..hosts import running_host
 from .helpers import done, spec
 
 pytestmark = pytest.mark.anyio
@@ -61,23 +62,7 @@ def start(tmp_path: Path, guests: GuestWorld, switch: SwitchWorld) -> OpenHost:
     """Start a host on the same worlds, as often as wanted."""
     world = World()
 
-    @contextlib.asynccontextmanager
-    async def opened() -> AsyncIterator[Host]:
-        with Store(tmp_path / "state.db") as store:
-            host = Host(
-                {EngineKind.USER: MemoryDriver(world)},
-                store,
-                DaemonConfig(reconcile_s=3600),
-                hypervisor=MemoryHypervisor(guests),
-                switches={"memory": MemorySwitch(switch)},
-            )
-            await host.start()
-            try:
-                yield host
-            finally:
-                await host.close()
-
-    return opened
+    return lambda: running_host(tmp_path, world, guests, switch)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -243,13 +228,10 @@ async def test_a_plan_changes_nothing(start: OpenHost, guests: GuestWorld) -> No
 
 
 async def test_a_host_without_libvirt_says_so(tmp_path: Path) -> None:
-    with Store(tmp_path / "state.db") as store:
-        host = Host({EngineKind.USER: MemoryDriver(World())}, store, DaemonConfig())
-        await host.start()
+    async with running_host(tmp_path, World()) as host:
         with pytest.raises(UnreachableError, match="knows no guests"):
             await host.guests.list()
         assert (await host.info(read_only=False)).checks == ()
-        await host.close()
 
 
 def port(name: str, **more: object) -> PortSpec:
@@ -270,10 +252,12 @@ async def test_a_port_is_made_plugged_and_deleted(
             await done(host.create_port(port("p1", mac=made.mac)))
         plugged = await done(host.plug("web", PlugSpec(port="p0")))
         assert (plugged.guest, web.ports) == ("web", {"p0"})
+        assert switch.guests == {"p0": web.uuid}
         with pytest.raises(BusyError, match="plugged into guest 'web'"):
             await done(host.delete_port("p0"))
         await done(host.unplug("web", "p0", **_FROM_BOTH))
         assert (await host.ports.show("p0")).guest is None
+        assert switch.guests == {}
         await done(host.plug("web", PlugSpec(port="p0")))
         await done(host.delete_port("p0", force=True))
         assert (await host.ports.list(), web.ports, switch.ports) == ((), set(), {})
