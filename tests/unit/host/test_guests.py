@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,16 @@ from ringway.errors import (
     UsageError,
 )
 from ringway.guest.base import GuestEvent, GuestEventKind
-from ringway.host.config import DaemonConfig
 from ringway.host.host import Host
-from ringway.host.store import Store
 from ringway.model import (
     AttachmentState,
     AttachSpec,
-    EngineKind,
     PlugSpec,
     PortSpec,
     PortState,
 )
-from ringway.testing.engine import MemoryDriver, World
-from ringway.testing.hypervisor import GuestWorld, MemoryHypervisor, MemorySwitch, SwitchWorld
+from ringway.testing.engine import World
+from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
 from ..hosts import running_host
 from .helpers import done, spec
