@@ -23,6 +23,7 @@ from ringway.api import openapi
 from ringway.api.app import build
 from ringway.api.table import ROUTES
 from ringway.testing.engine import World
+from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
 from ..hosts import running_host
 from .asking import Answer, Asker
@@ -73,7 +74,9 @@ class HostThread:
         thread.start()
         stack = contextlib.AsyncExitStack()
         try:
-            host = self._submit(stack.enter_async_context(running_host(folder, World()))).result(10)
+            host = self._submit(
+                stack.enter_async_context(running_host(folder, World(), GuestWorld(), SwitchWorld()))
+            ).result(10)
             self._asker = Asker(build(host), host)
             yield
             self._submit(stack.aclose()).result(10)
