@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import stat
@@ -272,3 +273,14 @@ def test_of_one_endpoint_there_is_one_target(host: UserHost, driver: UserDriver)
         if f"{host.places.run}/endpoint/db0.sock" in line
     ]
     assert len([line for line in listening if line.endswith("db0.sock")]) == 1
+
+
+def test_sigterm_ends_a_target_whichever_thread_the_kernel_tells(host: UserHost, driver: UserDriver) -> None:
+    """A host that is shut down stops all processes, tells them to end, and lets them go on."""
+    driver.create(host.spec())
+    pid = driver.show("db0").pid or 0
+    main, *others = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+    assert main == pid
+    assert ctypes.CDLL(None).tgkill(pid, others[-1], signal.SIGTERM) == 0
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the target's end")
+    assert not os.path.exists(driver.show("db0").socket or "")

@@ -121,12 +121,12 @@ def _serve_confined(client: socket.socket, order: Serve, sandbox: Sandbox) -> in
         endpoint(order.socket, group=order.group) as (main, beside),
         Target(order.config, main, beside, sandbox) as target,
     ):
-        signal.signal(signal.SIGTERM, lambda *_: target.quit())
+        told = _ear()
         for each in sandbox.missing:
             _log.warning("the sandbox is not whole: this host does not offer %s", each)
         _tell(client, Ready(target.info() if len(order.config.luns) <= _MAX_LUNS_TOLD else None))
         client.close()
-        target.wait()
+        _wait(target.fileno(), told)
     return int(target.failed)
 
 
@@ -139,6 +139,26 @@ def _refuse_unwanted(client: socket.socket) -> None:
     poller.register(client, 0)
     if poller.poll(0):
         raise UnreachableError("who ordered the target is gone")
+
+
+def _ear() -> int:
+    """A descriptor that is readable once SIGTERM came, whichever thread the kernel told.
+
+    A handler in Python runs in the main thread, and that sleeps on when another one was told: so it is with a
+    process that was stopped meanwhile, as all are when the host is shut down.
+    """
+    receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(sender)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    return receiver
+
+
+def _wait(*fds: int) -> None:
+    """Wait until one of them is readable."""
+    poller = select.poll()  # select() knows no descriptor above 1023
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    poller.poll()
 
 
 def _take_log(path: str, what: str) -> None:
