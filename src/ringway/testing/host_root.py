@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from ringway.testing.cpio import Archive
 from ringway.testing.initramfs import AGENT, find_program
@@ -48,23 +49,25 @@ _INIT: Final = """\
 #!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
 for module in {early}; do insmod /modules/$module.ko; done
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=loose,ro {tag} /host
-mount -t tmpfs -o size=90% tmpfs /layer
-mkdir /layer/upper /layer/work
+mount {layer} /layer
+mkdir -p /layer/upper /layer/work
 mount -t overlay -o lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work,xino=off overlay /new
 mount --move /proc /new/proc
 mount --move /sys /new/sys
-mount -t devtmpfs devtmpfs /new/dev
+mount --move /dev /new/dev
 mount -t tmpfs tmpfs /new/run
 mkdir -p /new/lib/modules/{release} /new/dev/shm /new/dev/pts /new/usr/local/sbin
 cp /modules/* /new/lib/modules/{release}/
 cp /agent /new/run/agent
 ln -sf /proc/self/fd /new/dev/fd
-for applet in {applets}; do ln -sf {busybox} /new/usr/local/sbin/$applet; done
-ln -sf {busybox} /new/usr/sbin/modprobe
+for applet in {applets}; do ln -sf BUSYBOX /new/usr/local/sbin/$applet; done
+ln -sf BUSYBOX /new/usr/sbin/modprobe
 echo "127.0.0.1 localhost" >/new/etc/hosts
-exec switch_root /new {busybox} sh /run/agent
+{prepare}
+exec switch_root /new {program}
 """
 #: What the agent and the kernel call and a host need not have.
 _APPLETS: Final = ("usleep", "insmod", "rmmod", "lsmod", "ifconfig", "reboot")
@@ -80,49 +83,93 @@ mount -t debugfs debugfs /sys/kernel/debug
 """
 
 
-def build(kernel: Kernel) -> Path:
+class Start(NamedTuple):
+    """How a guest goes on once it can see this host's root.
+
+    :ivar name: of the image. :ivar early: modules that ``layer`` needs besides.
+    :ivar layer: what ``mount`` is told of the layer that takes all writes.
+    :ivar prepare: lines of shell that change the root, which is at ``/new``, before anything of it runs.
+    :ivar program: what becomes its process 1. :ivar agent: what ``/run/agent`` has there.
+
+    In ``prepare`` and ``program`` the word ``BUSYBOX`` stands for the path of this host's.
+    """
+
+    name: str
+    early: tuple[str, ...]
+    layer: str
+    prepare: str
+    program: str
+    agent: str
+
+
+#: Nothing but commands from outside; the layer is in memory.
+AGENT_ALONE: Final = Start(
+    "host-root", (), "-t tmpfs -o size=90% tmpfs", "", "BUSYBOX sh /run/agent", _SETTLE + AGENT
+)
+
+
+def build(kernel: Kernel, start: Start = AGENT_ALONE) -> Path:
     """Return the image for a kernel, kept beside it until this module or busybox changes.
 
     :raises GuestError: busybox or a module is missing on this host; the hint names the way to get it.
     """
     busybox = find_program("busybox", "busybox-static")
-    image = kernel.folder / f"host-root.{_digest(busybox)}"
+    image = kernel.folder / f"{start.name}.{_digest(busybox, start)}"
     if not image.exists():
         partial = image.with_name(f".{image.name}.{os.getpid()}")
-        partial.write_bytes(_archive(kernel, busybox).packed())
+        partial.write_bytes(_archive(kernel, busybox, start).packed())
         partial.rename(image)
-        for other in image.parent.glob("host-root.*"):
+        for other in image.parent.glob(f"{start.name}.*"):
             if other != image:
                 other.unlink(missing_ok=True)
     return image
 
 
-def _archive(kernel: Kernel, busybox: Path) -> Archive:
+def export() -> list[str]:
+    """Arguments of QEMU that give this host's root to the guest, for reading."""
+    place = "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"
+    return ["-fsdev", place, "-device", f"virtio-9p-pci,fsdev=root,mount_tag={MOUNT_TAG}"]
+
+
+def disk(image: Path, size_bytes: int) -> list[str]:
+    """Arguments of QEMU for a disk, ``/dev/vda``: a file, made and formatted if it does not exist."""
+    if not image.exists():
+        with image.open("wb") as file:
+            file.truncate(size_bytes)
+        subprocess.run([find_program("mkfs.ext4", "e2fsprogs"), "-qF", image], check=True)
+    drive = f"driver=raw,node-name=kept,file.driver=file,file.filename={image}"
+    return ["-blockdev", drive, "-device", "virtio-blk-pci,drive=kept"]
+
+
+def _archive(kernel: Kernel, busybox: Path, start: Start) -> Archive:
     archive = Archive()
     archive.file(str(busybox), busybox.read_bytes(), mode=0o755)
-    for applet in ("sh", "mount", "insmod", "mkdir", "cp", "ln", "echo", "switch_root"):
+    for applet in ("sh", "mount", "insmod", "mkdir", "cp", "ln", "echo", "rm", "chmod", "switch_root"):
         archive.link(f"bin/{applet}", str(busybox))
     for folder in ("proc", "sys", "host", "layer", "new", "dev"):
         archive.folder(folder)
-    early = kernel.modules(_EARLY)
+    early = kernel.modules((*_EARLY, *start.early))
     modules = {module.name: module for module in (*early, *kernel.modules(MODULES))}.values()
     for module in modules:
         archive.file(f"modules/{module.name}.ko", module.content)
     archive.file("modules/modules.dep", _lines(_dependencies(modules)))
     archive.file("modules/modules.alias", _lines(_aliases(modules)))
-    archive.file("agent", _SETTLE.encode() + AGENT.encode(), mode=0o755)
-    archive.file("init", _init(kernel, busybox, early).encode(), mode=0o755)
+    archive.file("agent", start.agent.encode(), mode=0o755)
+    archive.file("init", _init(kernel, busybox, early, start).encode(), mode=0o755)
     return archive
 
 
-def _init(kernel: Kernel, busybox: Path, early: Sequence[Module]) -> str:
-    return _INIT.format(
+def _init(kernel: Kernel, busybox: Path, early: Sequence[Module], start: Start) -> str:
+    script = _INIT.format(
         early=" ".join(module.name for module in early),
         tag=MOUNT_TAG,
+        layer=start.layer,
         release=kernel.release,
         applets=" ".join(_APPLETS),
-        busybox=busybox,
+        prepare=start.prepare,
+        program=start.program,
     )
+    return script.replace("BUSYBOX", str(busybox))
 
 
 def _dependencies(modules: Iterable[Module]) -> Iterator[str]:
@@ -150,8 +197,8 @@ def _lines(lines: Iterable[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _digest(busybox: Path) -> str:
+def _digest(busybox: Path, start: Start) -> str:
     """Return a name for what goes in, apart from the kernel's: its sources here, and busybox."""
-    contents = (_INIT, _SETTLE, AGENT, str(_EARLY), str(MODULES), str(_APPLETS))
+    contents = (_INIT, str(start), str(_EARLY), str(MODULES), str(_APPLETS))
     parts = (*contents, str(busybox), str(busybox.stat().st_mtime_ns))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -8,7 +8,6 @@ that is mounted at :data:`KEPT`, which outlives a reset.
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Final
 
 from ringway.testing import host_root
 from ringway.testing.guest import BOOT_TIMEOUT_S, COMMAND_TIMEOUT_S, LinuxGuest
-from ringway.testing.initramfs import find_program
 
 #: Set in the environment of what runs in such a guest.
 INSIDE: Final = "RINGWAY_INSIDE"
@@ -45,7 +43,7 @@ class KernelTarget(LinuxGuest):
         self._kept = kept
         own = {INSIDE: "1", "PYTHONPATH": _sources(), "PYTHONDONTWRITEBYTECODE": "1"}
         self._environment = {**own, **(environment or {})}
-        devices = [*_host_root(), *_disk(kept)]
+        devices = [*host_root.export(), *([] if kept is None else host_root.disk(kept, _KEPT_BYTES))]
         super().__init__(devices, memory_mib=memory_mib, cpus=cpus, build=host_root.build)
 
     def wait_ready(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
@@ -80,24 +78,3 @@ class KernelTarget(LinuxGuest):
 def _sources() -> str:
     """The folder that this package is in."""
     return str(Path(__file__).parents[2])
-
-
-def _host_root() -> list[str]:
-    place = "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"
-    return ["-fsdev", place, "-device", f"virtio-9p-pci,fsdev=root,mount_tag={host_root.MOUNT_TAG}"]
-
-
-def _disk(image: Path | None) -> list[str]:
-    if image is None:
-        return []
-    if not image.exists():
-        _format(image)
-    drive = f"driver=raw,node-name=kept,file.driver=file,file.filename={image}"
-    return ["-blockdev", drive, "-device", "virtio-blk-pci,drive=kept"]
-
-
-def _format(image: Path) -> None:
-    with image.open("wb") as file:
-        file.truncate(_KEPT_BYTES)
-    tool = find_program("mkfs.ext4", "e2fsprogs")
-    subprocess.run([tool, "-qF", image], check=True)
