@@ -51,7 +51,7 @@ Restart=always
 _PREPARE: Final = f"""\
 if [ ! -e /layer/prepared ]; then
     rm -rf /new/etc/systemd /new/etc/fstab /new/etc/init.d /new/etc/rc?.d /new/var/log/journal /new/.dockerenv
-    rm -f /new/etc/shadow* /new/etc/gshadow* && echo 'root:*:::::::' >/new/etc/shadow
+    rm -f /new/etc/shadow* /new/etc/gshadow* /new/etc/.pwd.lock && echo 'root:*:::::::' >/new/etc/shadow
     mkdir -p /new/etc/systemd/system /new/etc/tmpfiles.d /new/var/log/journal
     ln -sf /dev/null /new/etc/tmpfiles.d/tmp.conf
     : >/layer/prepared
