@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from ringway.testing.guest import Job, Output
 from ringway.testing.service_host import ServiceHost
 
@@ -258,6 +260,7 @@ def nothing_is_left(host: ServiceHost) -> None:
     assert host.run("systemctl --failed --plain --no-legend") == ""
 
 
+@pytest.mark.timeout(1200)
 def test_a_host_with_systemd(tmp_path: Path) -> None:
     with ServiceHost(tmp_path / "disk.img") as host:
         install(host)
