@@ -36,10 +36,10 @@ def config() -> None:
 @click.option(
     "--format",
     "dialect",
-    type=click.Choice(["ringway", "targetcli"]),
+    type=click.Choice(["ringway", "targetcli", "fabric-spec"]),
     default="ringway",
     show_default=True,
-    help="For ringway apply, or a saveconfig.json of the kernel's endpoints.",
+    help="For ringway apply; a saveconfig.json of the kernel's endpoints; or the fabric's vhost.spec.",
 )
 @click.option(
     "-o", "--output", "format_", type=click.Choice(["json", "yaml"]), default="json", show_default=True
@@ -49,7 +49,11 @@ def export(dialect: str, format_: str, remote: str | None) -> None:
     """Print the endpoints that are wanted on this host; `ringway apply` takes it."""
     import msgspec
 
-    Output(format_).show_value(msgspec.json.decode(connect(remote).config.export(dialect)))
+    found = msgspec.json.decode(connect(remote).config.export(dialect))
+    if dialect == "fabric-spec":
+        click.echo(found["fabric_spec"], nl=False)
+    else:
+        Output(format_).show_value(found)
 
 
 @config.command("import")
@@ -61,6 +65,8 @@ def export(dialect: str, format_: str, remote: str | None) -> None:
 @output
 def import_(file: str | None, adopt: bool, **options: Any) -> None:
     """Take over what targetcli's saveconfig.json describes, and print what was changed.
+
+    A fabric spec file (vhost.spec) is compared with what the kernel engine drives; it changes nothing.
 
     With --adopt and no FILE, all is taken over that is live and foreign.
     """

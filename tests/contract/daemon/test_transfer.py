@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ringway.client import Client
 from ringway.errors import BusyError, UsageError
 from ringway.testing.daemon import Daemon
 from ringway.testing.fake_kernel import FakeKernel
@@ -54,6 +55,34 @@ def test_what_was_exported_makes_the_same_host_again(plant: Plant, daemon: Daemo
     assert daemon.ask("POST", "/1.0/plan?prune=1", exported)["changes"][0]["action"] == "keep"
     daemon.ask("POST", "/1.0/apply?prune=1", {"endpoint": []})
     assert plant.left() == []
+
+
+#: In the manner of the LIO wiki, with the module's first name.
+_WIKI_SPEC = b"""\
+# The fabric module feature set
+features = nexus, tpgts
+
+# Use naa WWNs.
+wwn_type = naa
+
+# Non-standard module naming scheme
+kernel_module = tcm_vhost
+
+# The configfs group
+configfs_group = vhost
+"""
+
+
+def test_the_fabrics_own_file_is_written_and_compared(lio: Plant, kernels: Daemon) -> None:
+    text = kernels.ask("GET", "/1.0/config/export?format=fabric-spec")["fabric_spec"]
+    assert "configfs_group = vhost\n" in text
+    for spec in (text.encode(), _WIKI_SPEC, _WIKI_SPEC.replace(b"nexus,", b"acls, nexus,")):
+        plan = Client(kernels.api).config.import_(spec)
+        assert plan.changes == ()
+        assert "nothing has to be changed" in plan.notes[0]
+    assert plan.notes[1].startswith("'acls' is not of this fabric")
+    with pytest.raises(UsageError, match="another fabric: configfs_group = iscsi"):
+        Client(kernels.api).config.import_(b"configfs_group = iscsi\n")
 
 
 def test_targetclis_file_is_written_and_read(lio: Plant, kernels: Daemon) -> None:
