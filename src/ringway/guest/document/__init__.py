@@ -4,7 +4,9 @@
 ``overrides`` know one part each; ``faces`` is what can be put in. No libvirt connection here.
 """
 
+from ringway.guest.document.disks import MappedVolume
 from ringway.guest.document.document import Document, difference
+from ringway.guest.document.drives import ScsiControllerInfo
 from ringway.guest.document.endpoints import Attached, ForeignDevice
 from ringway.guest.document.faces import (
     DiskBus,
@@ -17,6 +19,7 @@ from ringway.guest.document.faces import (
 )
 from ringway.guest.document.facts import Chipset
 from ringway.guest.document.pci import PciAddress
+from ringway.guest.document.ports import Plugged
 
 __all__ = [
     "Attached",
@@ -28,8 +31,11 @@ __all__ = [
     "Document",
     "EndpointFace",
     "ForeignDevice",
+    "MappedVolume",
     "PciAddress",
+    "Plugged",
     "PortFace",
     "ScsiController",
+    "ScsiControllerInfo",
     "difference",
 ]

@@ -5,8 +5,24 @@ from __future__ import annotations
 import difflib
 
 from ringway.errors import ConflictError, NotFoundError
-from ringway.guest.aliases import endpoint_alias
+from ringway.guest.aliases import endpoint_alias, port_alias, volume_alias
 from ringway.guest.document import facts, memory, overrides
+from ringway.guest.document.disks import (
+    MappedVolume,
+    check_disk,
+    disk_element,
+    disk_target,
+    disks_of,
+    mapped_volumes,
+)
+from ringway.guest.document.drives import (
+    DriveAddress,
+    ScsiControllerInfo,
+    controller_element,
+    place_on_sata,
+    place_on_scsi,
+    scsi_controllers,
+)
 from ringway.guest.document.endpoints import (
     Attached,
     ForeignDevice,
@@ -16,10 +32,12 @@ from ringway.guest.document.endpoints import (
     foreign_devices,
     place_of,
 )
-from ringway.guest.document.faces import EndpointFace
+from ringway.guest.document.faces import DiskBus, DiskFace, EndpointFace, PortFace, ScsiController
 from ringway.guest.document.facts import Chipset, alias_of, devices_of, each_device
 from ringway.guest.document.names import free_name
+from ringway.guest.document.ports import Plugged, mac_addresses, plugged_ports, port_element
 from ringway.guest.document.tree import Element, insert, parse, remove, text_of, text_of_part
+from ringway.model import GuestDisk
 
 
 class Document:
@@ -118,6 +136,73 @@ class Document:
         if properties := endpoint_override(face):
             overrides.override(self._root, alias, properties)
         return (text_of_part(element),)
+
+    def controllers(self) -> tuple[ScsiControllerInfo, ...]:
+        """Its SCSI controllers, those that libvirt will add for a disk as well."""
+        return scsi_controllers(self._root)
+
+    def disks(self) -> tuple[GuestDisk, ...]:
+        """All its disks, whoever put them there."""
+        return tuple(disks_of(self._root))
+
+    def volumes(self) -> tuple[MappedVolume, ...]:
+        """Our plain disks in it."""
+        return tuple(mapped_volumes(self._root))
+
+    def ports(self) -> tuple[Plugged, ...]:
+        """Our network ports in it."""
+        return tuple(plugged_ports(self._root))
+
+    def add_port(self, face: PortFace) -> tuple[str, ...]:
+        """Give the guest a network port.
+
+        :returns: the interface for libvirt's attachDevice.
+        :raises ConflictError: the guest has this port, its socket or its MAC address.
+        :raises UsageError: libvirt or QEMU would refuse it.
+        """
+        element = port_element(face)
+        self._check_new(port_alias(face.port), element)
+        if face.mac.lower() in mac_addresses(self._root):
+            raise ConflictError(f"an interface of guest '{self.name}' has {face.mac} already")
+        insert(devices_of(self._root), element)
+        return (text_of_part(element),)
+
+    def add_scsi_controller(self, wanted: ScsiController) -> tuple[str, ...]:
+        """Give the guest one more controller of the model virtio-scsi.
+
+        :returns: the controller for libvirt's attachDevice.
+        :raises UsageError: an I/O thread that the guest has not, or numbers that make no sense.
+        """
+        element = controller_element(self._root, wanted)
+        insert(devices_of(self._root), element)
+        return (text_of_part(element),)
+
+    def add_disk(self, face: DiskFace, controller: ScsiController | None = None) -> tuple[str, ...]:
+        """Give the guest a plain disk.
+
+        On bus scsi it gets the first free unit of the virtio-scsi controllers that are there; when
+        all are full, or there is none, one is added.
+
+        :param controller: how that one is to be.
+        :returns: for libvirt's attachDevice, in this order: the controller, if one was added, and the disk.
+        :raises ConflictError: the guest has this volume or a disk of this name, or the bus takes no more.
+        :raises UsageError: libvirt or QEMU would refuse it.
+        """
+        check_disk(self._root, face)
+        target = disk_target(self._root, face)
+        added: tuple[str, ...] = ()
+        element = disk_element(face, target, None)
+        self._check_new(volume_alias(face.volume), element)
+        if face.bus is DiskBus.SCSI and place_on_scsi(self._root) is None:
+            added = self.add_scsi_controller(controller or ScsiController())
+        element = disk_element(face, target, self._place(face.bus))
+        insert(devices_of(self._root), element)
+        return (*added, text_of_part(element))
+
+    def _place(self, bus: DiskBus) -> DriveAddress | None:
+        if bus is DiskBus.SCSI:
+            return place_on_scsi(self._root)
+        return place_on_sata(self._root) if bus is DiskBus.SATA else None
 
     def element(self, alias: str) -> str:
         """The device of an alias, for libvirt's detachDevice. :raises NotFoundError: there is none."""

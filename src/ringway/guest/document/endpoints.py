@@ -13,6 +13,7 @@ from ringway.guest.aliases import Kind, endpoint_alias, owner
 from ringway.guest.document.faces import EndpointFace
 from ringway.guest.document.facts import alias_of, each_device
 from ringway.guest.document.overrides import Value, overridden
+from ringway.guest.document.parts import closing, reconnect
 from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.tree import Element, make
 from ringway.model import Face
@@ -132,9 +133,9 @@ def _disk(face: EndpointFace, target: str) -> Element:
         "disk",
         {"type": "vhostuser", "device": "disk"},
         make("driver", {"name": "qemu", "type": "raw", "queues": queues}),
-        make("source", {"type": "unix", "path": face.socket}, reconnect_element(face.reconnect_s)),
+        make("source", {"type": "unix", "path": face.socket}, reconnect(face.reconnect_s)),
         make("target", {"dev": target, "bus": "virtio"}),
-        *_ends(face),
+        *_closing(face),
     )
 
 
@@ -143,19 +144,9 @@ def _hostdev(face: EndpointFace) -> Element:
         "hostdev",
         {"mode": "subsystem", "type": "scsi_host"},
         make("source", {"protocol": "vhost", "wwpn": face.wwpn}),
-        *_ends(face),
+        *_closing(face),
     )
 
 
-def reconnect_element(after_s: int | None) -> Element | None:
-    """Have QEMU connect again, so many seconds after a target went."""
-    return None if after_s is None else make("reconnect", {"enabled": "yes", "timeout": after_s})
-
-
-def _ends(face: EndpointFace) -> tuple[Element | None, ...]:
-    """What all devices have, in libvirt's order."""
-    return (
-        None if face.boot_order is None else make("boot", {"order": face.boot_order}),
-        make("alias", {"name": endpoint_alias(face.endpoint)}),
-        None if face.address is None else face.address.element(),
-    )
+def _closing(face: EndpointFace) -> tuple[Element | None, ...]:
+    return closing(endpoint_alias(face.endpoint), face.boot_order, face.address)

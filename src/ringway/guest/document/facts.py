@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import count, islice
 from typing import Final
 
 from ringway.errors import UsageError
@@ -17,6 +18,7 @@ _UNITS: Final[dict[str, int]] = {"": 1024, "b": 1, "bytes": 1} | {
     for power, letter in enumerate("kmgtpe", start=1)
     for unit, base in ((letter, 1024), (f"{letter}ib", 1024), (f"{letter}b", 1000))
 }
+_SMALL: Final = "[0-9]{1,6}"
 _SUSPECT: Final = re.compile(r"\{.*\}")
 
 
@@ -103,10 +105,20 @@ def _size(text: str | None, unit: str | None) -> int:
         raise UsageError(f"'{text} {unit or 'KiB'}' is no size of memory") from error
 
 
+def iothreads_of(root: Element) -> set[int]:
+    """The numbers of the guest's I/O threads: those that are listed, and the lowest others up to their count."""
+    listed = {thread.get("id", "") for thread in root.iterfind("iothreadids/iothread")}
+    numbers = {int(number) for number in listed if re.fullmatch(_SMALL, number)}
+    wanted = text_at(root, "iothreads")
+    others = (number for number in count(1) if number not in numbers)
+    missing = int(wanted) - len(numbers) if re.fullmatch(_SMALL, wanted) else 0
+    return numbers | set(islice(others, max(missing, 0)))
+
+
 def vcpus_of(root: Element) -> int:
     """How many virtual CPUs the guest has; libvirt's default is one."""
     vcpu = root.find("vcpu")
     text = "1" if vcpu is None else vcpu.get("current") or (vcpu.text or "").strip()
-    if not re.fullmatch(r"[0-9]{1,6}", text):
+    if not re.fullmatch(_SMALL, text):
         raise UsageError(f"'{text}' is no number of virtual CPUs")
     return int(text)

@@ -1,0 +1,155 @@
+"""Plain disks: QEMU opens a file or a block device and emulates the drive, or passes SCSI commands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from ringway.errors import ConflictError, UsageError
+from ringway.guest.aliases import Kind, owner, volume_alias
+from ringway.guest.document.drives import DriveAddress
+from ringway.guest.document.faces import DiskBus, DiskDevice, DiskFace, DiskSource
+from ringway.guest.document.facts import Chipset, alias_of, chipset_of, each_device, iothreads_of
+from ringway.guest.document.names import disk_index, free_name, target_names
+from ringway.guest.document.parts import closing
+from ringway.guest.document.tree import Element, make, make_text
+from ringway.model import GuestDisk
+
+_PREFIXES: Final = {
+    DiskBus.SCSI: "sd",
+    DiskBus.SATA: "sd",
+    DiskBus.USB: "sd",
+    DiskBus.VIRTIO: "vd",
+    DiskBus.IDE: "hd",
+    DiskBus.FDC: "fd",
+}
+#: Buses with one controller: how many drives it has.
+_DRIVES: Final = {DiskBus.IDE: 4, DiskBus.FDC: 2}
+#: Where the name of a disk's source is, the first that there is.
+_SOURCES: Final = ("file", "dev", "path", "dir", "name", "volume")
+
+
+class MappedVolume(Struct, frozen=True, kw_only=True):
+    """A volume that was mapped into a domain as a plain disk."""
+
+    volume: str
+    alias: str
+    target: str
+
+
+def disk_target(root: Element, face: DiskFace) -> str:
+    """The disk's name: the one that was asked for, or the first that no disk has.
+
+    :raises ConflictError: the name is taken, or the bus takes no more drives.
+    :raises UsageError: it is no disk's name.
+    """
+    if face.target is not None and disk_index(face.target) is None:
+        raise UsageError(f"'{face.target}' is no disk's name", hint=f"take one like {_PREFIXES[face.bus]}a")
+    target = face.target or free_name(root, _PREFIXES[face.bus])
+    if target in target_names(root):
+        raise ConflictError(f"the guest has a disk '{target}' already")
+    if (disk_index(target) or 0) >= _DRIVES.get(face.bus, 1 << 20):
+        raise ConflictError(f"the guest's {face.bus} bus has {_DRIVES[face.bus]} drives, and takes no more")
+    return target
+
+
+def disk_element(face: DiskFace, target: str, address: DriveAddress | None) -> Element:
+    """Make the disk's element. Its combination was checked by :func:`check_disk`."""
+    queues, iothread = (face.queues, face.iothread) if face.bus is DiskBus.VIRTIO else (None, None)
+    driver = {
+        "name": "qemu",
+        "type": face.format,
+        "cache": face.cache,
+        "io": face.io,
+        "discard": face.discard,
+        "iothread": iothread,
+        "queues": queues,
+    }
+    source = {"file" if face.source is DiskSource.FILE else "dev": face.path}
+    readonly = face.readonly or face.device is DiskDevice.CDROM
+    return make(
+        "disk",
+        {"type": face.source, "device": face.device},
+        make("driver", driver),
+        make("source", source) if face.path else None,
+        make("target", {"dev": target, "bus": face.bus}),
+        make("readonly") if readonly else None,
+        make("shareable") if face.shareable else None,
+        None if face.serial is None else make_text("serial", face.serial),
+        *closing(volume_alias(face.volume), face.boot_order, address),
+    )
+
+
+def disks_of(root: Element) -> Iterator[GuestDisk]:
+    """All disks, whoever put them there, in their order."""
+    for disk in each_device(root, "disk"):
+        target = disk.find("target")
+        attributes = {} if target is None else dict(target.attrib)
+        yield GuestDisk(
+            target=str(attributes.get("dev", "")),
+            bus=str(attributes.get("bus", "")),
+            device=disk.get("device", "disk"),
+            source=_source_of(disk),
+            alias=alias_of(disk),
+        )
+
+
+def mapped_volumes(root: Element) -> Iterator[MappedVolume]:
+    """Disks of ours, by their aliases."""
+    for disk in disks_of(root):
+        whose = owner(disk.alias)
+        if disk.alias and whose and whose.kind is Kind.VOLUME:
+            yield MappedVolume(volume=whose.name, alias=disk.alias, target=disk.target)
+
+
+def check_disk(root: Element, face: DiskFace) -> None:
+    """:raises UsageError: libvirt or QEMU would refuse such a disk, whatever else the guest has."""
+    for wrong, reason, hint in (*_faults(face), *_faults_here(root, face)):
+        if wrong:
+            raise UsageError(reason, hint=hint)
+
+
+def _faults(face: DiskFace) -> Iterator[tuple[bool, str, str | None]]:
+    lun, medium = face.device is DiskDevice.LUN, face.device in (DiskDevice.CDROM, DiskDevice.FLOPPY)
+    yield lun and face.bus is not DiskBus.SCSI, f"a LUN cannot be on bus {face.bus}", "take bus=scsi"
+    yield (
+        lun and face.source is not DiskSource.BLOCK,
+        f"'{face.path}' is no block device, and a LUN passes SCSI commands on to one",
+        "take type=disk",
+    )
+    yield lun and face.format != "raw", f"a LUN has no format '{face.format}'", "take format=raw"
+    yield lun and face.serial is not None, "a LUN has the serial of its device", "leave serial out"
+    yield not medium and face.path is None, f"a {face.device} has to have a source", None
+    yield (
+        medium and face.bus is DiskBus.VIRTIO,
+        f"bus virtio has no {face.device}",
+        "take bus=scsi or bus=sata",
+    )
+    floppy = face.device is DiskDevice.FLOPPY
+    yield floppy != (face.bus is DiskBus.FDC), f"a {face.device} cannot be on bus {face.bus}", None
+    yield (
+        (face.queues or face.iothread) is not None and face.bus is not DiskBus.VIRTIO,
+        f"a disk on bus {face.bus} has no queues or I/O thread of its own",
+        "its controller has" if face.bus is DiskBus.SCSI else None,
+    )
+    yield face.io == "native" and face.cache not in ("none", "directsync"), "io=native needs cache=none", None
+
+
+def _faults_here(root: Element, face: DiskFace) -> Iterator[tuple[bool, str, str | None]]:
+    q35 = chipset_of(root) is Chipset.Q35
+    yield q35 and face.bus is DiskBus.IDE, "a q35 machine has no bus ide", "take bus=sata or bus=scsi"
+    missing = face.iothread is not None and face.iothread not in iothreads_of(root)
+    yield missing, f"the guest has no I/O thread {face.iothread}", "virsh iothreadadd gives it one"
+
+
+def _source_of(disk: Element) -> str | None:
+    source = disk.find("source")
+    if source is None:
+        return None
+    name = next((name for attribute in _SOURCES if (name := source.get(attribute))), None)
+    protocol, pool = source.get("protocol"), source.get("pool")
+    if protocol is not None:
+        return f"{protocol}:{name or ''}"
+    return f"{pool}/{name}" if pool and name else name
