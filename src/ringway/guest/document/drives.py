@@ -1,7 +1,7 @@
 """Places of disks on SCSI controllers: which there are, which are taken, which is next.
 
-What libvirt does by itself, as of 11.3: a SCSI controller without a model is an LSI one on x86. A disk without
-an address has the one that its name says, seven a controller (``sdh`` is unit 0 of controller 1), and
+What libvirt does by itself, as of 11.3: a SCSI controller without a model is an LSI one on x86. A disk
+without an address has the one that its name says, seven a controller (``sdh`` is unit 0 of controller 1), and
 controllers up to the highest that a disk names are added, of that default model too. So nothing is
 left to libvirt here: a disk gets its address, and a controller the lowest index that nobody has or implies.
 libvirt checks no more than that the bus is 0; QEMU takes targets to 255 and LUNs to 16383.

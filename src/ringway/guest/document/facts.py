@@ -106,7 +106,7 @@ def _size(text: str | None, unit: str | None) -> int:
 
 
 def iothreads_of(root: Element) -> set[int]:
-    """The numbers of the guest's I/O threads: those that are listed, and the lowest others up to their count."""
+    """The numbers of the guest's I/O threads: those listed, and the lowest others up to their count."""
     listed = {thread.get("id", "") for thread in root.iterfind("iothreadids/iothread")}
     numbers = {int(number) for number in listed if re.fullmatch(_SMALL, number)}
     wanted = text_at(root, "iothreads")

@@ -1,4 +1,7 @@
-"""Memory that a vhost-user target can map: shared, and with a descriptor."""
+"""Memory that a vhost-user target can map: shared, as libvirt checks it.
+
+Shared memory of which no more is said is a file of libvirt's on a disk; memfd is better, and as good for all.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Final
 
 from ringway.guest.document.tree import Element, insert, insert_at, make
 
-_WITH_DESCRIPTOR: Final = ("memfd", "file")
+_SOURCES: Final = ("memfd", "file")
 
 
 def obstacles(root: Element) -> Iterator[str]:
@@ -19,8 +22,6 @@ def obstacles(root: Element) -> Iterator[str]:
             yield f"NUMA cell {cell.get('id', '?')} is private"
     if not cells and not shared:
         yield "its memory is private (no <access mode='shared'/> in <memoryBacking>)"
-    if not _has_descriptor(root):
-        yield "its memory is anonymous (no <source type='memfd'/> in <memoryBacking>)"
     yield from (f"memory device {number} is private" for number, _ in _private_devices(root))
 
 
@@ -30,7 +31,7 @@ def share(root: Element) -> None:
     if backing is None:
         backing = make("memoryBacking")
         insert_at(root, backing, _behind_memory(root))
-    if not _has_descriptor(root):
+    if not _has_source(root):
         _set(backing, "source", "type", "memfd")
     _set(backing, "access", "mode", "shared")
     for cell in root.iterfind("cpu/numa/cell[@memAccess]"):
@@ -46,10 +47,10 @@ def _private_devices(root: Element) -> Iterator[tuple[int, Element]]:
             yield number, device
 
 
-def _has_descriptor(root: Element) -> bool:
+def _has_source(root: Element) -> bool:
     if root.find("memoryBacking/hugepages") is not None:
         return True
-    return _mode(root.find("memoryBacking/source"), "type") in _WITH_DESCRIPTOR
+    return _mode(root.find("memoryBacking/source"), "type") in _SOURCES
 
 
 def _mode(element: Element | None, attribute: str) -> str | None:
