@@ -1,7 +1,8 @@
 """A domain's XML: read, edited in place, checked.
 
-``document`` is the whole; ``tree`` keeps what nobody touched; ``facts``, ``memory``, ``pci``, ``names``,
-``overrides`` know one part each; ``faces`` is what can be put in. No libvirt connection here.
+``document`` is the whole; ``tree`` keeps what nobody touched; ``faces`` is what can be put in; ``endpoints``,
+``disks`` and ``ports`` make the elements; ``facts``, ``memory``, ``pci``, ``drives``, ``names``, ``boot`` and
+``overrides`` know one part each; ``validation`` asks libvirt's programs. No connection to libvirt here.
 """
 
 from ringway.guest.document.disks import MappedVolume
@@ -18,8 +19,9 @@ from ringway.guest.document.faces import (
     ScsiController,
 )
 from ringway.guest.document.facts import Chipset
-from ringway.guest.document.pci import PciAddress
+from ringway.guest.document.pci import HotPlugSlot, PciAddress
 from ringway.guest.document.ports import Plugged
+from ringway.guest.document.validation import NativeCommand, native, validate
 
 __all__ = [
     "Attached",
@@ -31,11 +33,15 @@ __all__ = [
     "Document",
     "EndpointFace",
     "ForeignDevice",
+    "HotPlugSlot",
     "MappedVolume",
+    "NativeCommand",
     "PciAddress",
     "Plugged",
     "PortFace",
     "ScsiController",
     "ScsiControllerInfo",
     "difference",
+    "native",
+    "validate",
 ]

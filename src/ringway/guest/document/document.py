@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Container
 
-from ringway.errors import ConflictError, NotFoundError
+from ringway.errors import ConflictError, NotFoundError, UsageError
 from ringway.guest.aliases import endpoint_alias, port_alias, volume_alias
 from ringway.guest.document import facts, memory, overrides
+from ringway.guest.document.boot import make_room
 from ringway.guest.document.disks import (
     MappedVolume,
     check_disk,
@@ -35,6 +37,16 @@ from ringway.guest.document.endpoints import (
 from ringway.guest.document.faces import DiskBus, DiskFace, EndpointFace, PortFace, ScsiController
 from ringway.guest.document.facts import Chipset, alias_of, devices_of, each_device
 from ringway.guest.document.names import free_name
+from ringway.guest.document.pci import (
+    HotPlugSlot,
+    PciAddress,
+    addresses,
+    has_express,
+    hot_plug_slot,
+)
+from ringway.guest.document.pci import (
+    port_element as pcie_port_element,
+)
 from ringway.guest.document.ports import Plugged, mac_addresses, plugged_ports, port_element
 from ringway.guest.document.tree import Element, insert, parse, remove, text_of, text_of_part
 from ringway.model import GuestDisk
@@ -111,6 +123,33 @@ class Document:
             memory.share(self._root)
         return difference(before, self.xml)
 
+    # PCI
+
+    def hot_plug_slot(self, reserved: Container[PciAddress] = ()) -> HotPlugSlot:
+        """The place for a device that is plugged in by QEMU's monitor; the document is of a guest that runs.
+
+        :param reserved: addresses that are taken and not in the document.
+        :raises ConflictError: none is free.
+        """
+        return hot_plug_slot(self._root, reserved)
+
+    def is_free(self, address: PciAddress) -> bool:
+        """Whether no device has this address; that there is such a place is not looked at."""
+        return address not in addresses(self._root)
+
+    def add_hot_plug_ports(self, count: int) -> tuple[str, ...]:
+        """Give the guest's next start more ports for devices that are plugged in while it runs.
+
+        :returns: the controllers, as they are in the document now.
+        :raises UsageError: the machine has slots, and no ports.
+        """
+        if not has_express(self._root):
+            raise UsageError(f"machine '{self.machine}' has no PCI Express ports")
+        ports = [pcie_port_element() for _ in range(count)]
+        for port in ports:
+            insert(devices_of(self._root), port)
+        return tuple(text_of_part(port) for port in ports)
+
     # Devices
 
     def attachments(self) -> tuple[Attached, ...]:
@@ -132,7 +171,7 @@ class Document:
         alias = endpoint_alias(face.endpoint)
         element = endpoint_element(face, free_name(self._root, "vd"))
         self._check_new(alias, element)
-        insert(devices_of(self._root), element)
+        self._put(element, face.boot_order)
         if properties := endpoint_override(face):
             overrides.override(self._root, alias, properties)
         return (text_of_part(element),)
@@ -164,7 +203,7 @@ class Document:
         self._check_new(port_alias(face.port), element)
         if face.mac.lower() in mac_addresses(self._root):
             raise ConflictError(f"an interface of guest '{self.name}' has {face.mac} already")
-        insert(devices_of(self._root), element)
+        self._put(element, face.boot_order)
         return (text_of_part(element),)
 
     def add_scsi_controller(self, wanted: ScsiController) -> tuple[str, ...]:
@@ -196,8 +235,14 @@ class Document:
         if face.bus is DiskBus.SCSI and place_on_scsi(self._root) is None:
             added = self.add_scsi_controller(controller or ScsiController())
         element = disk_element(face, target, self._place(face.bus))
-        insert(devices_of(self._root), element)
+        self._put(element, face.boot_order)
         return (*added, text_of_part(element))
+
+    def _put(self, element: Element, boot_order: int | None) -> None:
+        """Make it one of the devices. Its order was checked before anything was changed."""
+        if boot_order is not None:
+            make_room(self._root, boot_order)
+        insert(devices_of(self._root), element)
 
     def _place(self, bus: DiskBus) -> DriveAddress | None:
         if bus is DiskBus.SCSI:
@@ -227,7 +272,12 @@ class Document:
         raise NotFoundError(f"guest '{self.name}' has no device '{alias}'")
 
     def _check_new(self, alias: str, element: Element) -> None:
-        place = place_of(element)
+        place, address = place_of(element), PciAddress.of(element)
+        if address is not None and not self.is_free(address):
+            raise ConflictError(f"a device of guest '{self.name}' has PCI address {address} already")
+        boot = element.find("boot")
+        if boot is not None and int(boot.get("order", "0")) < 1:
+            raise UsageError("the boot order begins with 1")
         for device in each_device(self._root):
             if alias_of(device) == alias:
                 raise ConflictError(f"guest '{self.name}' has a device '{alias}' already")

@@ -112,6 +112,8 @@ def _check(face: EndpointFace) -> None:
         raise UsageError(f"'{face.socket}' is no socket's path: it has to begin with /")
     if face.face is Face.VHOST_USER_BLK and face.protection:
         raise UsageError("a vhost-user-blk device has no protection information")
+    if face.face is Face.VHOST_SCSI and face.boot_order is not None:
+        raise UsageError("libvirt does not let a guest boot from a vhost-scsi device")
     if face.queues is not None and face.queues < 1:
         raise UsageError("a device has at least one queue")
 

@@ -1,17 +1,26 @@
-"""PCI: addresses of devices, and which are free."""
+"""PCI: addresses of devices, and which one a device gets that is plugged into a guest that runs.
+
+On a machine with PCI Express that is a port of its own, else a slot of bus 0. libvirt takes the lowest that
+is free for what it plugs itself, so the highest is taken here: two that choose at the same time do not meet.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Iterator
 from typing import Final, Self
 
 from msgspec import Struct
 
-from ringway.errors import UsageError
+from ringway.errors import ConflictError, UsageError
 from ringway.guest.document.tree import Element, make
 
 _ADDRESS: Final = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE | re.ASCII)
+_FIELD: Final = re.compile("0[xX][0-9a-fA-F]{1,6}|[0-9]{1,6}")
 _NUMBERS: Final = ("domain", "bus", "slot", "function")
+_PORTS: Final = ("pcie-root-port", "pcie-switch-downstream-port")
+_FIRST_SLOT: Final = 3  #: of pci.0; below are the chipset and, as a rule, the display
+_LAST_SLOT: Final = 31
 
 
 class PciAddress(Struct, frozen=True, order=True):
@@ -31,23 +40,103 @@ class PciAddress(Struct, frozen=True, order=True):
         return cls(*(int(number, 16) for number in match.groups()))
 
     @classmethod
-    def of(cls, element: Element) -> Self | None:
-        """Read the ``<address type='pci'>`` of a device; ``None`` if it has none, or none that is whole."""
-        address = element.find("address[@type='pci']")
-        if address is None:
+    def of(cls, device: Element) -> Self | None:
+        """Read the ``<address type='pci'>`` of a device; ``None`` if it has none that is whole."""
+        address = device.find("address[@type='pci']")
+        fields = [] if address is None else [address.get(name, "0") for name in _NUMBERS]
+        if not fields or not all(map(_FIELD.fullmatch, fields)):
             return None
-        try:
-            return cls(*(int(address.get(name, "0"), 0) for name in _NUMBERS))
-        except ValueError:
-            return None
+        return cls(*(int(field, 16 if field[:2] in ("0x", "0X") else 10) for field in fields))
 
     def element(self) -> Element:
         """Make the ``<address>``."""
-        widths = (4, 2, 2, 1)
-        numbers = zip(_NUMBERS, widths, (self.domain, self.bus, self.slot, self.function), strict=True)
         return make(
-            "address", {"type": "pci"} | {name: f"0x{number:0{width}x}" for name, width, number in numbers}
+            "address",
+            {
+                "type": "pci",
+                "domain": f"0x{self.domain:04x}",
+                "bus": f"0x{self.bus:02x}",
+                "slot": f"0x{self.slot:02x}",
+                "function": f"0x{self.function:x}",
+            },
         )
 
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
+
+
+class HotPlugSlot(Struct, frozen=True):
+    """A place that is free in a guest that runs, as libvirt and as QEMU's ``device_add`` call it."""
+
+    address: PciAddress
+    bus: str  #: ``pci.5``
+    addr: str  #: ``0x0``
+
+
+def hot_plug_slot(root: Element, reserved: Container[PciAddress]) -> HotPlugSlot:
+    """The highest free place of a guest that runs.
+
+    :param root: of the domain as it runs.
+    :param reserved: addresses that are taken and not in it: of devices that libvirt does not know of.
+    :raises ConflictError: none is free.
+    """
+    express = has_express(root)
+    used = addresses(root)
+    for slot in _ports(root) if express else _slots(root):
+        if slot.address not in used and slot.address not in reserved:
+            return slot
+    what = "PCI Express port" if express else "slot on its PCI bus"
+    raise ConflictError(
+        f"the guest has no free {what}",
+        hint="its next start can have more: <controller type='pci' model='pcie-root-port'/>, one a device"
+        if express
+        else None,
+    )
+
+
+def addresses(root: Element) -> set[PciAddress]:
+    """The PCI addresses of all devices."""
+    return {address for device in root.iterfind("devices/*[address]") if (address := PciAddress.of(device))}
+
+
+def has_express(root: Element) -> bool:
+    """Whether devices are plugged into ports (q35, virt), and not into slots of one bus."""
+    return any(controller.get("model") == "pcie-root" for controller in _controllers(root))
+
+
+def port_element() -> Element:
+    """Make a port for one device more; libvirt chooses its index and place."""
+    return make("controller", {"type": "pci", "model": "pcie-root-port"})
+
+
+def _controllers(root: Element) -> Iterator[Element]:
+    yield from root.iterfind("devices/controller[@type='pci']")
+
+
+def _ports(root: Element) -> Iterator[HotPlugSlot]:
+    """Ports that devices may be plugged into while the guest runs, the highest first."""
+    for index, controller in sorted(_indexed(root), key=lambda entry: entry[0], reverse=True):
+        target = controller.find("target")
+        fixed = target is not None and target.get("hotplug") == "off"
+        if controller.get("model") in _PORTS and not fixed:
+            yield HotPlugSlot(PciAddress(0, index, 0, 0), _bus(controller, index), "0x0")
+
+
+def _indexed(root: Element) -> Iterator[tuple[int, Element]]:
+    for controller in _controllers(root):
+        if _FIELD.fullmatch(index := controller.get("index", "")):
+            yield int(index, 0), controller
+
+
+def _slots(root: Element) -> Iterator[HotPlugSlot]:
+    taken = {(address.bus, address.slot) for address in addresses(root)}
+    for index, controller in _indexed(root):
+        if index == 0 and controller.get("model") == "pci-root":
+            for slot in range(_LAST_SLOT, _FIRST_SLOT - 1, -1):
+                if (0, slot) not in taken:
+                    yield HotPlugSlot(PciAddress(0, 0, slot, 0), _bus(controller, 0), f"0x{slot:x}")
+
+
+def _bus(controller: Element, index: int) -> str:
+    alias = controller.find("alias")
+    return f"pci.{index}" if alias is None else alias.get("name", f"pci.{index}")

@@ -28,6 +28,7 @@ _PROLOG: Final = re.compile(r"\ufeff?(?>\s+|<\?.*?\?>|<!--.*?-->)*+", re.DOTALL)
 _START_TAG: Final = re.compile(r"""<[^"'>]*+(?:"[^"]*+"[^"'>]*+|'[^']*+'[^"'>]*+)*+>""")
 _TOKEN: Final = re.compile(r"<!--.*?-->|<!\[CDATA\[.*?\]\]>|<\?.*?\?>|<[^>]+>", re.DOTALL)
 _IN_DOUBLE: Final = re.compile(r'="([^"]*)"')
+_UNWRITABLE: Final = re.compile("[^\\t\\n\\r\\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _INDENT: Final = "  "
 
 
@@ -136,8 +137,10 @@ def _single(tag: str) -> str:
 
 def make(tag: str, attributes: Mapping[str, object] | None = None, *children: Element | None) -> Element:
     """Make an element; attributes and children that are ``None`` are left out."""
-    values = {name: str(value) for name, value in (attributes or {}).items() if value is not None}
-    element = etree.Element(tag, values)
+    element = etree.Element(tag)
+    for name, value in (attributes or {}).items():
+        if value is not None:
+            element.set(name, _writable(value))
     element.extend([child for child in children if child is not None])
     return element
 
@@ -145,8 +148,16 @@ def make(tag: str, attributes: Mapping[str, object] | None = None, *children: El
 def make_text(tag: str, text: object) -> Element:
     """Make an element with text in it."""
     element = etree.Element(tag)
-    element.text = str(text)
+    element.text = _writable(text)
     return element
+
+
+def _writable(value: object) -> str:
+    """:raises UsageError: XML has no way to write it, not even as a reference."""
+    text = str(value)
+    if _UNWRITABLE.search(text):
+        raise UsageError(f"{text!r} has characters that XML does not have")
+    return text
 
 
 def insert(parent: Element, element: Element) -> None:
