@@ -37,7 +37,8 @@ def check_domain(root: Element) -> None:
         where = " in a namespace" if shown != root.tag else ""
         raise UsageError(f"this is no domain: its root is <{shown}>{where}")
     if (kind := root.get("type")) not in _TYPES:
-        raise UsageError(f"the domain's type is '{kind}'", hint=f"of use are {', '.join(_TYPES)}")
+        what = "has no type" if kind is None else f"has a type '{kind}'"
+        raise UsageError(f"the domain {what}", hint=f"QEMU runs those of {', '.join(_TYPES)}")
     if not text_at(root, "name"):
         raise UsageError("the domain has no name")
 
