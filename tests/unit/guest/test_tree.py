@@ -48,9 +48,7 @@ def _kernel(document: Document) -> str:
 
 
 def _disk(document: Document) -> str:
-    document.add_disk(
-        DiskFace(volume="v", source=DiskSource.FILE, path="/v", bus=DiskBus.VIRTIO, serial="&<>'\"")
-    )
+    document.add_disk(DiskFace(volume="v", source=DiskSource.FILE, path="/v&<>'\"", bus=DiskBus.VIRTIO))
     return volume_alias("v")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -25,6 +26,7 @@ _PREFIXES: Final = {
     DiskBus.IDE: "hd",
     DiskBus.FDC: "fd",
 }
+_SERIAL: Final = re.compile(r"[A-Za-z0-9_.+ -]+")
 #: Buses with one controller: how many drives it has.
 _DRIVES: Final = {DiskBus.IDE: 4, DiskBus.FDC: 2}
 #: Where the name of a disk's source is, the first that there is.
@@ -45,7 +47,7 @@ def disk_target(root: Element, face: DiskFace) -> str:
     :raises ConflictError: the name is taken, or the bus takes no more drives.
     :raises UsageError: it is no disk's name.
     """
-    if face.target is not None and disk_index(face.target) is None:
+    if face.target is not None and (disk_index(face.target) is None or face.target[-1].isdigit()):
         raise UsageError(f"'{face.target}' is no disk's name", hint=f"take one like {_PREFIXES[face.bus]}a")
     target = face.target or free_name(root, _PREFIXES[face.bus])
     if target in target_names(root):
@@ -133,6 +135,16 @@ def _faults(face: DiskFace) -> Iterator[tuple[bool, str, str | None]]:
         (face.queues or face.iothread) is not None and face.bus is not DiskBus.VIRTIO,
         f"a disk on bus {face.bus} has no queues or I/O thread of its own",
         "its controller has" if face.bus is DiskBus.SCSI else None,
+    )
+    yield (
+        face.serial is not None and not _SERIAL.fullmatch(face.serial),
+        f"libvirt takes no serial '{face.serial}'",
+        "take letters, digits and _-.+",
+    )
+    yield (
+        face.shareable and face.format != "raw",
+        "a disk that others write to as well needs format raw",
+        None,
     )
     yield face.io == "native" and face.cache not in ("none", "directsync"), "io=native needs cache=none", None
 

@@ -202,7 +202,7 @@ class Document:
         element = port_element(face)
         self._check_new(port_alias(face.port), element)
         if face.mac.lower() in mac_addresses(self._root):
-            raise ConflictError(f"an interface of guest '{self.name}' has {face.mac} already")
+            raise ConflictError(f"guest '{self.name}' has {face.mac} already, at another interface")
         self._put(element, face.boot_order)
         return (text_of_part(element),)
 
@@ -274,7 +274,7 @@ class Document:
     def _check_new(self, alias: str, element: Element) -> None:
         place, address = place_of(element), PciAddress.of(element)
         if address is not None and not self.is_free(address):
-            raise ConflictError(f"a device of guest '{self.name}' has PCI address {address} already")
+            raise ConflictError(f"guest '{self.name}' has a device at PCI address {address} already")
         boot = element.find("boot")
         if boot is not None and int(boot.get("order", "0")) < 1:
             raise UsageError("the boot order begins with 1")
@@ -282,7 +282,7 @@ class Document:
             if alias_of(device) == alias:
                 raise ConflictError(f"guest '{self.name}' has a device '{alias}' already")
             if place is not None and place_of(device) == place:
-                raise ConflictError(f"a {device.tag!s} of guest '{self.name}' has {place} already")
+                raise ConflictError(f"guest '{self.name}' has {place} already, in its <{device.tag!s}>")
 
 
 def difference(before: str, after: str) -> str:

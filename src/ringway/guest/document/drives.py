@@ -176,5 +176,6 @@ def _check(root: Element, wanted: ScsiController) -> None:
     numbers = (wanted.queues, wanted.cmd_per_lun, wanted.max_sectors)
     if any(number is not None and number < 1 for number in numbers):
         raise UsageError("queues, cmd_per_lun and max_sectors of a controller are at least 1")
-    if len(wanted.iothreads) > (wanted.queues or len(wanted.iothreads)):
-        raise UsageError("a controller has at most as many I/O threads as queues")
+    threads = len(set(wanted.iothreads))
+    if threads < len(wanted.iothreads) or threads > (wanted.queues or threads):
+        raise UsageError("a controller has at most as many I/O threads as queues, and each of them once")

@@ -11,9 +11,9 @@ from msgspec import Struct
 from ringway.errors import UsageError
 from ringway.guest.aliases import Kind, endpoint_alias, owner
 from ringway.guest.document.faces import EndpointFace
-from ringway.guest.document.facts import alias_of, each_device
+from ringway.guest.document.facts import SMALL, alias_of, each_device, number_at
 from ringway.guest.document.overrides import Value, overridden
-from ringway.guest.document.parts import closing, reconnect
+from ringway.guest.document.parts import check_reconnect, closing, reconnect
 from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.tree import Element, make
 from ringway.model import Face
@@ -31,6 +31,8 @@ class Attached(Struct, frozen=True, kw_only=True):
     face: Face
     socket: str | None = None
     wwpn: str | None = None
+    queues: int | None = None
+    boot_order: int | None = None
     address: PciAddress | None = None
 
 
@@ -79,6 +81,8 @@ def attached_endpoints(root: Element) -> Iterator[Attached]:
                 face=face,
                 socket=place if face in _VHOST_USER else None,
                 wwpn=place if face is Face.VHOST_SCSI else None,
+                queues=_queues(root, device),
+                boot_order=number_at(device, "boot", "order"),
                 address=PciAddress.of(device),
             )
 
@@ -116,6 +120,7 @@ def _check(face: EndpointFace) -> None:
         raise UsageError("libvirt does not let a guest boot from a vhost-scsi device")
     if face.queues is not None and face.queues < 1:
         raise UsageError("a device has at least one queue")
+    check_reconnect(face.reconnect_s)
 
 
 def _face(root: Element, device: Element) -> Face | None:
@@ -127,6 +132,11 @@ def _face(root: Element, device: Element) -> Face | None:
             return Face.VHOST_USER_SCSI if driver.startswith("vhost-user-scsi") else Face.VHOST_USER_BLK
         case _:
             return None
+
+
+def _queues(root: Element, device: Element) -> int | None:
+    text = overridden(root, alias_of(device) or "").get("num_queues", "")
+    return int(text) if re.fullmatch(SMALL, text) else number_at(device, "driver", "queues")
 
 
 def _disk(face: EndpointFace, target: str) -> Element:

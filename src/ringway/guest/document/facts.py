@@ -18,7 +18,7 @@ _UNITS: Final[dict[str, int]] = {"": 1024, "b": 1, "bytes": 1} | {
     for power, letter in enumerate("kmgtpe", start=1)
     for unit, base in ((letter, 1024), (f"{letter}ib", 1024), (f"{letter}b", 1000))
 }
-_SMALL: Final = "[0-9]{1,6}"
+SMALL: Final = "[0-9]{1,6}"  #: a count
 _SUSPECT: Final = re.compile(r"\{.*\}")
 
 
@@ -70,6 +70,13 @@ def alias_of(device: Element) -> str | None:
     return None if alias is None else alias.get("name")
 
 
+def number_at(device: Element, tag: str, attribute: str) -> int | None:
+    """A count in an element of a device; ``None`` if it is not there, or none."""
+    element = device.find(tag)
+    text = "" if element is None else element.get(attribute, "")
+    return int(text) if re.fullmatch(SMALL, text) else None
+
+
 def machine_of(root: Element) -> str:
     """``pc-q35-10.0``; empty if libvirt is to choose."""
     kind = root.find("os/type")
@@ -109,10 +116,10 @@ def _size(text: str | None, unit: str | None) -> int:
 def iothreads_of(root: Element) -> set[int]:
     """The numbers of the guest's I/O threads: those listed, and the lowest others up to their count."""
     listed = {thread.get("id", "") for thread in root.iterfind("iothreadids/iothread")}
-    numbers = {int(number) for number in listed if re.fullmatch(_SMALL, number)}
+    numbers = {int(number) for number in listed if re.fullmatch(SMALL, number)}
     wanted = text_at(root, "iothreads")
     others = (number for number in count(1) if number not in numbers)
-    missing = int(wanted) - len(numbers) if re.fullmatch(_SMALL, wanted) else 0
+    missing = int(wanted) - len(numbers) if re.fullmatch(SMALL, wanted) else 0
     return numbers | set(islice(others, max(missing, 0)))
 
 
@@ -120,6 +127,6 @@ def vcpus_of(root: Element) -> int:
     """How many virtual CPUs the guest has; libvirt's default is one."""
     vcpu = root.find("vcpu")
     text = "1" if vcpu is None else vcpu.get("current") or (vcpu.text or "").strip()
-    if not re.fullmatch(_SMALL, text):
+    if not re.fullmatch(SMALL, text):
         raise UsageError(f"'{text}' is no number of virtual CPUs")
     return int(text)

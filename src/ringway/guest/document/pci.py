@@ -81,9 +81,9 @@ def hot_plug_slot(root: Element, reserved: Container[PciAddress]) -> HotPlugSlot
     :raises ConflictError: none is free.
     """
     express = has_express(root)
-    used = addresses(root)
+    used = {(address.bus, address.slot) for address in addresses(root)}
     for slot in _ports(root) if express else _slots(root):
-        if slot.address not in used and slot.address not in reserved:
+        if (slot.address.bus, slot.address.slot) not in used and slot.address not in reserved:
             return slot
     what = "PCI Express port" if express else "slot on its PCI bus"
     raise ConflictError(
@@ -129,12 +129,10 @@ def _indexed(root: Element) -> Iterator[tuple[int, Element]]:
 
 
 def _slots(root: Element) -> Iterator[HotPlugSlot]:
-    taken = {(address.bus, address.slot) for address in addresses(root)}
     for index, controller in _indexed(root):
         if index == 0 and controller.get("model") == "pci-root":
             for slot in range(_LAST_SLOT, _FIRST_SLOT - 1, -1):
-                if (0, slot) not in taken:
-                    yield HotPlugSlot(PciAddress(0, 0, slot, 0), _bus(controller, 0), f"0x{slot:x}")
+                yield HotPlugSlot(PciAddress(0, 0, slot, 0), _bus(controller, 0), f"0x{slot:x}")
 
 
 def _bus(controller: Element, index: int) -> str:

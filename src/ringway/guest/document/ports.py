@@ -15,7 +15,7 @@ from ringway.errors import UsageError
 from ringway.guest.aliases import Kind, owner, port_alias
 from ringway.guest.document.faces import PortFace
 from ringway.guest.document.facts import alias_of, each_device
-from ringway.guest.document.parts import closing, reconnect
+from ringway.guest.document.parts import check_reconnect, closing, reconnect
 from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.tree import Element, make
 from ringway.model import PortMode
@@ -88,6 +88,7 @@ def _check(face: PortFace) -> None:
         )
     if face.queues is not None and face.queues < 1:
         raise UsageError("a port has at least one pair of queues")
+    check_reconnect(face.reconnect_s)
     for size in (face.rx_queue_size, face.tx_queue_size):
         if size is not None and size not in RING_SIZES:
             raise UsageError(f"a ring of {size} is none that QEMU has", hint="take 256, 512 or 1024")
