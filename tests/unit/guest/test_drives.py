@@ -265,6 +265,7 @@ def test_disks_on_other_buses() -> None:
         (replace(_FILE, volume="x", iothread=1), UsageError, "no queues or I/O thread"),
         (replace(_FILE, volume="x", iothread=3, bus=DiskBus.VIRTIO), UsageError, "no I/O thread 3"),
         (replace(_FILE, volume="x", io="native"), UsageError, "needs cache=none"),
+        (replace(_FILE, volume="x", readonly=True, bus=DiskBus.SATA), UsageError, "cannot be read-only"),
         (replace(_FILE, volume="x", serial="ü"), UsageError, "serial 'ü'"),
         (replace(_FILE, volume="x", shareable=True, format="qcow2"), UsageError, "format raw"),
         (replace(_FILE, volume="x", boot_order=0), UsageError, "begins with 1"),

@@ -142,6 +142,11 @@ def _faults(face: DiskFace) -> Iterator[tuple[bool, str, str | None]]:
         "take letters, digits and _-.+",
     )
     yield (
+        face.readonly and face.device is DiskDevice.DISK and face.bus in (DiskBus.SATA, DiskBus.IDE),
+        f"a disk on bus {face.bus} cannot be read-only",
+        "take bus=scsi or bus=virtio",
+    )
+    yield (
         face.shareable and face.format != "raw",
         "a disk that others write to as well needs format raw",
         None,
