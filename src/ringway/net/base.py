@@ -21,6 +21,7 @@ Notify = Callable[[str], None]
 MAX_QUEUES: Final = 256
 _PREFIX: Final = "52:54:00"  #: what QEMU and libvirt give guests
 _RING_SIZES: Final = (256, 512, 1024)  #: what QEMU takes (VIRTIO_NET_RX_QUEUE_MIN_SIZE to VIRTQUEUE_MAX_SIZE)
+_RECONNECT_S: Final = 1  #: without it a guest has no network from the switch's next start on
 _MTU_MIN: Final = 68  #: the smallest that IPv4 allows (RFC 791), and virtio
 _MTU_MAX: Final = 65535
 
@@ -121,7 +122,13 @@ def resolve_port(spec: PortSpec, socket: str) -> PortSpec:
     :param socket: what to take where none is named.
     :raises UsageError: with what is wrong.
     """
-    whole = replace(spec, mac=spec.mac or random_mac(), socket=spec.socket or socket)
+    reconnect_s = _RECONNECT_S if spec.mode is PortMode.CLIENT else None
+    whole = replace(
+        spec,
+        mac=spec.mac or random_mac(),
+        socket=spec.socket or socket,
+        reconnect_s=reconnect_s if spec.reconnect_s is None else spec.reconnect_s,
+    )
     _check_mac(whole)
     _check_rings(whole)
     _check_mtu(whole)

@@ -23,7 +23,16 @@ def _external(settings: Settings) -> Switch:
     return ExternalSwitch(settings)
 
 
-_OURS: Final[dict[str, Opener]] = {"external": _external}
+def _ovs(settings: Settings) -> Switch:
+    try:
+        from ringway.net.ovs.driver import OvsSwitch
+    except ModuleNotFoundError as error:
+        hint = "run: pip install 'ringway[ovs]'"
+        raise NotFoundError(f"switch 'ovs' needs the Python package '{error.name}'", hint=hint) from error
+    return OvsSwitch(settings)
+
+
+_OURS: Final[dict[str, Opener]] = {"external": _external, "ovs": _ovs}
 
 
 def names() -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def default_socket(spec: PortSpec, settings: Settings) -> str:
 
 
 def check_place(spec: PortSpec, settings: Settings) -> None:
-    """Check that QEMU can make the socket, or get to it. What does not exist of our folder is no reason.
+    """Check that QEMU can make the socket, or get to it. Our own folder is still to be made, it may be.
 
     :raises NotFoundError: the folder is not there. :raises PermissionDeniedError: it is closed to QEMU.
     :raises ConflictError: something that is no socket is in its place.
@@ -25,6 +26,8 @@ def check_place(spec: PortSpec, settings: Settings) -> None:
     path = socket_of(spec)
     if not is_ours(path, settings) or settings.folder.exists():
         sockets.check_folder(path, settings.account, writes=spec.mode is PortMode.SERVER)
+    elif settings.folder.parent.exists():
+        sockets.check_folder(str(settings.folder), settings.account, writes=False)
     sockets.look(path)
 
 
@@ -39,6 +42,15 @@ def make_place(spec: PortSpec, settings: Settings) -> None:
         _make(settings.folder, settings)
     except OSError as error:
         raise PermissionDeniedError(f"'{settings.folder}' cannot be made: {error.strerror}") from error
+
+
+def open_socket(path: str, settings: Settings) -> None:
+    """Let QEMU's user connect to a socket that a switch made, as far as it is ours to allow."""
+    if settings.account is None or os.geteuid() or sockets.may_connect(path, settings.account):
+        return
+    with contextlib.suppress(OSError):
+        os.chown(path, -1, settings.account.gid)
+        os.chmod(path, 0o660)
 
 
 def forget_socket(spec: PortSpec, settings: Settings) -> None:
