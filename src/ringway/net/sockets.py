@@ -50,13 +50,13 @@ def look(path: str) -> Seen:
     """
     if not _is_socket(path):
         return Seen()
-    seen = _rows(path, "/proc/net/unix")
-    if seen.listener is None:
-        for table in _other_tables():
-            seen = _rows(path, table)
-            if seen.listener is not None:
-                break
-    return Seen(exists=True, listener=seen.listener, connected=seen.connected)
+    listener, connected = _rows(path, "/proc/net/unix")
+    tables = _other_tables() if listener is None else iter(())
+    while listener is None and (table := next(tables, None)) is not None:
+        # What was accepted is in the namespace of who connected, beside the listener's or not.
+        listener, also = _rows(path, table)
+        connected = connected or also
+    return Seen(exists=True, listener=listener, connected=connected)
 
 
 def owner(inode: int) -> tuple[int, str] | None:
@@ -139,7 +139,8 @@ def _is_socket(path: str) -> bool:
     return True
 
 
-def _rows(path: str, table: str) -> Seen:
+def _rows(path: str, table: str) -> tuple[int | None, bool]:
+    """The listener's inode, and whether somebody is connected."""
     # Num RefCount Protocol Flags Type St Inode Path; the path is the listener's on accepted sockets too.
     listener, connected = None, False
     for line in _read(table).splitlines()[1:]:
@@ -147,7 +148,7 @@ def _rows(path: str, table: str) -> Seen:
         if len(fields) == 8 and fields[7] == path:
             connected = connected or fields[5] == _CONNECTED
             listener = int(fields[6]) if int(fields[3], 16) & _LISTENS else listener
-    return Seen(listener=listener, connected=connected)
+    return listener, connected
 
 
 def _other_tables() -> Iterator[str]:

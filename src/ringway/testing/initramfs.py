@@ -21,6 +21,7 @@ MODULES = (
     "virtio_scsi",
     "virtio_blk",
     "virtio_mem",
+    "virtio_net",
     "sd_mod",
     "sg",
     "ext4",

@@ -34,7 +34,8 @@ _CONFIG: Final = {
     "dpdk-init": "true",
     "dpdk-lcore-mask": "0x1",
     "pmd-cpu-mask": "0x1",
-    "pmd-maxsleep": "100",
+    "pmd-maxsleep": "100",  # of 3.1
+    "pmd-sleep-max": "100",  # of later ones
     "dpdk-socket-mem": str(HUGEPAGES * 2),
     "dpdk-extra": "--no-pci --no-telemetry",
 }
@@ -110,6 +111,9 @@ class OpenVSwitch:
     def start_switch(self) -> None:
         """Start ovs-vswitchd with DPDK, and wait until it forwards. Huge pages are the caller's.
 
+        A bridge has a network card of its name, which would outlive the switch: they are in a namespace of
+        their own, and go with it.
+
         :raises GuestError: it does not start; the message has its last words.
         """
         if not _DAEMON.exists():
@@ -117,8 +121,11 @@ class OpenVSwitch:
         settings = [f"other_config:{name}={_quoted(value)}" for name, value in _CONFIG.items()]
         self.vsctl("--no-wait", "set", "Open_vSwitch", ".", *settings)
         pid_file = f"--pidfile={self.folder}/ovs-vswitchd.pid"
-        self._start("ovs-vswitchd", str(_DAEMON), self.remote, pid_file, "--unixctl=switch.ctl", "--no-chdir")
-        self._await("ovs-vswitchd", lambda: self.vsctl("--timeout=5", "init"))
+        unshare = str(find_program("unshare", "util-linux"))
+        options = [self.remote, pid_file, "--unixctl=switch.ctl", "--no-chdir"]
+        self._start("ovs-vswitchd", unshare, "--net", str(_DAEMON), *options)
+        started = f"external_ids:started={self._processes['ovs-vswitchd'].pid}"  # another each time
+        self._await("ovs-vswitchd", lambda: self.vsctl("--timeout=10", "set", "Open_vSwitch", ".", started))
 
     def stop_switch(self) -> None:
         """End it as the machine would: at once, without a word to the guests."""

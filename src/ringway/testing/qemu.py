@@ -71,6 +71,31 @@ def vhost_user_blk(
     return [*_back_end(path, name, reconnect_ms), "-device", _joined(device, options)]
 
 
+def vhost_user_net(
+    path: Path,
+    *,
+    mac: str,
+    server: bool,
+    name: str = "net",
+    queues: int = 1,
+    reconnect_ms: int = 50,
+    options: str = "",
+) -> list[str]:
+    """Arguments of a network card whose back end is a switch's port.
+
+    :param server: QEMU listens at ``path``, and does not wait for the switch; else it connects.
+    :param options: further device properties, such as ``"host_mtu=9000"``.
+    """
+    side = "server=on,wait=off" if server else f"reconnect-ms={reconnect_ms}"
+    multiple = f"mq=on,vectors={2 * queues + 2}" if queues > 1 else ""
+    device = _joined(f"virtio-net-pci,netdev={name},mac={mac}", multiple)
+    return [
+        *("-chardev", f"socket,id={name}-socket,path={_quoted(path)},{side}"),
+        *("-netdev", f"vhost-user,id={name},chardev={name}-socket,queues={queues}"),
+        *("-device", _joined(device, options)),
+    ]
+
+
 def vhost_scsi(wwpn: str, *, name: str = "hba", queues: int = 1, options: str = "") -> list[str]:
     """Arguments of a SCSI host bus adapter whose endpoint is the kernel's."""
     device = f"vhost-scsi-pci,id={name},wwpn={wwpn},num_queues={queues}"

@@ -1,0 +1,1 @@
+"""Guests whose network is a real Open vSwitch with DPDK."""

@@ -1,0 +1,104 @@
+"""A switch for all tests of this folder, its driver, and guests on its ports.
+
+The switch takes huge pages from the machine, and one runs at a time; a host that has none skips these tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from ringway.errors import GuestError
+from ringway.model import PortMode, PortSpec, PortState
+from ringway.net.base import Settings, Switch, mac_of, socket_of
+from ringway.net.drivers import open_switch
+from ringway.testing.guest import LinuxGuest
+from ringway.testing.openvswitch import OpenVSwitch, hugepages
+from ringway.testing.qemu import vhost_user_net
+
+BRIDGE = "br-guests"
+WAIT_S = 60.0
+MakePort = Callable[..., PortSpec]
+
+
+@pytest.fixture(scope="session")
+def ovs_dpdk() -> Iterator[OpenVSwitch]:
+    """The switch; it runs."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rw-")))
+        try:
+            private = OpenVSwitch(folder)
+            stack.enter_context(hugepages())
+        except GuestError as error:
+            pytest.skip(f"{error}: {error.hint}")
+        stack.enter_context(private)
+        private.start_switch()
+        yield private
+
+
+@pytest.fixture
+def driver(ovs_dpdk: OpenVSwitch, run_dir: Path) -> Iterator[Switch]:
+    options = {"database": ovs_dpdk.remote, "bridge": BRIDGE}
+    switch = open_switch("ovs", Settings(folder=run_dir, options=options))
+    yield switch
+    switch.close()
+
+
+@pytest.fixture
+def make_port(driver: Switch) -> Iterator[MakePort]:
+    """Make ports as a daemon does; they are deleted at the end."""
+    made: list[PortSpec] = []
+
+    def make(name: str, **more: object) -> PortSpec:
+        asked = replace(PortSpec(name=name, switch="ovs", options={"create": "yes"}), **more)
+        spec = driver.resolve(asked)
+        driver.check(spec, tuple(made))
+        driver.create(spec)
+        made.append(spec)
+        return spec
+
+    yield make
+    for spec in made:
+        driver.delete(spec)
+
+
+def guest_on(spec: PortSpec, **more: object) -> LinuxGuest:
+    """A guest with one network card. QEMU's role is the port's ``mode``."""
+    mtu = "" if spec.mtu is None else f"host_mtu={spec.mtu}"
+    card = vhost_user_net(
+        Path(socket_of(spec)),
+        mac=mac_of(spec),
+        server=spec.mode is PortMode.SERVER,
+        queues=spec.queues,
+        reconnect_ms=1000 * (spec.reconnect_s or 0),
+        options=mtu,
+    )
+    return LinuxGuest(card, cpus=spec.queues, **more)  # type: ignore[arg-type]
+
+
+def set_address(guest: LinuxGuest, address: str) -> None:
+    guest.run(f"ip addr add {address}/24 dev eth0 && ip link set eth0 up")
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    """:raises GuestError: it does not come true in time."""
+    deadline = time.monotonic() + WAIT_S
+    while not true():
+        if time.monotonic() > deadline:
+            raise GuestError(f"not in time: {what}")
+        time.sleep(0.05)
+
+
+def wait_state(switch: Switch, spec: PortSpec, state: PortState) -> None:
+    """Wait until a port is so. :raises GuestError: it does not get so; it says how it is."""
+    try:
+        wait_until(lambda: switch.show(spec).state is state, f"port {spec.name} is {state}")
+    except GuestError as error:
+        error.add_note(str(switch.show(spec)))
+        raise
