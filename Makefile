@@ -30,7 +30,7 @@ run: build  ## serve a disk to a real guest and watch it: the demonstration
 	@$(BIN)/ringway demo
 
 .PHONY: test
-test: build faulty  ## everything, with the repeats reduced
+test: build libvirt faulty  ## everything, with the repeats reduced
 	@tools/system
 	cargo test --release --locked --workspace --exclude ringway-py --exclude ringway-fuzz --exclude ringway-loom
 	cargo test --profile fuzz --locked -p ringway-fuzz -p ringway-loom
@@ -45,9 +45,12 @@ test-unit: build  ## the fast ones, without root
 	$(PYTEST) -n auto tests/unit
 
 .PHONY: test-guest
-test-guest: build  ## the ones with real guests
+test-guest: build libvirt  ## the ones with real guests
 	@tools/system guest kernel
 	$(PYTEST) -n auto --dist worksteal tests/guest
+
+.PHONY: libvirt
+libvirt: $(BIN)/.ringway-libvirt  ## the binding that guests' domains are reached by
 
 .PHONY: faulty
 faulty:  ## the core with fault points, for the tests that kill at them
@@ -96,6 +99,12 @@ clean:  ## remove what these commands made in the checkout
 $(BIN)/.ringway-tools: pyproject.toml tools/venv
 	@tools/system build
 	tools/venv $(VENV)
+	@touch $@
+
+# Compiled with libvirt's own headers, which whoever only builds or checks need not have.
+$(BIN)/.ringway-libvirt: $(BIN)/.ringway-tools
+	@tools/system libvirt
+	$(BIN)/python -m pip install --quiet --group libvirt
 	@touch $@
 
 # The editable install: Python sources are used as they lie, so only Rust's make it stale.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ringway.errors import GuestError
-from ringway.testing.guest import Job, LinuxGuest
+from ringway.testing.guest import Job, Shell
 
 from .serving import Target
 
@@ -20,7 +20,7 @@ FIO_VERIFY: Final = (
 )
 
 
-def check_verifies(guest: LinuxGuest, disk: str, *, size: str = "8M") -> None:
+def check_verifies(guest: Shell, disk: str, *, size: str = "8M") -> None:
     """Write at random, with sixteen requests at a time, and verify.
 
     :raises GuestError: a checksum was wrong, or a request failed.
@@ -40,7 +40,7 @@ _HEADER: Final = struct.Struct("<HHIQQIIHHI16s")
 _MAGIC: Final = 0xACCA
 
 
-def start_load(guest: LinuxGuest, disk: str, *, size: str = "8M") -> Job:
+def start_load(guest: Shell, disk: str, *, size: str = "8M") -> Job:
     """Write and verify again and again in the background, until :func:`stop_load`."""
     fio = f"fio {FIO_LOAD} --filename={disk} --size={size} --randseed=$round"
     return guest.start(f"round=1; while [ ! -e /run/stop ]; do {fio} || exit; round=$((round + 1)); done")
@@ -62,14 +62,14 @@ def check_blocks(image: Path) -> None:
             raise GuestError(f"the block at {at} is not what a load wrote there")
 
 
-def stop_load(guest: LinuxGuest, *jobs: Job) -> None:
+def stop_load(guest: Shell, *jobs: Job) -> None:
     """End loads with what they do now. :raises GuestError: one of them found an error."""
     guest.run("touch /run/stop")
     for job in jobs:
         job.on(guest).wait()
 
 
-def check_file_system(guest: LinuxGuest, disk: str) -> None:
+def check_file_system(guest: Shell, disk: str) -> None:
     """Make a file system, fill it, look at it through a second mount, and check it.
 
     :raises GuestError: something of it failed, or the file is another.
@@ -83,7 +83,7 @@ def check_file_system(guest: LinuxGuest, disk: str) -> None:
     )
 
 
-def check_queues(guest: LinuxGuest, target: Target, disk: str, queues: Iterable[int]) -> None:
+def check_queues(guest: Shell, target: Target, disk: str, queues: Iterable[int]) -> None:
     """Read on each vCPU, and look that each of the target's queues had something to do."""
     before = {queue.queue: queue.requests for queue in target.statistics().queues}
     guest.run(

@@ -13,6 +13,7 @@ from ringway.errors import GuestError
 from ringway.testing import initramfs
 from ringway.testing.kernel import Kernel, command_line, find_kernel
 from ringway.testing.qemu import Qemu, QemuGuest, machine
+from ringway.testing.stream import Stream
 
 BOOT_TIMEOUT_S = 300.0
 COMMAND_TIMEOUT_S = 120.0
@@ -38,11 +39,81 @@ class Output(NamedTuple):
     text: str
 
 
-class LinuxGuest(QemuGuest):
+class Shell:
+    """What every Linux guest of ours is: an agent that runs one command at a time.
+
+    :meth:`start` is for what has to go on meanwhile.
+    """
+
+    @property
+    def agent(self) -> Stream:
+        """The way to the agent of :mod:`~ringway.testing.initramfs`."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Say what a person needs to see after a failure."""
+        raise NotImplementedError
+
+    def wait_ready(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Wait until a guest that boots, or boots again, takes commands.
+
+        :raises GuestError: it does not in time.
+        """
+        try:
+            self.agent.wait_for(rb"ready\n", timeout_s)
+        except GuestError as error:
+            raise GuestError(f"the guest did not boot: {error}\n{self.describe()}") from error
+
+    def try_run(self, command: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> Output:
+        """Run a shell script in the guest and return what came of it, whatever its exit status.
+
+        :raises GuestError: it did not end in time, or the guest is gone.
+        """
+        number = next(_numbers)
+        try:
+            self._send(number, command)
+            return self._receive(number, timeout_s)
+        except GuestError as error:
+            raise GuestError(f"{command}: {error}\n{self.describe()}") from error
+
+    def run(self, command: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """Run a shell script in the guest and return its output.
+
+        :raises GuestError: its exit status is not 0 (the message holds the output), or as :meth:`try_run`.
+        """
+        output = self.try_run(command, timeout_s=timeout_s)
+        if output.status != 0:
+            raise GuestError(f"{command}: exit status {output.status} in the guest\n{output.text}")
+        return output.text
+
+    def start(self, command: str) -> Job:
+        """Run a shell script in the background."""
+        number = next(_numbers)
+        script = base64.b64encode(command.encode()).decode()
+        place = f"/run/job.{number}"
+        self.run(
+            f"echo {script} | base64 -d >{place}.script\n"
+            f"( sh {place}.script >{place}.output 2>&1 </dev/null\n"
+            f"echo $? >{place}.status; mv {place}.status {place} ) &"
+        )
+        return Job(self, place)
+
+    def settle(self) -> None:
+        """Wait until udev has named every disk below ``/dev/disk``; the first call starts it."""
+        self.run(_UDEV)
+
+    def _send(self, number: int, command: str) -> None:
+        self.agent.write(b"%d %s\n" % (number, base64.b64encode(command.encode())))
+
+    def _receive(self, number: int, timeout_s: float) -> Output:
+        status, size = self.agent.wait_for(rb"reply %d (\d+) (\d+)\n" % number, timeout_s).groups()
+        return Output(int(status), self.agent.take(int(size), timeout_s).decode("utf-8", "replace"))
+
+
+class LinuxGuest(Shell, QemuGuest):
     """A Debian kernel under QEMU whose root file system is in memory; it answers commands over a virtio port.
 
-    Entering it as a context manager waits until the guest answers. Commands run one at a time; :meth:`start`
-    is for what has to go on meanwhile.
+    Entering it as a context manager waits until the guest answers.
 
     :param devices: QEMU arguments of the disks to test.
     :param incoming: start as the destination of a migration; the guest answers once that has completed.
@@ -83,76 +154,29 @@ class LinuxGuest(QemuGuest):
             self.wait_ready()
         return self
 
-    def wait_ready(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
-        """Wait until a guest that boots, or boots again, takes commands.
+    @property
+    def agent(self) -> Stream:
+        """QEMU's stream of that name."""
+        return self.qemu.streams["agent"]
 
-        :raises GuestError: it does not in time.
-        """
-        try:
-            self.qemu.streams["agent"].wait_for(rb"ready\n", timeout_s)
-        except GuestError as error:
-            raise GuestError(f"the guest did not boot: {error}\n{self.qemu.describe()}") from error
-
-    def try_run(self, command: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> Output:
-        """Run a shell script in the guest and return what came of it, whatever its exit status.
-
-        :raises GuestError: it did not end in time, or the guest is gone.
-        """
-        number = next(_numbers)
-        try:
-            self._send(number, command)
-            return self._receive(number, timeout_s)
-        except GuestError as error:
-            raise GuestError(f"{command}: {error}\n{self.qemu.describe()}") from error
-
-    def run(self, command: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
-        """Run a shell script in the guest and return its output.
-
-        :raises GuestError: its exit status is not 0 (the message holds the output), or as :meth:`try_run`.
-        """
-        output = self.try_run(command, timeout_s=timeout_s)
-        if output.status != 0:
-            raise GuestError(f"{command}: exit status {output.status} in the guest\n{output.text}")
-        return output.text
-
-    def start(self, command: str) -> Job:
-        """Run a shell script in the background."""
-        number = next(_numbers)
-        script = base64.b64encode(command.encode()).decode()
-        place = f"/run/job.{number}"
-        self.run(
-            f"echo {script} | base64 -d >{place}.script\n"
-            f"( sh {place}.script >{place}.output 2>&1 </dev/null\n"
-            f"echo $? >{place}.status; mv {place}.status {place} ) &"
-        )
-        return Job(self, place)
-
-    def settle(self) -> None:
-        """Wait until udev has named every disk below ``/dev/disk``; the first call starts it."""
-        self.run(_UDEV)
+    def describe(self) -> str:
+        """QEMU's own words."""
+        return self.qemu.describe()
 
     def reset(self) -> None:
         """Press the reset button and wait for the guest to come back, its memory forgotten."""
         self.qemu.reset()
         self.wait_ready()
 
-    def _send(self, number: int, command: str) -> None:
-        self.qemu.streams["agent"].write(b"%d %s\n" % (number, base64.b64encode(command.encode())))
-
-    def _receive(self, number: int, timeout_s: float) -> Output:
-        agent = self.qemu.streams["agent"]
-        status, size = agent.wait_for(rb"reply %d (\d+) (\d+)\n" % number, timeout_s).groups()
-        return Output(int(status), agent.take(int(size), timeout_s).decode("utf-8", "replace"))
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A script that runs in the background of a guest."""
 
-    guest: LinuxGuest
+    guest: Shell
     place: str
 
-    def on(self, guest: LinuxGuest) -> Job:
+    def on(self, guest: Shell) -> Job:
         """Return the same job in the QEMU that its guest has migrated to."""
         return replace(self, guest=guest)
 

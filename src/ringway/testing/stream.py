@@ -17,11 +17,17 @@ class Stream:
     Nothing that was printed is lost: the pair exists before QEMU starts.
 
     :param name: what it is called in messages and on QEMU's command line.
+    :param connected: a connection that QEMU made already, which is ours from now on; a child inherits none
+        then.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, connected: socket.socket | None = None) -> None:
         self.name = name
-        self._ours, self._theirs = socket.socketpair()
+        self._theirs: socket.socket | None = None
+        if connected is None:
+            self._ours, self._theirs = socket.socketpair()
+        else:
+            self._ours = connected
         self._changed = threading.Condition()
         self._collected = bytearray()
         self._read = 0
@@ -30,11 +36,12 @@ class Stream:
 
     def start(self) -> None:
         """Drop our copy of QEMU's end, so that its death is seen here, and begin to collect."""
-        self._theirs.close()
+        self._close_theirs()
         self._thread.start()
 
     def fileno_for_child(self) -> int:
         """Return the descriptor that QEMU inherits; valid until :meth:`start`."""
+        assert self._theirs is not None, "it is connected already"
         return self._theirs.fileno()
 
     def write(self, data: bytes) -> None:
@@ -89,13 +96,17 @@ class Stream:
 
     def close(self) -> None:
         """Hang up and wait for the collector."""
-        self._theirs.close()
+        self._close_theirs()
         # Shut down, because closing alone does not wake a thread that is blocked in recv().
         with contextlib.suppress(OSError):  # the other side may have hung up first
             self._ours.shutdown(socket.SHUT_RDWR)
         if self._thread.ident is not None:
             self._thread.join()
         self._ours.close()
+
+    def _close_theirs(self) -> None:
+        if self._theirs is not None:
+            self._theirs.close()
 
     def _wait_more(self, deadline: float, wanted: str) -> None:
         if self._closed:
