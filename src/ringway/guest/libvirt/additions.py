@@ -1,0 +1,139 @@
+"""Devices that come into a domain: what has to hold before, and both halves of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import libvirt
+from msgspec.structs import replace
+
+from ringway.errors import ConflictError
+from ringway.guest.aliases import endpoint_alias, port_alias
+from ringway.guest.document import Document, EndpointFace, PciAddress, PortFace, difference
+from ringway.guest.libvirt import hotplug, places, reach
+from ringway.guest.libvirt.failures import translated
+from ringway.guest.libvirt.looks import Look, persistent_document
+from ringway.guest.libvirt.monitor import Monitor
+from ringway.model import Face, PortMode
+
+NewDevice = EndpointFace | PortFace
+Edit = Callable[[Document], object]
+
+_TRIES: Final = 5
+
+
+def alias_of(device: NewDevice) -> str:
+    """The name that it has in the domain."""
+    return endpoint_alias(device.endpoint) if isinstance(device, EndpointFace) else port_alias(device.port)
+
+
+def check_halves(look: Look, *, live: bool, persistent: bool) -> None:
+    """:raises ConflictError: the guest does not run, or has no next start."""
+    name = look.name
+    if live and look.live is None:
+        raise ConflictError(f"guest '{name}' does not run", hint="start it, or use --persistent alone")
+    if persistent and look.persistent is None:
+        raise ConflictError(f"guest '{name}' is transient: it has no next start", hint="use --live alone")
+
+
+def memory_is_shared(document: Document, device: NewDevice, *, fix: bool) -> bool:
+    """Whether a vhost-user device may come in, as far as memory goes; always for the kernel's.
+
+    :raises ConflictError: it may not, and it is not to be fixed.
+    """
+    if isinstance(device, EndpointFace) and device.face is Face.VHOST_SCSI:
+        return True
+    if document.shares_memory:
+        return True
+    if not fix:
+        raise ConflictError(
+            f"guest '{document.name}' does not share its memory: {'; '.join(document.memory_obstacles)}",
+            hint="--fix-memory shares it from the guest's next start on",
+        )
+    return False
+
+
+def check_socket(device: NewDevice, look: Look, capabilities: str) -> None:
+    """Look whether QEMU gets to the device's socket, as the user that it runs as.
+
+    :raises RingwayError: it does not; the message names what is in the way.
+    """
+    user = (look.live and reach.user_of(look.live.xml)) or reach.user_of(capabilities)
+    if isinstance(device, PortFace) and device.mode is PortMode.SERVER:
+        reach.check_folder(device.socket, user)
+    elif device.socket is not None:
+        reach.check_socket(device.socket, user)
+
+
+def add_live(domain: libvirt.virDomain, look: Look, device: NewDevice) -> None:
+    """Give a device to the guest that runs. :raises RingwayError: it could not; nothing of it is left."""
+    assert look.live is not None
+    by_monitor = isinstance(device, EndpointFace) and device.face is Face.VHOST_USER_SCSI
+    # libvirt chooses well as long as it knows of all that is there.
+    address = places.free_place(domain, look.live, look.persistent) if by_monitor or look.hides else None
+    if by_monitor:
+        assert isinstance(device, EndpointFace)
+        hotplug.plug(Monitor(domain), device, address)
+    else:
+        for element in _add(Document(look.live.xml), replace(device, address=address)):
+            with translated(f"guest '{look.name}' does not get {alias_of(device)}"):
+                domain.attachDeviceFlags(element, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def add_persistent(domain: libvirt.virDomain, device: NewDevice, address: PciAddress | None) -> str:
+    """Give a device to the guest's next start, and share its memory if that is needed and is not so.
+
+    :param address: where the guest that runs has it; the next start has it there too, if that is free.
+    :returns: what changed of its memory, as a diff.
+    """
+    memory: list[str] = []
+
+    def edit(document: Document) -> None:
+        wanted = address if address not in places.used(document) else None
+        if not (isinstance(device, EndpointFace) and device.face is Face.VHOST_SCSI):
+            memory[:] = [document.share_memory()]
+        _add(document, replace(device, address=wanted))
+
+    rewrite(domain, edit)
+    return "".join(memory)
+
+
+def remove_persistent(domain: libvirt.virDomain, alias: str) -> None:
+    """Take a device out of the guest's next start. :raises NotFoundError: it has none such."""
+    rewrite(domain, lambda document: document.remove(alias))
+
+
+def preview(look: Look, device: NewDevice) -> str:
+    """What :func:`add_persistent` would change, as a diff."""
+    assert look.persistent is not None
+    document = Document(look.persistent.xml)
+    if not (isinstance(device, EndpointFace) and device.face is Face.VHOST_SCSI):
+        document.share_memory()
+    _add(document, device)
+    return difference(look.persistent.xml, document.xml)
+
+
+def rewrite(domain: libvirt.virDomain, edit: Edit) -> None:
+    """Change a domain's persistent document, unless others do at the same moment: then again.
+
+    :raises RingwayError: what ``edit`` raises, or libvirt refuses it; the document is as before.
+    """
+    for _ in range(_TRIES):
+        document = persistent_document(domain)
+        if document is None:
+            raise ConflictError(f"guest '{domain.name()}' has no next start any more")
+        before = document.xml
+        edit(document)
+        now = persistent_document(domain)
+        if now is not None and now.xml == before:
+            with translated(f"libvirt does not take the document of guest '{document.name}'"):
+                domain.connect().defineXMLFlags(document.xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+            return
+    raise ConflictError(f"somebody else changes guest '{domain.name()}' all the time")
+
+
+def _add(document: Document, device: NewDevice) -> tuple[str, ...]:
+    if isinstance(device, EndpointFace):
+        return document.add_endpoint(device)
+    return document.add_port(device)

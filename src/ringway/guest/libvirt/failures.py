@@ -1,0 +1,73 @@
+"""What libvirt says when it could not, as errors of ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+import libvirt
+
+from ringway.errors import (
+    ConflictError,
+    GuestError,
+    NotFoundError,
+    PermissionDeniedError,
+    RingwayError,
+    TimedOutError,
+    UnreachableError,
+    UsageError,
+)
+
+_NOT_THERE: Final = "systemctl start libvirtd (or virtqemud), or name another with --libvirt-uri"
+_KINDS: Final[dict[int, type[RingwayError]]] = {
+    libvirt.VIR_ERR_NO_DOMAIN: NotFoundError,
+    libvirt.VIR_ERR_OPERATION_INVALID: ConflictError,
+    libvirt.VIR_ERR_OPERATION_DENIED: PermissionDeniedError,
+    libvirt.VIR_ERR_ACCESS_DENIED: PermissionDeniedError,
+    libvirt.VIR_ERR_AUTH_FAILED: PermissionDeniedError,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE: PermissionDeniedError,
+    libvirt.VIR_ERR_AUTH_CANCELLED: PermissionDeniedError,
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: TimedOutError,
+    libvirt.VIR_ERR_XML_ERROR: UsageError,
+    libvirt.VIR_ERR_XML_DETAIL: UsageError,
+    libvirt.VIR_ERR_XML_INVALID_SCHEMA: UsageError,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED: UsageError,
+    libvirt.VIR_ERR_INVALID_ARG: UsageError,
+}
+#: A connection that broke says so in one of these ways.
+_BROKEN: Final = (libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_RPC)
+_REMOTE: Final = (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise what libvirt raises in here as an error of ours. :param what: was tried, as a clause."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise error_of(what, error) from error
+
+
+def error_of(what: str, error: libvirt.libvirtError) -> RingwayError:
+    """Find the error of ours that says the same."""
+    message = f"{what}: {error.get_error_message() or error}"
+    if is_broken(error):
+        return UnreachableError(message, hint=_NOT_THERE)
+    return _KINDS.get(error.get_error_code(), GuestError)(message)
+
+
+def is_broken(error: libvirt.libvirtError) -> bool:
+    """Whether it is the connection that failed, and not what was asked."""
+    return error.get_error_code() in _BROKEN or (
+        error.get_error_domain() in _REMOTE and error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR
+    )
+
+
+def unreachable(uri: str, error: libvirt.libvirtError) -> RingwayError:
+    """Say that a connection could not be made."""
+    kind = _KINDS.get(error.get_error_code())
+    message = f"libvirt does not answer at {uri}: {error.get_error_message() or error}"
+    if kind is PermissionDeniedError:
+        return PermissionDeniedError(message, hint="run as root, or as a member of the group libvirt")
+    return UnreachableError(message, hint=_NOT_THERE)

@@ -1,0 +1,85 @@
+"""vhost-user-scsi in a guest that runs: libvirt has no element for it, so QEMU is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any, Final
+
+from ringway.errors import GuestError, UnreachableError
+from ringway.guest.aliases import endpoint_alias
+from ringway.guest.document import EndpointFace, PciAddress
+from ringway.guest.libvirt.monitor import Monitor, Refused
+
+CONNECT_S: Final = 5.0
+_DRIVER: Final = "vhost-user-scsi-pci"
+
+
+def socket_name(alias: str) -> str:
+    """The character device of a device, named as libvirt names its own."""
+    return f"chr-vu-{alias}"
+
+
+def plug(monitor: Monitor, face: EndpointFace, address: PciAddress | None) -> None:
+    """Give the guest the adapter of an endpoint.
+
+    :param address: ``None``: QEMU chooses.
+    :raises RingwayError: it could not; nothing of it is left.
+    """
+    alias = endpoint_alias(face.endpoint)
+    try:
+        _connect(monitor, face, alias)
+        monitor.add_device(_properties(face, alias, address))
+    except Refused as error:
+        clear(monitor, alias)
+        raise GuestError(f"QEMU does not give guest '{monitor.guest}' the adapter: {error.text}") from error
+    except BaseException:
+        with contextlib.suppress(GuestError, UnreachableError):
+            clear(monitor, alias)
+        raise
+
+
+def ask(monitor: Monitor, alias: str) -> None:
+    """Ask the guest to let a device go; one that was asked, or has none, is fine."""
+    try:
+        monitor.remove_device(alias)
+    except Refused as error:
+        if error.kind != "DeviceNotFound" and "unplug" not in error.text:
+            raise GuestError(f"QEMU of guest '{monitor.guest}': {error.text}") from error
+
+
+def clear(monitor: Monitor, alias: str) -> None:
+    """Remove the connection that a device had; none is fine."""
+    if socket_name(alias) not in monitor.sockets():
+        return
+    try:
+        monitor.execute("chardev-remove", id=socket_name(alias))
+    except Refused as error:
+        raise GuestError(f"QEMU of guest '{monitor.guest}': {error.text}") from error
+
+
+def _connect(monitor: Monitor, face: EndpointFace, alias: str) -> None:
+    """Have QEMU connect: a device on a socket that is not connected hangs QEMU, and its guest with it."""
+    reconnect = {} if face.reconnect_s is None else {"reconnect-ms": face.reconnect_s * 1000}
+    address = {"type": "unix", "data": {"path": face.socket}}
+    backend = {"type": "socket", "data": {"addr": address, "server": False, **reconnect}}
+    monitor.execute("chardev-add", id=socket_name(alias), backend=backend)
+    deadline = time.monotonic() + CONNECT_S
+    while not monitor.sockets().get(socket_name(alias), False):
+        if time.monotonic() > deadline:
+            raise UnreachableError(
+                f"QEMU of guest '{monitor.guest}' does not get a connection at {face.socket}",
+                hint="another guest may have it; see ringway endpoint show",
+            )
+        time.sleep(0.05)
+
+
+def _properties(face: EndpointFace, alias: str, address: PciAddress | None) -> dict[str, Any]:
+    properties: dict[str, Any] = {"driver": _DRIVER, "id": alias, "chardev": socket_name(alias)}
+    if face.queues is not None:
+        properties["num_queues"] = face.queues
+    if face.protection:
+        properties["t10_pi"] = True
+    if address is not None:
+        properties |= {"bus": f"pci.{address.bus}", "addr": f"{address.slot:#x}.{address.function:#x}"}
+    return properties

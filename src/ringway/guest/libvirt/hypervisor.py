@@ -1,0 +1,273 @@
+"""The verbs of ``guest.base``, by libvirt."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+import libvirt
+from msgspec.structs import replace
+
+from ringway.errors import ConflictError, GuestError, NotFoundError, RingwayError, UsageError
+from ringway.guest.aliases import endpoint_alias, port_alias
+from ringway.guest.base import Notify, Wish
+from ringway.guest.document import Document, EndpointFace, PciAddress, PortFace
+from ringway.guest.libvirt import additions, reach
+from ringway.guest.libvirt.additions import NewDevice, alias_of
+from ringway.guest.libvirt.connection import Connection
+from ringway.guest.libvirt.events import Events
+from ringway.guest.libvirt.failures import translated
+from ringway.guest.libvirt.looks import Look
+from ringway.guest.libvirt.removals import Removals
+from ringway.model import AttachmentInfo, Check, GuestInfo, PortSpec
+
+RELEASE_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
+
+
+class LibvirtHypervisor:
+    """libvirt's guests on this host: :class:`~ringway.guest.base.Hypervisor`.
+
+    The connection is made when it is needed, and again when it breaks. All calls :raise UnreachableError:
+    libvirt is not there.
+
+    :param uri: of libvirt.
+    """
+
+    def __init__(self, uri: str = "qemu:///system") -> None:
+        self._events = Events()
+        self._removals = Removals(self._events)
+        self._connection = Connection(uri, self._events.prepare)
+
+    # Looks
+
+    def probe(self) -> tuple[Check, ...]:
+        """Say what this host lets it do. Never raises."""
+        try:
+            connection = self._connection.get()
+            with translated("libvirt"):
+                libvirt_version, qemu_version = connection.getLibVersion(), connection.getVersion()
+                user = reach.user_of(connection.getCapabilities())
+        except RingwayError as error:
+            return (Check(name="libvirt", ok=False, detail=error.message, hint=error.hint),)
+        return (
+            Check(name="libvirt", ok=True, detail=f"{_version(libvirt_version)} at {self._connection.uri}"),
+            Check(name="qemu", ok=True, detail=_version(qemu_version)),
+            Check(name="qemu's user", ok=True, detail=user.name if user else "not told by libvirt"),
+        )
+
+    def guests(self) -> tuple[GuestInfo, ...]:
+        """All guests, by name, with what of ours is attached."""
+        with translated("libvirt does not list its guests"):
+            domains = self._connection.get().listAllDomains()
+        found = []
+        for domain in domains:
+            with contextlib.suppress(NotFoundError, ConflictError):  # it went, or stopped, meanwhile
+                found.append(self._look(domain).info())
+        return tuple(sorted(found, key=lambda guest: guest.name))
+
+    def show(self, guest: str) -> GuestInfo:
+        """One guest. :raises NotFoundError: there is none."""
+        return self._look(self._find(guest)).info()
+
+    def document(self, guest: str, *, persistent: bool) -> Document:
+        """A guest's document, of its next start or as it runs.
+
+        :raises NotFoundError: there is no such guest.
+        :raises ConflictError: it does not run, or has no next start.
+        """
+        look = self._look(self._find(guest))
+        additions.check_halves(look, live=not persistent, persistent=persistent)
+        document = look.persistent if persistent else look.live
+        assert document is not None
+        return document
+
+    # Endpoints
+
+    def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
+        """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
+        device = _endpoint(wish)
+        look = self._look(self._find(guest))
+        live = self._checked(look, device, live=live, persistent=persistent, fix_memory=wish.fix_memory)
+        lines = [f"guest '{look.name}' gets {alias_of(device)} now"] * live
+        return (*lines, *(additions.preview(look, device).splitlines() if persistent else ()))
+
+    def attach(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> AttachmentInfo:
+        """Give a guest an endpoint, first to the one that runs. Doing it again changes nothing.
+
+        :raises RingwayError: it could not; the guest is as before.
+        """
+        domain = self._find(guest)
+        note = self._add(
+            domain, _endpoint(wish), live=live, persistent=persistent, fix_memory=wish.fix_memory
+        )
+        info = self._look(domain).attachment(wish.endpoint)
+        if info is None:
+            raise GuestError(f"guest '{guest}' lost '{wish.endpoint}' as soon as it had it")
+        return replace(info, message="\n".join(filter(None, (info.message, note))) or None)
+
+    def detach(self, guest: str, endpoint: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        """Take an endpoint away; what is not there is fine.
+
+        :param timeout_s: how long the guest may take to let it go.
+        :raises TimedOutError: it did not; it was asked, and nothing else changed.
+        """
+        self._remove(guest, endpoint_alias(endpoint), live=live, persistent=persistent, timeout_s=timeout_s)
+
+    def take_back(self, guest: str, endpoint: str) -> None:
+        """Undo an :meth:`attach` of which nobody was told; a guest that is gone has nothing of it.
+
+        :raises TimedOutError: the guest does not let it go.
+        """
+        with contextlib.suppress(NotFoundError):
+            self.detach(guest, endpoint, live=True, persistent=True, timeout_s=RELEASE_S)
+
+    # Ports
+
+    def plug(self, guest: str, port: PortSpec, *, live: bool, persistent: bool) -> None:
+        """Give a guest a port. :raises RingwayError: it could not; the guest is as before."""
+        self._add(self._find(guest), _port(port), live=live, persistent=persistent, fix_memory=False)
+
+    def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        """Take a port away; what is not there is fine. :raises TimedOutError: as :meth:`detach`."""
+        self._remove(guest, port_alias(port), live=live, persistent=persistent, timeout_s=timeout_s)
+
+    # Whole guests
+
+    def create(self, xml: str, *, start: bool) -> GuestInfo:
+        """Define a guest, and start it. :raises RingwayError: it could not; there is no such guest."""
+        document = Document(xml)
+        connection = self._connection.get()
+        with contextlib.suppress(NotFoundError):
+            self._find(document.name)
+            raise ConflictError(f"there is a guest '{document.name}' already")
+        with translated(f"libvirt does not take guest '{document.name}'"):
+            domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        if start:
+            self._start(domain)
+        return self._look(domain).info()
+
+    # What happens
+
+    def watch(self, notify: Notify) -> None:
+        """Tell of what happens from now on, and whenever libvirt is there again; at most one may ask."""
+        self._events.watch(notify)
+        self._connection.keep(self._events.came_back)
+
+    def close(self) -> None:
+        """Let go. Guests stay as they are."""
+        self._connection.close()
+
+    # Inside
+
+    def _find(self, guest: str) -> libvirt.virDomain:
+        connection = self._connection.get()
+        for look_up in (connection.lookupByName, connection.lookupByUUIDString):
+            with contextlib.suppress(NotFoundError, UsageError), translated(f"guest '{guest}'"):
+                return look_up(guest)
+        raise NotFoundError(f"there is no guest '{guest}'", hint="ringway guest list shows all")
+
+    def _look(self, domain: libvirt.virDomain) -> Look:
+        return Look(domain, self._removals.asked(domain.UUIDString()))
+
+    def _start(self, domain: libvirt.virDomain) -> None:
+        try:
+            with translated(f"guest '{domain.name()}' does not start"):
+                domain.create()
+        except RingwayError:
+            with contextlib.suppress(libvirt.libvirtError):
+                domain.undefine()
+            raise
+
+    def _checked(
+        self, look: Look, device: NewDevice, *, live: bool, persistent: bool, fix_memory: bool
+    ) -> bool:
+        """Check what can be before anything changes. :returns: whether the guest that runs can have it."""
+        additions.check_halves(look, live=live, persistent=persistent)
+        fix = fix_memory and persistent
+        if live and look.live is not None:
+            live = additions.memory_is_shared(look.live, device, fix=fix)
+        if persistent and look.persistent is not None:
+            additions.memory_is_shared(look.persistent, device, fix=fix)
+        with translated("libvirt's capabilities"):
+            capabilities = self._connection.get().getCapabilities()
+        additions.check_socket(device, look, capabilities)
+        return live
+
+    def _add(
+        self,
+        domain: libvirt.virDomain,
+        device: NewDevice,
+        *,
+        live: bool,
+        persistent: bool,
+        fix_memory: bool,
+    ) -> str:
+        """Do both halves, or none. :returns: what the caller should know besides."""
+        alias, look = alias_of(device), self._look(domain)
+        live, persistent = live and not look.is_live(alias), persistent and not look.is_persistent(alias)
+        if not live and not persistent:
+            return ""
+        live = self._checked(look, device, live=live, persistent=persistent, fix_memory=fix_memory)
+        self._removals.forget(domain.UUIDString(), alias)
+        if live:
+            additions.add_live(domain, look, device)
+        if not persistent:
+            return ""
+        try:
+            memory = additions.add_persistent(domain, device, self._place(domain, alias))
+        except BaseException as error:
+            if live:
+                self._undo(domain, alias, error)
+            raise
+        return f"its memory is shared from its next start on:\n{memory}" if memory else ""
+
+    def _place(self, domain: libvirt.virDomain, alias: str) -> PciAddress | None:
+        return self._look(domain).address(alias)
+
+    def _undo(self, domain: libvirt.virDomain, alias: str, error: BaseException) -> None:
+        """Take the first half back; what fails now is a note to what failed first."""
+        try:
+            self._removals.remove(lambda: domain, alias, RELEASE_S)
+        except RingwayError as further:
+            error.add_note(f"{alias} stays in the guest that runs: {further.message}")
+
+    def _remove(self, guest: str, alias: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        domain = self._find(guest)
+        if live:
+            uuid = domain.UUIDString()
+            self._removals.remove(lambda: self._find(uuid), alias, timeout_s)
+        if persistent and self._look(domain := self._find(guest)).is_persistent(alias):
+            additions.remove_persistent(domain, alias)
+
+
+def _endpoint(wish: Wish) -> EndpointFace:
+    return EndpointFace(
+        endpoint=wish.endpoint,
+        face=wish.face,
+        socket=wish.socket,
+        wwpn=wish.wwpn,
+        queues=wish.queues,
+        boot_order=wish.boot_order,
+        protection=wish.protection,
+        reconnect_s=wish.reconnect_s,
+    )
+
+
+def _port(port: PortSpec) -> PortFace:
+    if port.mac is None or port.socket is None:
+        raise UsageError(f"port '{port.name}' has no MAC address or no socket yet")
+    return PortFace(
+        port=port.name,
+        mac=port.mac,
+        socket=port.socket,
+        mode=port.mode,
+        queues=port.queues,
+        rx_queue_size=port.rx_queue_size,
+        tx_queue_size=port.tx_queue_size,
+        reconnect_s=port.reconnect_s,
+    )
+
+
+def _version(number: int) -> str:
+    """libvirt's way to write one: 11003000 is 11.3.0."""
+    return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,0 +1,184 @@
+"""What a domain is, as the model says it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import libvirt
+
+from ringway.errors import NotFoundError
+from ringway.guest.aliases import Kind, owner
+from ringway.guest.document import Attached, Document, PciAddress, Plugged
+from ringway.guest.libvirt.failures import translated
+from ringway.guest.libvirt.monitor import Monitor
+from ringway.model import AttachmentInfo, AttachmentState, Face, GuestInfo, GuestState
+
+_STATES: Final = {
+    libvirt.VIR_DOMAIN_RUNNING: GuestState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: GuestState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTOFF: GuestState.SHUT_OFF,
+}
+_FACES: Final = {"vhost-user-scsi": Face.VHOST_USER_SCSI, "vhost-user-blk": Face.VHOST_USER_BLK}
+#: What a document is read with to be written again: it has what is secret then.
+_WHOLE: Final = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+
+NOT_IN_LIBVIRT: Final = "libvirt does not know of it until the guest's next start, and cannot move the guest"
+NOT_MOVABLE: Final = "libvirt does not move a guest with a device of the kernel's vhost-scsi"
+
+
+def live_document(domain: libvirt.virDomain) -> Document | None:
+    """Of the guest that runs; ``None`` if it does not."""
+    with translated(f"guest '{domain.name()}'"):
+        return Document(domain.XMLDesc(0)) if domain.isActive() else None
+
+
+def persistent_document(domain: libvirt.virDomain) -> Document | None:
+    """Of its next start; ``None`` if there will be none."""
+    with translated(f"guest '{domain.name()}'"):
+        return Document(domain.XMLDesc(_WHOLE)) if domain.isPersistent() else None
+
+
+def hidden(domain: libvirt.virDomain, live: Document) -> dict[str, str]:
+    """Devices of ours that QEMU has and libvirt does not know of: alias to QEMU's type.
+
+    Only a domain that was tampered with can have some, and libvirt marks such a domain: others are not asked.
+    """
+    if not is_tainted(domain):
+        return {}
+    known = {each.alias for each in _ours(live)}
+    devices = Monitor(domain).devices()
+    return {name: kind for name, kind in devices.items() if owner(name) and name not in known}
+
+
+def is_tainted(domain: libvirt.virDomain) -> bool:
+    """Whether libvirt marked it as changed by other means than its own, or as unsafe."""
+    with translated(f"guest '{domain.name()}'"):
+        return bool(domain.messages(libvirt.VIR_DOMAIN_MESSAGE_TAINTING))
+
+
+class Look:
+    """All that can be told of a domain at one moment.
+
+    :param asked: aliases of devices that the guest was asked to let go.
+    :raises RingwayError: libvirt or QEMU cannot be asked.
+    """
+
+    def __init__(self, domain: libvirt.virDomain, asked: frozenset[str] = frozenset()) -> None:
+        self.domain: Final = domain
+        self.live = live_document(domain)
+        self.persistent = persistent_document(domain)
+        self._asked = asked
+        self._hidden = hidden(domain, self.live) if self.live else {}
+
+    @property
+    def name(self) -> str:
+        """Of the guest."""
+        return self._document.name
+
+    @property
+    def hides(self) -> bool:
+        """Whether QEMU has something of ours that libvirt does not know of."""
+        return bool(self._hidden)
+
+    @property
+    def _document(self) -> Document:
+        document = self.live or self.persistent
+        if document is None:
+            raise NotFoundError("the guest has gone meanwhile")
+        return document
+
+    def info(self) -> GuestInfo:
+        """The guest."""
+        document = self._document
+        with translated(f"guest '{document.name}'"):
+            state, *_ = self.domain.info()
+        ports = {port.port for each in (self.live, self.persistent) if each for port in each.ports()}
+        return GuestInfo(
+            name=document.name,
+            uuid=document.uuid or "",
+            state=_STATES.get(state, GuestState.OTHER),
+            persistent=self.persistent is not None,
+            memory_bytes=document.memory_bytes,
+            vcpus=document.vcpus,
+            machine=document.machine,
+            shared_memory=document.shares_memory,
+            disks=document.disks(),
+            attachments=self.attachments(),
+            ports=tuple(sorted(ports)),
+        )
+
+    def attachments(self) -> tuple[AttachmentInfo, ...]:
+        """Our endpoints, by name."""
+        names = {*self._in(self.live), *self._in(self.persistent), *self._hidden_endpoints()}
+        return tuple(info for name in sorted(names) if (info := self.attachment(name)))
+
+    def attachment(self, endpoint: str) -> AttachmentInfo | None:
+        """One of them; ``None`` if it is not there."""
+        running, next_start = self._in(self.live).get(endpoint), self._in(self.persistent).get(endpoint)
+        alias = self._hidden_endpoints().get(endpoint)
+        known = running or next_start
+        if known is None and alias is None:
+            return None
+        face = known.face if known else _face(self._hidden[alias or ""])
+        message = NOT_MOVABLE if face is Face.VHOST_SCSI else NOT_IN_LIBVIRT if alias else None
+        name = alias or (known.alias if known else "")
+        return AttachmentInfo(
+            guest=self.name,
+            endpoint=endpoint,
+            face=face,
+            alias=name,
+            state=AttachmentState.DETACHING if name in self._asked else AttachmentState.ATTACHED,
+            live=running is not None or alias is not None,
+            persistent=next_start is not None,
+            address=self._address(running or next_start, alias),
+            migratable=message is None,
+            message=message,
+        )
+
+    @property
+    def was_tampered_with(self) -> bool:
+        """Whether the guest that runs may have what libvirt does not know of."""
+        return self.live is not None and is_tainted(self.domain)
+
+    def address(self, alias: str) -> PciAddress | None:
+        """Where the guest that runs has a device of ours; ``None`` if it has none."""
+        if alias in self._hidden:
+            return Monitor(self.domain).address(alias)
+        devices = _ours(self.live) if self.live else []
+        return next((each.address for each in devices if each.alias == alias), None)
+
+    def is_live(self, alias: str) -> bool:
+        """Whether the guest that runs has a device."""
+        return alias in self._hidden or self.knows(alias)
+
+    def knows(self, alias: str) -> bool:
+        """Whether libvirt knows of a device of the guest that runs."""
+        return self.live is not None and _has(self.live, alias)
+
+    def is_persistent(self, alias: str) -> bool:
+        """Whether the guest's next start has a device."""
+        return self.persistent is not None and _has(self.persistent, alias)
+
+    def _address(self, known: Attached | None, alias: str | None) -> str | None:
+        address = Monitor(self.domain).address(alias) if alias else known.address if known else None
+        return None if address is None else str(address)
+
+    def _in(self, document: Document | None) -> dict[str, Attached]:
+        return {each.endpoint: each for each in document.attachments()} if document else {}
+
+    def _hidden_endpoints(self) -> dict[str, str]:
+        owners = ((alias, owner(alias)) for alias in self._hidden)
+        return {whose.name: alias for alias, whose in owners if whose and whose.kind is Kind.ENDPOINT}
+
+
+def _ours(document: Document) -> list[Attached | Plugged]:
+    return [*document.attachments(), *document.ports()]
+
+
+def _has(document: Document, alias: str) -> bool:
+    return any(each.alias == alias for each in _ours(document))
+
+
+def _face(kind: str) -> Face:
+    """What QEMU's type of a device is."""
+    return next((face for prefix, face in _FACES.items() if kind.startswith(prefix)), Face.VHOST_SCSI)

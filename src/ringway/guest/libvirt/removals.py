@@ -1,0 +1,101 @@
+"""Devices that a guest is asked to let go."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import libvirt
+
+from ringway.errors import RingwayError, TimedOutError, UnreachableError
+from ringway.guest.libvirt import hotplug
+from ringway.guest.libvirt.events import Events
+from ringway.guest.libvirt.failures import error_of
+from ringway.guest.libvirt.looks import Look
+from ringway.guest.libvirt.monitor import Monitor
+
+_TRIES: Final = 20
+
+Find = Callable[[], libvirt.virDomain]
+"""The domain, by the connection of this moment. :raises NotFoundError: it is gone."""
+
+
+class Removals:
+    """What guests were asked to let go. From many threads."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._lock = threading.Lock()
+        self._asked: set[tuple[str, str]] = set()  # guest's UUID, alias
+
+    def asked(self, uuid: str) -> frozenset[str]:
+        """Aliases that a guest was asked for."""
+        with self._lock:
+            return frozenset(alias for guest, alias in self._asked if guest == uuid)
+
+    def forget(self, uuid: str, alias: str) -> None:
+        """It came to an end, whichever."""
+        with self._lock:
+            self._asked.discard((uuid, alias))
+
+    def remove(self, find: Find, alias: str, timeout_s: float) -> None:
+        """Have the guest that runs let a device go, and wait for it. One that is not there is fine.
+
+        :raises TimedOutError: the guest did not; it was asked, and may still.
+        """
+        domain = find()
+        uuid, name = domain.UUIDString(), domain.name()
+        with self._lock:
+            self._asked.add((uuid, alias))
+        _ask(domain, Look(domain), alias)
+        if not self._events.wait(lambda: _is_gone(find, alias), timeout_s):
+            raise TimedOutError(
+                f"guest '{name}' was asked to let {alias} go, and has not in {timeout_s:g} s",
+                hint="a guest that is paused, or has not booted, cannot; unmount what it uses, and try again",
+            )
+        self.forget(uuid, alias)
+        _tidy(find, alias)
+
+
+def _ask(domain: libvirt.virDomain, look: Look, alias: str) -> None:
+    if look.knows(alias):
+        _ask_libvirt(domain, alias)
+    elif look.is_live(alias):
+        hotplug.ask(Monitor(domain), alias)
+
+
+def _ask_libvirt(domain: libvirt.virDomain, alias: str) -> None:
+    try:
+        domain.detachDeviceAlias(alias, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_DEVICE_MISSING or "unplug" in str(error):
+            return  # it has gone meanwhile, or was asked already
+        raise error_of(f"guest '{domain.name()}' cannot be asked for {alias}", error) from error
+
+
+def _is_gone(find: Find, alias: str) -> bool:
+    """While libvirtd is away nothing is known, and the guest may still answer."""
+    try:
+        return not Look(find()).is_live(alias)
+    except UnreachableError:
+        return False
+
+
+def _tidy(find: Find, alias: str) -> None:
+    """Remove the connection that is left behind, where it is not libvirt's to do so."""
+    domain = find()
+    look = Look(domain)
+    if look.live is None or not look.was_tampered_with:
+        return
+    monitor = Monitor(domain)
+    for attempt in range(_TRIES):
+        try:
+            hotplug.clear(monitor, alias)
+        except RingwayError:
+            if attempt == _TRIES - 1:
+                raise
+            time.sleep(0.1)  # QEMU lets go of it a moment after its device
+        else:
+            return
