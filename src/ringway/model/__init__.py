@@ -1,7 +1,8 @@
 """The data that all layers share. Everything is frozen, and goes through JSON unchanged.
 
 ``target``, ``statistics``, ``sandbox``: one target process and its control socket. ``endpoint``: what a host
-keeps. ``guest``: libvirt's domains and their ports. Imports ``errors`` only.
+keeps. ``guest``: libvirt's domains and their ports. ``mapping``: what a new guest is made of. Imports
+``errors`` only.
 """
 
 import ringway.model.known  # noqa: F401 - so that threads may decode what they like
@@ -43,6 +44,21 @@ from ringway.model.guest import (
     PortMode,
     PortSpec,
     PortState,
+)
+from ringway.model.mapping import (
+    MAX_BOOT_INDEX,
+    MAX_TAG,
+    MAX_TEXT,
+    NO_BOOT,
+    PREFIXES,
+    BlockDevice,
+    Destination,
+    DiskBus,
+    DiskType,
+    GuestSpec,
+    Via,
+    VolumeSource,
+    check_together,
 )
 from ringway.model.sandbox import SandboxInfo, SandboxMode
 from ringway.model.statistics import (
@@ -103,23 +119,32 @@ __all__ = [
     "API_VERSION",
     "BLOCK_SIZES",
     "CONTROL_VERSION",
+    "MAX_BOOT_INDEX",
     "MAX_FETCH",
     "MAX_LUN",
     "MAX_NAME",
     "MAX_QUEUES",
+    "MAX_TAG",
     "MAX_TARGET",
+    "MAX_TEXT",
+    "NO_BOOT",
+    "PREFIXES",
     "Action",
     "AttachSpec",
     "AttachmentInfo",
     "AttachmentState",
     "BackstoreInfo",
     "BackstoreSpec",
+    "BlockDevice",
     "Carrier",
     "Change",
     "Check",
     "ControlEnvelope",
     "ControlRequest",
+    "Destination",
     "DeviceKind",
+    "DiskBus",
+    "DiskType",
     "Done",
     "DrainRequest",
     "EndpointInfo",
@@ -132,6 +157,7 @@ __all__ = [
     "Face",
     "GuestDisk",
     "GuestInfo",
+    "GuestSpec",
     "GuestState",
     "Histogram",
     "HostConfig",
@@ -182,6 +208,9 @@ __all__ = [
     "TraceSample",
     "TraceStartRequest",
     "TraceStopRequest",
+    "Via",
+    "VolumeSource",
     "Wake",
     "WorkerStatistics",
+    "check_together",
 ]
