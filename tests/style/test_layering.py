@@ -48,7 +48,7 @@ ARROWS = {
     "notation": {"errors", "units", "model", "scsi"},
     "net": {"errors", "units", "model"},
     "engine": GROUND,
-    "guest": {"errors", "units", "model", "notation"},
+    "guest": {"errors", "units", "formats", "model", "notation"},
     "host": {"errors", "units", "model", "logs", "faults", "engine", "guest", "net", "ringway"},
     "api": {"errors", "units", "model", "logs", "host", "ringway"},
     "testing": {"errors", "vhost_user", "_core"},
