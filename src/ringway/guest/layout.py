@@ -1,0 +1,287 @@
+"""From block-device mappings to what a domain's document is asked for.
+
+A guest counts SCSI disks by their units, and libvirt by the letters in their names. Both get the same order
+here: names first, the disk to boot from before all that have none, then units in the order of names. So ``sda``
+is the guest's first disk, and the one it boots from, unless a mapping asks for another name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from typing import Final
+
+import msgspec
+from lxml import etree
+from msgspec import Struct
+
+from ringway.errors import ConflictError, UsageError
+from ringway.guest.document import DiskBus as FaceBus
+from ringway.guest.document import DiskDevice, DiskFace, DiskSource, Document, EndpointFace, ScsiController
+from ringway.guest.document.names import disk_index, disk_name
+from ringway.guest.volumes import QCOW2, RAW, Volume
+from ringway.model import (
+    NO_BOOT,
+    PREFIXES,
+    BackstoreSpec,
+    BlockDevice,
+    DeviceKind,
+    DiskBus,
+    DiskType,
+    EndpointSpec,
+    Face,
+    LunSpec,
+    SpecKind,
+    check_together,
+)
+
+#: What libvirt's schema takes for a serial number, and QEMU shows whole.
+_SERIAL: Final = re.compile(r"[A-Za-z0-9_.+-]([A-Za-z0-9_.+ -]{0,34}[A-Za-z0-9_.+-])?", re.ASCII)
+_MEDIA: Final = (DiskType.CDROM, DiskType.FLOPPY)
+_NO_SERIAL: Final = (DiskType.LUN, *_MEDIA)
+#: Buses on which libvirt has no disk that cannot be written.
+_ALWAYS_WRITABLE: Final = (DiskBus.IDE, DiskBus.SATA)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+
+Find = Callable[[BlockDevice, str], Volume]
+"""A volume of a mapping; the text is what a new one is called."""
+
+
+class Disk(Struct, frozen=True, kw_only=True):
+    """A mapping with its volume and its name."""
+
+    mapping: BlockDevice
+    volume: Volume
+    target: str
+
+    @property
+    def name(self) -> str:
+        """What the disk's alias says."""
+        return self.mapping.tag or self.mapping.id or self.target
+
+    @property
+    def boot_order(self) -> int | None:
+        """libvirt's, which counts from 1."""
+        index = self.mapping.boot_index
+        return None if index is None or index == NO_BOOT else index + 1
+
+
+class Endpoints(Struct, frozen=True, kw_only=True):
+    """Endpoints that serve a guest's disks: what is asked of the daemon, and what the guest sees."""
+
+    specs: tuple[EndpointSpec, ...]
+    faces: tuple[EndpointFace, ...]
+
+
+def lay_out(
+    devices: Sequence[BlockDevice], find: Find, guest: str, taken: Iterable[str] = ()
+) -> tuple[Disk, ...]:
+    """Give each mapping its volume and its name, in the order in which the guest shall see them.
+
+    :param guest: its name; new volumes are named after it.
+    :param taken: names of disks that the guest has.
+    :raises UsageError: mappings contradict each other. :raises RingwayError: as :meth:`Catalogue.find`.
+    """
+    check_together(tuple(devices))
+    names = _names(devices, set(taken))
+    return tuple(
+        Disk(mapping=device, volume=find(device, f"{guest}-{device.tag or name}"), target=name)
+        for device, name in names
+    )
+
+
+def bootable(devices: Sequence[BlockDevice]) -> tuple[BlockDevice, ...]:
+    """The same, with one to boot from: the first that does not refuse, unless some has a boot index."""
+    if any((device.boot_index or 0) > 0 or device.boot_index == 0 for device in devices):
+        return tuple(devices)
+    free = [device for device in devices if device.boot_index is None]
+    first = next((device for device in free if device.kind not in _MEDIA), next(iter(free), None))
+    return tuple(
+        msgspec.structs.replace(device, boot_index=0) if device is first else device for device in devices
+    )
+
+
+def add_disks(
+    document: Document, disks: Sequence[Disk], controller: ScsiController | None = None
+) -> tuple[str, ...]:
+    """Put disks on QEMU's own controllers into a document.
+
+    :param controller: how a virtio-scsi controller is to be that has to be added.
+    :returns: the elements, controllers before their disks.
+    :raises UsageError: libvirt or QEMU would refuse one; says which and why. The document may hold some.
+    :raises ConflictError: the guest has such a disk, or a place in the order of boot is taken.
+    """
+    faces = [disk_face(disk) for disk in disks]
+    check_boot(document, [face.boot_order for face in faces])
+    return tuple(element for face in faces for element in document.add_disk(face, controller))
+
+
+def disk_face(disk: Disk) -> DiskFace:
+    """What a document is asked for. :raises UsageError: the volume cannot be such a disk."""
+    device, volume = disk.mapping, disk.volume
+    _check_volume(disk)
+    tuned = volume.block and device.kind not in _MEDIA
+    return DiskFace(
+        volume=disk.name,
+        source=DiskSource.BLOCK if volume.block else DiskSource.FILE,
+        path=volume.path,
+        device=DiskDevice(device.kind),
+        bus=FaceBus(device.place),
+        target=disk.target,
+        format=volume.format,
+        readonly=volume.readonly,
+        serial=device.id if device.id and _has_serial(device) else None,
+        boot_order=disk.boot_order,
+        cache="none" if tuned else None,
+        io="native" if tuned else None,
+        discard="unmap" if device.kind is DiskType.DISK and not volume.readonly else None,
+    )
+
+
+def endpoints(disks: Sequence[Disk], name: str, queues: int, socket: Callable[[str], str]) -> Endpoints:
+    """Serve disks through endpoints: all of bus scsi through one, each of bus virtio through one of its own.
+
+    :param name: of the one; the others are called after it and their disk.
+    :param socket: where an endpoint's socket is.
+    :raises UsageError: an endpoint serves no such disk.
+    """
+    for disk in disks:
+        _check_served(disk)
+    groups = {name: [disk for disk in disks if disk.mapping.place is DiskBus.SCSI]}
+    groups |= {f"{name}-{disk.target}": [disk] for disk in disks if disk.mapping.place is DiskBus.VIRTIO}
+    wanted = {each: group for each, group in groups.items() if group}
+    return Endpoints(
+        specs=tuple(_spec(each, group, queues) for each, group in wanted.items()),
+        faces=tuple(_face(each, group, queues, socket(each)) for each, group in wanted.items()),
+    )
+
+
+def add_endpoints(document: Document, faces: Sequence[EndpointFace]) -> tuple[str, ...]:
+    """Put endpoints into a document, and share its memory with them.
+
+    :returns: their elements. :raises ConflictError: it has one of them.
+    """
+    check_boot(document, [face.boot_order for face in faces])
+    if faces:
+        document.share_memory()
+    return tuple(element for face in faces for element in document.add_endpoint(face))
+
+
+def check_boot(document: Document, orders: Iterable[int | None]) -> None:
+    """Look whether places in the order of boot are free.
+
+    :raises ConflictError: a device has one of them.
+    :raises UsageError: the domain boots by kinds of devices, which libvirt takes no single device beside.
+    """
+    wanted = [order for order in orders if order is not None]
+    root = etree.fromstring(document.xml.encode())
+    if wanted and root.find("os/boot") is not None:
+        raise UsageError(
+            f"guest '{document.name}' boots by kinds of devices (<boot dev='…'/> in <os>), "
+            "and libvirt takes no boot order of a single disk beside that",
+            hint="take those <boot> elements out, or leave the boot index away",
+        )
+    taken = {boot.get("order") for boot in root.iterfind("devices/*/boot")}
+    if both := [order for order in wanted if str(order) in taken]:
+        raise ConflictError(
+            f"a device of guest '{document.name}' has place {both[0]} in the order of boot already",
+            hint=f"give the disk another boot index than {both[0] - 1}",
+        )
+
+
+def _names(devices: Sequence[BlockDevice], taken: set[str]) -> list[tuple[BlockDevice, str]]:
+    """Each with a name, in the order of names. :raises ConflictError: a name is taken."""
+    asked = [device.device for device in devices if device.device]
+    if both := [name for name in asked if name in taken]:
+        raise ConflictError(f"the guest has a disk '{both[0]}' already", hint="leave the name away")
+    used = taken | set(asked)
+    named = list[tuple[BlockDevice, str]]()
+    for device in sorted(devices, key=_turn):
+        name = device.device or _free(PREFIXES[device.place], used)
+        used.add(name)
+        named.append((device, name))
+    return sorted(named, key=lambda each: disk_index(each[1]) or 0)
+
+
+def _turn(device: BlockDevice) -> int:
+    """What is booted from first comes first; what never is, or may be, stays in its order behind."""
+    none = device.boot_index is None or device.boot_index == NO_BOOT
+    return (1 << 30) if none else int(device.boot_index or 0)
+
+
+def _free(prefix: str, used: set[str]) -> str:
+    return next(name for index in count() if (name := disk_name(prefix, index)) not in used)
+
+
+def _has_serial(device: BlockDevice) -> bool:
+    return device.kind not in _NO_SERIAL and _SERIAL.fullmatch(device.id or "") is not None
+
+
+def _check_volume(disk: Disk) -> None:
+    """:raises UsageError: this volume cannot be such a disk; says what of it is in the way."""
+    device, volume = disk.mapping, disk.volume
+    if device.kind is DiskType.LUN and volume.format != RAW:
+        raise UsageError(
+            f"'{device}' cannot be a LUN: it is a {volume.format} image, and a LUN is a device",
+            hint="leave type=lun away",
+        )
+    if device.kind is DiskType.LUN and volume.scsi is not None:
+        raise UsageError(
+            f"'{device}' ({volume.path}) cannot be a LUN: {volume.scsi}",
+            hint="leave type=lun away, or name a whole SCSI device of this host",
+        )
+    if device.kind is DiskType.DISK and volume.readonly and device.place in _ALWAYS_WRITABLE:
+        raise UsageError(
+            f"'{device}' may not be written, and libvirt has no such disk on bus {device.place}",
+            hint="take bus=scsi or bus=virtio",
+        )
+
+
+def _check_served(disk: Disk) -> None:
+    """:raises UsageError: no endpoint serves such a disk."""
+    device, volume = disk.mapping, disk.volume
+    if device.kind is not DiskType.DISK:
+        raise UsageError(
+            f"'{device}' is a {device.kind}, and an endpoint serves disks",
+            hint="take type=disk" if device.kind is DiskType.LUN else "take --via qemu for it",
+        )
+    if device.place not in (DiskBus.SCSI, DiskBus.VIRTIO):
+        raise UsageError(
+            f"an endpoint has no bus {device.place} ('{device}')", hint="take bus=scsi or bus=virtio"
+        )
+    if volume.format == QCOW2:
+        raise UsageError(
+            f"'{device}' is a qcow2 image, and an endpoint serves raw ones",
+            hint="take --via qemu, or convert it: qemu-img convert -O raw",
+        )
+
+
+def _spec(name: str, disks: Sequence[Disk], queues: int) -> EndpointSpec:
+    """:raises UsageError: no name of an endpoint."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"an endpoint cannot be called '{name}'", hint="name it with --endpoint")
+    scsi = disks[0].mapping.place is DiskBus.SCSI
+    return EndpointSpec(
+        name=name,
+        device=DeviceKind.SCSI if scsi else DeviceKind.BLK,
+        queues=queues,
+        luns=tuple(LunSpec(0, number, _backstore(disk)) for number, disk in enumerate(disks)),
+    )
+
+
+def _backstore(disk: Disk) -> BackstoreSpec:
+    serial = disk.mapping.id if _has_serial(disk.mapping) else None
+    return BackstoreSpec(SpecKind.PATH, disk.volume.path, readonly=disk.volume.readonly, serial=serial)
+
+
+def _face(name: str, disks: Sequence[Disk], queues: int, socket: str) -> EndpointFace:
+    """A SCSI endpoint is booted from by its LUN 0, which is the first disk."""
+    scsi = disks[0].mapping.place is DiskBus.SCSI
+    return EndpointFace(
+        endpoint=name,
+        face=Face.VHOST_USER_SCSI if scsi else Face.VHOST_USER_BLK,
+        socket=socket,
+        queues=queues,
+        boot_order=disks[0].boot_order,
+    )

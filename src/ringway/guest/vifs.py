@@ -1,0 +1,238 @@
+"""Network ports as people write them: ``id=net0,socket=/run/vpp/net0.sock,mode=client,queues=2,rx=1024``.
+
+What libvirt would refuse later, or hang on, is refused or told of here: it takes no MTU of such a port and no
+reconnection of a socket that QEMU listens on, and a guest whose port listens does not start before the
+switch has connected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from ringway.errors import UsageError
+from ringway.guest.document import Document, PortFace
+from ringway.guest.document.ports import RING_SIZES
+from ringway.model import PortMode, PortSpec
+from ringway.units import parse_duration
+
+#: A key, and the field of PortSpec that it sets.
+KEYS: Final = {
+    "id": "name",
+    "switch": "switch",
+    "mac": "mac",
+    "socket": "socket",
+    "path": "socket",
+    "mode": "mode",
+    "queues": "queues",
+    "rx": "rx_queue_size",
+    "rx_queue_size": "rx_queue_size",
+    "tx": "tx_queue_size",
+    "tx_queue_size": "tx_queue_size",
+    "mtu": "mtu",
+    "reconnect": "reconnect_s",
+}
+_HINT: Final = (
+    "write it as id=net0,socket=/run/net0.sock,mode=client; keys are id, switch, mac, socket or path, mode, "
+    "queues, rx, tx, mtu, reconnect, and a switch's own as ovs.bridge=br0"
+)
+MAX_PAIRS: Final = 256  #: of queues, that guests drive
+_MTU: Final = (68, 65535)  #: what virtio-net can say
+_MAC: Final = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
+_OWN: Final = re.compile(r"([a-z][a-z0-9-]*)\.([A-Za-z0-9_-]+)", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+
+
+def parse_vif(text: str) -> PortSpec:
+    """Read a port. A comma cannot be in a value.
+
+    :raises UsageError: no such form, or what libvirt or QEMU would refuse.
+    """
+    fields, options = dict[str, Any](), dict[str, str]()
+    for key, value in _pairs(text):
+        own = _OWN.fullmatch(key)
+        if own:
+            options[key] = value
+            continue
+        field = _field(key)
+        if field in fields:
+            raise UsageError(f"'{key}' says again what was said before", hint="leave one away")
+        fields[field] = _READERS[field](key, value)
+    if "name" not in fields:
+        raise UsageError(f"the port '{text}' has no id", hint=_HINT)
+    spec = PortSpec(**fields, options=_options(options, fields.get("switch", "external")))
+    check_port(spec)
+    return spec
+
+
+def check_port(spec: PortSpec) -> None:
+    """:raises UsageError: libvirt or QEMU would refuse such a port; says why."""
+    for wrong, reason, hint in _faults(spec):
+        if wrong:
+            raise UsageError(f"port '{spec.name}': {reason}", hint=hint)
+
+
+def notes(spec: PortSpec) -> Iterator[str]:
+    """What a user should know of a port, a sentence each."""
+    if spec.mode is PortMode.SERVER:
+        yield f"port '{spec.name}': the guest does not start before the switch connects to {spec.socket}"
+    else:
+        yield f"port '{spec.name}': the guest does not start unless the switch listens at {spec.socket}"
+    if spec.mtu is not None:
+        yield (
+            f"port '{spec.name}': libvirt has no MTU for it; {spec.mtu} is set in the switch, "
+            "and in the guest's own configuration"
+        )
+
+
+def port_face(spec: PortSpec) -> PortFace:
+    """What a document is asked for. Without a MAC address it gets one that follows from its name.
+
+    :raises UsageError: it has no socket, or what :func:`check_port` refuses.
+    """
+    check_port(spec)
+    if spec.socket is None:
+        raise UsageError(f"port '{spec.name}' has no socket", hint="say socket=/run/…")
+    return PortFace(
+        port=spec.name,
+        mac=spec.mac or derived_mac(spec.name),
+        socket=spec.socket,
+        mode=spec.mode,
+        queues=spec.queues if spec.queues > 1 else None,
+        rx_queue_size=spec.rx_queue_size,
+        tx_queue_size=spec.tx_queue_size,
+        reconnect_s=spec.reconnect_s,
+    )
+
+
+def add_ports(document: Document, ports: Sequence[PortSpec]) -> tuple[str, ...]:
+    """Put ports into a document, and share its memory with their switches.
+
+    :returns: their elements. :raises UsageError, ConflictError: one is wrong, or there already.
+    """
+    faces = [port_face(spec) for spec in ports]
+    if faces:
+        document.share_memory()
+    return tuple(element for face in faces for element in document.add_port(face))
+
+
+def derived_mac(name: str) -> str:
+    """A MAC address of QEMU's own range that is the same each time."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return "52:54:00:" + digest[:3].hex(":")
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"'{part}' in the port '{text}' is no key=value", hint=_HINT)
+        yield key, value
+
+
+def _field(key: str) -> str:
+    """:raises UsageError: there is no such key; names the nearest."""
+    if key in KEYS:
+        return KEYS[key]
+    near = difflib.get_close_matches(key.strip().lower(), KEYS, 1, 0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(f"there is no key '{key}' of a port", hint=hint + _HINT)
+
+
+def _options(found: Mapping[str, str], switch: str) -> dict[str, str]:
+    """A switch's own. :raises UsageError: another's."""
+    options = dict[str, str]()
+    for key, value in found.items():
+        owner, _, name = key.partition(".")
+        if owner != switch:
+            raise UsageError(f"'{key}' is not of the switch '{switch}'", hint=f"say switch={owner} too")
+        options[name] = value
+    return options
+
+
+def _name(key: str, value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise UsageError(
+            f"{key}={value} is no name of a port",
+            hint="take letters, digits, _, . and -, 63 at most; the first is a letter or a digit",
+        )
+    return value
+
+
+def _socket(key: str, value: str) -> str:
+    """:raises UsageError: libvirt opens no such path. Spec: unix(7), 107 bytes and a zero."""
+    if not value.startswith("/") or not value.isprintable() or len(value.encode()) > 107:
+        raise UsageError(
+            f"{key}={value} is no socket's path", hint="give a path from the root of 107 bytes at most"
+        )
+    return value
+
+
+def _mac(key: str, value: str) -> str:
+    if not _MAC.fullmatch(value.lower()):
+        raise UsageError(
+            f"{key}={value} is no MAC address of a port",
+            hint="write it as 52:54:00:12:34:56; the second digit is even",
+        )
+    return value.lower()
+
+
+def _mode(key: str, value: str) -> PortMode:
+    if value not in [*map(str, PortMode)]:
+        raise UsageError(
+            f"{key}={value} is not possible",
+            hint="client: the switch listens, and QEMU connects; server: QEMU listens",
+        )
+    return PortMode(value)
+
+
+def _count(key: str, value: str) -> int:
+    if not re.fullmatch(r"\d{1,6}", value, re.ASCII):
+        raise UsageError(f"{key}={value} is no number", hint=_HINT)
+    return int(value)
+
+
+def _seconds(key: str, value: str) -> int:
+    """Whole seconds, at least one, as libvirt has it."""
+    seconds = parse_duration(value)
+    if seconds != int(seconds) or not 1 <= seconds <= 86400:
+        raise UsageError(f"{key}={value} is not possible", hint="give whole seconds, as in reconnect=1s")
+    return int(seconds)
+
+
+_READERS: Final[Mapping[str, Callable[[str, str], Any]]] = {
+    "name": _name,
+    "switch": _name,
+    "mac": _mac,
+    "socket": _socket,
+    "mode": _mode,
+    "queues": _count,
+    "rx_queue_size": _count,
+    "tx_queue_size": _count,
+    "mtu": _count,
+    "reconnect_s": _seconds,
+}
+
+
+def _faults(spec: PortSpec) -> Iterator[tuple[bool, str, str]]:
+    yield (
+        spec.reconnect_s is not None and spec.mode is PortMode.SERVER,
+        "QEMU listens at its socket, and cannot reconnect; the switch can",
+        "leave reconnect away, or take mode=client",
+    )
+    yield not 1 <= spec.queues <= MAX_PAIRS, f"it cannot have {spec.queues} queues", f"1 to {MAX_PAIRS} pairs"
+    for size, what in ((spec.rx_queue_size, "receive"), (spec.tx_queue_size, "transmit")):
+        yield (
+            size is not None and size not in RING_SIZES,
+            f"QEMU has no {what} ring of {size}",
+            f"take {', '.join(map(str, RING_SIZES))}",
+        )
+    low, high = _MTU
+    yield (
+        spec.mtu is not None and not low <= spec.mtu <= high,
+        f"an MTU of {spec.mtu} is not possible",
+        f"{low} to {high}",
+    )
