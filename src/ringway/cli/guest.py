@@ -10,6 +10,7 @@ import click
 from ringway.cli import complete
 from ringway.cli.format import COLOURS as STATE_COLOURS
 from ringway.cli.format import Column, View, coloured, printable, table, terminal_width
+from ringway.cli.guest_xml import xml
 from ringway.cli.remote import (
     NounGroup,
     Performer,
@@ -265,3 +266,6 @@ def _refuse_nothing(live: bool, persistent: bool) -> None:
             "neither the guest that runs nor its next start is meant",
             hint="leave out --no-live or --no-persistent",
         )
+
+
+guest.add_command(xml)

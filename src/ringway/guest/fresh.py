@@ -6,17 +6,20 @@ endpoints, and vhost-user ports. What is not said here is libvirt's choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
+import msgspec
+from lxml import etree
 from msgspec import Struct
 
 from ringway.guest.document import Document, ScsiController
 from ringway.guest.layout import Disk, Endpoints, add_disks, add_endpoints, bootable, endpoints, lay_out
 from ringway.guest.vifs import add_ports
 from ringway.guest.volumes import Catalogue
-from ringway.model import GuestSpec, Via
+from ringway.model import MAX_QUEUES, GuestSpec, Via
 
+_QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 _DOMAIN: Final = """\
 <domain type='{type}'>
   <name>{name}</name>
@@ -43,11 +46,19 @@ _DOMAIN: Final = """\
 """
 
 
+class Put(Struct, frozen=True, kw_only=True):
+    """What was put into a document, and what has to be there before its guest starts."""
+
+    elements: tuple[str, ...]
+    disks: tuple[Disk, ...]  #: their volumes may be new
+    endpoints: Endpoints
+
+
 class Fresh(Struct, frozen=True, kw_only=True):
     """A new domain, and what has to be there before it starts."""
 
     document: Document
-    disks: tuple[Disk, ...]  #: their volumes may be new
+    disks: tuple[Disk, ...]
     endpoints: Endpoints
 
 
@@ -66,32 +77,62 @@ def bare(spec: GuestSpec, *, kvm: bool = True) -> Document:
     )
 
 
-def fresh(spec: GuestSpec, catalogue: Catalogue, socket: Callable[[str], str], *, kvm: bool = True) -> Fresh:
+def fresh(
+    spec: GuestSpec,
+    catalogue: Catalogue,
+    socket: Callable[[str], str],
+    *,
+    name: str | None = None,
+    kvm: bool = True,
+) -> Fresh:
     """Make a whole domain. Nothing on this host is touched.
 
     :param socket: where an endpoint's socket is.
+    :param name: of its endpoint; the guest's if ``None``.
     :raises RingwayError: as the parts say.
     """
     document = bare(spec, kvm=kvm)
-    disks = lay_out(bootable(spec.block_devices), catalogue.find, spec.name)
-    served = served_by(spec.via, disks, spec.name, spec.vcpus, socket)
-    if spec.via is Via.ENDPOINT:
-        add_endpoints(document, served.faces)
+    first = msgspec.structs.replace(spec, block_devices=bootable(spec.block_devices))
+    put_in = put(document, first, catalogue, socket, name=name)
+    return Fresh(document=document, disks=put_in.disks, endpoints=put_in.endpoints)
+
+
+def put(
+    document: Document,
+    spec: GuestSpec,
+    catalogue: Catalogue,
+    socket: Callable[[str], str],
+    *,
+    name: str | None = None,
+) -> Put:
+    """Put a specification's disks and ports into a document; all else that it says is not looked at.
+
+    :raises RingwayError: as the parts say; the document may hold some of them.
+    """
+    taken = [disk.target for disk in document.disks()]
+    disks = lay_out(spec.block_devices, catalogue.find, document.name, taken)
+    queues = min(spec.queues or document.vcpus, MAX_QUEUES)
+    if spec.via is Via.QEMU:
+        served = Endpoints(specs=(), faces=())
+        elements = add_disks(document, disks, controller(spec))
     else:
-        add_disks(document, disks, controller(spec))
-    add_ports(document, spec.ports)
-    return Fresh(document=document, disks=disks, endpoints=served)
+        served = endpoints(disks, name or document.name, queues, socket)
+        elements = add_endpoints(document, served.faces)
+    elements += add_ports(document, spec.ports)
+    return Put(elements=elements, disks=disks, endpoints=served)
 
 
 def controller(spec: GuestSpec) -> ScsiController:
-    """A virtio-scsi controller with the guest's I/O threads."""
-    return ScsiController(iothreads=tuple(range(1, spec.iothreads + 1)))
+    """How virtio-scsi controllers of the guest are made."""
+    return ScsiController(queues=spec.queues, iothreads=tuple(range(1, spec.iothreads + 1)))
 
 
-def served_by(
-    via: Via, disks: Sequence[Disk], name: str, vcpus: int, socket: Callable[[str], str]
-) -> Endpoints:
-    """The endpoints of disks; none where QEMU serves them. A queue for each vCPU."""
-    if via is Via.QEMU:
-        return Endpoints(specs=(), faces=())
-    return endpoints(disks, name, vcpus, socket)
+def surroundings(document: Document) -> tuple[str, ...]:
+    """What a domain needs besides its devices for ours: shared memory, overrides."""
+    root = etree.fromstring(document.xml.encode())
+    found = (root.find("memoryBacking"), root.find(f"{{{_QEMU}}}override"))
+    return tuple(
+        etree.tostring(element, encoding="unicode", with_tail=False)
+        for element in found
+        if element is not None
+    )

@@ -1,8 +1,8 @@
 """From block-device mappings to what a domain's document is asked for.
 
 A guest counts SCSI disks by their units, and libvirt by the letters in their names. Both get the same order
-here: names first, the disk to boot from before all that have none, then units in the order of names. So ``sda``
-is the guest's first disk, and the one it boots from, unless a mapping asks for another name.
+here: names first, the disk to boot from before all that have none, then units in the order of names. So
+``sda`` is the guest's first disk, and the one it boots from, unless a mapping asks for another name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from itertools import count
 from typing import Final
 
 import msgspec
-from lxml import etree
 from msgspec import Struct
 
 from ringway.errors import ConflictError, UsageError
@@ -110,10 +109,9 @@ def add_disks(
     :param controller: how a virtio-scsi controller is to be that has to be added.
     :returns: the elements, controllers before their disks.
     :raises UsageError: libvirt or QEMU would refuse one; says which and why. The document may hold some.
-    :raises ConflictError: the guest has such a disk, or a place in the order of boot is taken.
+    :raises ConflictError: the guest has such a disk, or its bus is full.
     """
     faces = [disk_face(disk) for disk in disks]
-    check_boot(document, [face.boot_order for face in faces])
     return tuple(element for face in faces for element in document.add_disk(face, controller))
 
 
@@ -162,32 +160,9 @@ def add_endpoints(document: Document, faces: Sequence[EndpointFace]) -> tuple[st
 
     :returns: their elements. :raises ConflictError: it has one of them.
     """
-    check_boot(document, [face.boot_order for face in faces])
     if faces:
         document.share_memory()
     return tuple(element for face in faces for element in document.add_endpoint(face))
-
-
-def check_boot(document: Document, orders: Iterable[int | None]) -> None:
-    """Look whether places in the order of boot are free.
-
-    :raises ConflictError: a device has one of them.
-    :raises UsageError: the domain boots by kinds of devices, which libvirt takes no single device beside.
-    """
-    wanted = [order for order in orders if order is not None]
-    root = etree.fromstring(document.xml.encode())
-    if wanted and root.find("os/boot") is not None:
-        raise UsageError(
-            f"guest '{document.name}' boots by kinds of devices (<boot dev='…'/> in <os>), "
-            "and libvirt takes no boot order of a single disk beside that",
-            hint="take those <boot> elements out, or leave the boot index away",
-        )
-    taken = {boot.get("order") for boot in root.iterfind("devices/*/boot")}
-    if both := [order for order in wanted if str(order) in taken]:
-        raise ConflictError(
-            f"a device of guest '{document.name}' has place {both[0]} in the order of boot already",
-            hint=f"give the disk another boot index than {both[0] - 1}",
-        )
 
 
 def _names(devices: Sequence[BlockDevice], taken: set[str]) -> list[tuple[BlockDevice, str]]:

@@ -163,7 +163,7 @@ def _name(key: str, value: str) -> str:
 
 
 def _socket(key: str, value: str) -> str:
-    """:raises UsageError: libvirt opens no such path. Spec: unix(7), 107 bytes and a zero."""
+    """:raises UsageError: libvirt opens no such path."""
     if not value.startswith("/") or not value.isprintable() or len(value.encode()) > 107:
         raise UsageError(
             f"{key}={value} is no socket's path", hint="give a path from the root of 107 bytes at most"

@@ -213,7 +213,7 @@ def look(text: str, name: str, *, readonly: bool = False) -> Volume:
         path=path,
         format=said,
         block=block,
-        scsi=_no_scsi(_SYS / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
+        scsi=no_scsi(_SYS / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
         if block
         else "it is a file",
         size_bytes=_size(status, head, said),
@@ -299,7 +299,7 @@ def _size(status: os.stat_result, head: bytes, image_format: str) -> int | None:
         return None
 
 
-def _no_scsi(device: Path) -> str | None:
+def no_scsi(device: Path) -> str | None:
     """Why the kernel sends no guest's SCSI commands to a block device; ``None``: it does.
 
     :param device: its folder in sysfs.

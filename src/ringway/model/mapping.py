@@ -155,6 +155,7 @@ class GuestSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Name
     memory_bytes: Annotated[int, Meta(ge=_MIB)] = 1 << 30
     vcpus: Annotated[int, Meta(ge=1, le=4096)] = 1
+    queues: Annotated[int, Meta(ge=1, le=256)] | None = None  #: of a controller or endpoint; else one a vCPU
     iothreads: Annotated[int, Meta(ge=0, le=256)] = 0  #: of QEMU's, shared by its virtio-scsi controllers
     block_devices: tuple[BlockDevice, ...] = ()
     volumes: dict[str, str] = {}
