@@ -1,0 +1,215 @@
+"""From mappings to what a document is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringway.errors import ConflictError, UsageError
+from ringway.guest.document import Document, ScsiController
+from ringway.guest.fresh import bare
+from ringway.guest.layout import Disk, add_disks, add_endpoints, bootable, disk_face, endpoints, lay_out
+from ringway.guest.mappings import parse
+from ringway.guest.volumes import Volume
+from ringway.model import BlockDevice, DeviceKind, Face, GuestSpec
+
+FILE = Volume(path="/srv/a.img", size_bytes=1 << 30)
+SCSI = Volume(path="/dev/sdq", block=True, scsi=None, size_bytes=1 << 30)
+
+
+def find(device: BlockDevice, name: str) -> Volume:
+    """Every volume is there."""
+    return Volume(path=f"/srv/{device.id or name}.img", size_bytes=device.size_bytes)
+
+
+def laid_out(*texts: str, taken: Sequence[str] = ()) -> tuple[Disk, ...]:
+    return lay_out([parse(text) for text in texts], find, "web0", taken)
+
+
+def disk(text: str, volume: Volume) -> Disk:
+    device = parse(text)
+    return Disk(mapping=device, volume=volume, target=device.device or "sda")
+
+
+def new_guest(**fields: Any) -> Document:
+    return bare(GuestSpec(name="web0", **fields))
+
+
+def test_the_disk_to_boot_from_comes_first() -> None:
+    found = laid_out("id=a,source=volume", "id=b,source=volume,bootindex=1", "id=c,source=volume,bootindex=0")
+    assert [(each.name, each.target, each.boot_order) for each in found] == [
+        ("c", "sda", 1),
+        ("b", "sdb", 2),
+        ("a", "sdc", None),
+    ]
+
+
+def test_names_that_are_asked_for_are_kept_and_order_the_rest() -> None:
+    found = laid_out("id=a,source=volume,device=sdb", "id=b,source=volume", "id=c,source=volume")
+    assert [(each.name, each.target) for each in found] == [("b", "sda"), ("a", "sdb"), ("c", "sdc")]
+
+
+def test_names_are_of_the_bus_and_of_no_other_disk() -> None:
+    texts = ("id=a,source=volume,bus=virtio", "id=b,source=volume", "id=c,source=volume,bus=sata")
+    found = laid_out(*texts, taken=["sda", "vda", "vdb"])
+    assert {each.name: each.target for each in found} == {"a": "vdc", "b": "sdb", "c": "sdc"}
+    with pytest.raises(ConflictError, match="has a disk 'sda' already"):
+        laid_out("id=a,source=volume,device=sda", taken=["sda"])
+
+
+def test_new_volumes_are_named_after_the_guest_and_their_place() -> None:
+    found = laid_out("source=blank,size=1", "source=blank,size=1,tag=logs")
+    assert [each.volume.path for each in found] == ["/srv/web0-sda.img", "/srv/web0-logs.img"]
+
+
+@given(st.lists(st.sampled_from([None, -1, 0, 1, 2]), max_size=6))
+def test_units_follow_names(indexes: list[int | None]) -> None:
+    """What the guest counts is what the names say."""
+    unique = [index for at, index in enumerate(indexes) if index in (None, -1) or index not in indexes[:at]]
+    devices = [BlockDevice(id=f"v{at}", boot_index=index) for at, index in enumerate(unique)]
+    document = new_guest()
+    add_disks(document, lay_out(devices, find, "web0"))
+    places = [(found.target, found.source) for found in document.disks()]
+    assert [target for target, _ in places] == sorted(target for target, _ in places)
+    first = min((index for index in unique if index is not None and index >= 0), default=None)
+    if first is not None:
+        assert places[0][1] == f"/srv/v{unique.index(first)}.img"
+
+
+@pytest.mark.parametrize(
+    ("texts", "first"),
+    [
+        (["id=a,source=volume", "id=b,source=volume"], "a"),
+        (["id=a,source=volume,bootindex=-1", "id=b,source=volume"], "b"),
+        (["id=a,source=image,type=cdrom", "id=b,source=volume"], "b"),
+        (["id=a,source=image,type=cdrom"], "a"),
+        (["id=a,source=volume", "id=b,source=volume,bootindex=4"], None),
+        (["id=a,source=volume,bootindex=-1"], None),
+    ],
+)
+def test_a_new_guest_boots_from_something(texts: list[str], first: str | None) -> None:
+    before = tuple(map(parse, texts))
+    chosen = [device.id for device in bootable(before) if device.boot_index == 0]
+    assert chosen == ([] if first is None else [first])
+
+
+# Elements
+
+
+def test_a_disk_has_its_volume_as_its_serial_number() -> None:
+    assert disk_face(disk("id=6e9d-1,source=volume", FILE)).serial == "6e9d-1"
+    assert disk_face(disk("id=a/b,source=volume", FILE)).serial is None
+    assert disk_face(disk(f"id={'x' * 37},source=volume", FILE)).serial is None
+    assert disk_face(disk("id=a,source=volume,type=lun", SCSI)).serial is None
+
+
+def test_a_block_device_is_opened_past_the_page_cache() -> None:
+    face = disk_face(disk("id=a,source=volume", SCSI))
+    assert (face.cache, face.io, face.discard) == ("none", "native", "unmap")
+    face = disk_face(disk("id=a,source=volume", FILE))
+    assert (face.cache, face.io, face.discard) == (None, None, "unmap")
+    face = disk_face(disk("id=a,source=volume,type=lun", SCSI))
+    assert (face.cache, face.io, face.discard) == ("none", "native", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "volume", "message"),
+    [
+        ("id=a,source=volume,type=lun", FILE, "cannot be a LUN: it is a file"),
+        (
+            "id=a,source=volume,type=lun",
+            Volume(path="/dev/sda1", block=True, scsi="it is a partition"),
+            "cannot be a LUN: it is a partition",
+        ),
+        (
+            "id=a,source=volume,type=lun",
+            Volume(path="/dev/sda", block=True, scsi=None, format="qcow2"),
+            "it is a qcow2 image",
+        ),
+        ("id=a,source=volume,bus=sata", Volume(path="/a", readonly=True), "no such disk on bus sata"),
+        ("id=a,source=volume,bus=ide", Volume(path="/a", readonly=True), "no such disk on bus ide"),
+    ],
+)
+def test_a_volume_that_cannot_be_such_a_disk(text: str, volume: Volume, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as refused:
+        disk_face(disk(text, volume))
+    assert refused.value.hint
+
+
+def test_one_controller_is_made_and_then_shared() -> None:
+    document = new_guest(iothreads=2)
+    wanted = ScsiController(queues=4, iothreads=(1, 2))
+    elements = add_disks(document, laid_out("id=a,source=volume", "id=b,source=volume"), wanted)
+    assert ["<controller" in element for element in elements] == [True, False, False]
+    assert "queues='4'" in elements[0]
+    assert elements[0].count("<iothread ") == 2
+    more = add_disks(document, laid_out("id=c,source=volume", taken=["sda", "sdb"]), wanted)
+    assert [element.split()[0] for element in more] == ["<disk"]
+    assert [found.model for found in document.controllers()] == ["virtio-scsi"]
+
+
+def test_three_hundred_disks_take_two_controllers() -> None:
+    document = new_guest()
+    elements = add_disks(document, laid_out(*(f"id=v{number},source=volume" for number in range(300))))
+    assert sum("<controller" in element for element in elements) == 2
+    assert [found.disks for found in document.controllers()] == [256, 44]
+    assert {found.model for found in document.controllers()} == {"virtio-scsi"}
+    assert document.disks()[299].target == "sdkn"
+
+
+# Endpoints
+
+
+def socket(name: str) -> str:
+    return f"/run/{name}.sock"
+
+
+def test_disks_of_one_endpoint_are_its_luns() -> None:
+    found = endpoints(
+        laid_out("id=a,source=volume", "id=b,source=volume,bootindex=0", "id=c,source=volume,bus=virtio"),
+        "web0",
+        2,
+        socket,
+    )
+    scsi, blk = found.specs
+    assert (scsi.name, scsi.device, scsi.queues) == ("web0", DeviceKind.SCSI, 2)
+    assert [(lun.lun, lun.backstore.path, lun.backstore.serial) for lun in scsi.luns] == [
+        (0, "/srv/b.img", "b"),
+        (1, "/srv/a.img", "a"),
+    ]
+    assert (blk.name, blk.device, len(blk.luns)) == ("web0-vda", DeviceKind.BLK, 1)
+    assert [(face.face, face.socket, face.queues, face.boot_order) for face in found.faces] == [
+        (Face.VHOST_USER_SCSI, "/run/web0.sock", 2, 1),
+        (Face.VHOST_USER_BLK, "/run/web0-vda.sock", 2, None),
+    ]
+
+
+def test_a_document_with_endpoints_shares_its_memory() -> None:
+    document = new_guest()
+    add_endpoints(document, endpoints(laid_out("id=a,source=volume"), "web0", 1, socket).faces)
+    assert document.shares_memory
+    assert [found.endpoint for found in document.attachments()] == ["web0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "volume", "message"),
+    [
+        ("id=a,source=volume,type=lun", SCSI, "is a lun, and an endpoint serves disks"),
+        ("id=a,source=image,type=cdrom", FILE, "is a cdrom"),
+        ("id=a,source=volume,bus=sata", FILE, "has no bus sata"),
+        ("id=a,source=volume", Volume(path="/a", format="qcow2"), "is a qcow2 image"),
+    ],
+)
+def test_what_no_endpoint_serves(text: str, volume: Volume, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as refused:
+        endpoints([disk(text, volume)], "web0", 1, socket)
+    assert refused.value.hint
+
+
+def test_an_endpoint_needs_a_name_that_can_be() -> None:
+    with pytest.raises(UsageError, match="cannot be called 'a b'"):
+        endpoints(laid_out("id=a,source=volume"), "a b", 1, socket)

@@ -1,0 +1,283 @@
+"""Where the bytes of a mapping are."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringway.errors import (
+    BackstoreError,
+    BusyError,
+    ConflictError,
+    NotFoundError,
+    PermissionDeniedError,
+    RingwayError,
+    UsageError,
+)
+from ringway.guest import volumes
+from ringway.guest.mappings import parse
+from ringway.guest.volumes import (
+    Catalogue,
+    Volume,
+    backstores_of,
+    look,
+    make,
+    no_scsi,
+    parse_pool,
+    parse_volume,
+    unmake,
+)
+from ringway.model import BackstoreInfo, BlockDevice, EngineKind
+
+MIB = 1 << 20
+QCOW2 = b"QFI\xfb" + bytes(20) + (5 << 30).to_bytes(8)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "web0.img"
+    path.write_bytes(bytes(MIB))
+    return path
+
+
+def backstore(name: str, path: Path | None, **fields: Any) -> BackstoreInfo:
+    kind = "file" if path else "ram"
+    return BackstoreInfo(
+        name=name,
+        engine=EngineKind.USER,
+        kind=kind,
+        path=path and str(path),
+        size_bytes=MIB,
+        **fields,
+    )
+
+
+def test_a_volume_that_is_named(image: Path) -> None:
+    found = Catalogue({"web0": str(image)}, resolvers={}).find(BlockDevice(id="web0"), "n")
+    assert found == Volume(path=str(image), size_bytes=MIB)
+
+
+def test_an_id_that_is_a_path_stands_for_itself(tmp_path: Path) -> None:
+    path = tmp_path / "a,b"
+    path.write_bytes(bytes(512))
+    assert Catalogue(resolvers={}).find(BlockDevice(id=str(path)), "n").path == str(path)
+
+
+def test_paths_are_made_whole(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(image.parent)
+    assert Catalogue({"a": "web0.img"}, resolvers={}).find(BlockDevice(id="a"), "n").path == str(image)
+
+
+def test_a_medium_is_never_written(image: Path) -> None:
+    catalogue = Catalogue({"iso": str(image)}, resolvers={})
+    assert catalogue.find(parse("id=iso,source=image,type=cdrom"), "n").readonly
+    assert catalogue.find(parse("id=iso,source=volume,type=cdrom"), "n").readonly
+
+
+def test_backstores_of_a_host_go_by_name_and_by_serial(image: Path) -> None:
+    known = backstores_of([backstore("a", image, serial="b"), backstore("b", None)])
+    catalogue = Catalogue(backstores=known, resolvers={})
+    assert catalogue.find(BlockDevice(id="a"), "n").path == str(image)
+    with pytest.raises(UsageError, match="'b' is ram, which QEMU cannot open"):
+        catalogue.find(BlockDevice(id="b"), "n")
+    with pytest.raises(NotFoundError, match="nobody knows where volume 'c' is"):
+        catalogue.find(BlockDevice(id="c"), "n")
+
+
+def test_a_backstore_that_an_endpoint_serves_is_not_served_twice(image: Path) -> None:
+    served = backstores_of([backstore("a", image, used_by=("db0/0:1",))])
+    with pytest.raises(BusyError, match="is served by db0/0:1") as refused:
+        Catalogue(backstores=served, resolvers={}).find(BlockDevice(id="a"), "n")
+    assert refused.value.holder == "db0/0:1"
+    assert "attach GUEST db0" in (refused.value.hint or "")
+
+
+# Resolvers
+
+
+def test_a_resolver_is_asked_for_what_nobody_else_knows(image: Path) -> None:
+    asked = list[BlockDevice]()
+
+    def resolve(device: BlockDevice) -> Volume | None:
+        asked.append(device)
+        return Volume(path="/dev/rbd0", block=True) if device.id == "cloud" else None
+
+    catalogue = Catalogue({"web0": str(image)}, resolvers={"deaf": lambda _: None, "cloud": resolve})
+    for text in ("id=cloud,source=volume", "id=cloud,source=snapshot", "id=cloud,source=image"):
+        assert catalogue.find(parse(text), "n").path == "/dev/rbd0"
+    catalogue.find(BlockDevice(id="web0"), "n")
+    assert [device.id for device in asked] == ["cloud"] * 3
+
+
+def test_a_resolver_refuses_with_its_own_words_or_is_named() -> None:
+    def refuse(_: BlockDevice) -> None:
+        raise PermissionDeniedError("no ticket")
+
+    def fail(_: BlockDevice) -> None:
+        raise KeyError("x")
+
+    with pytest.raises(PermissionDeniedError, match="no ticket"):
+        Catalogue(resolvers={"a": refuse}).find(BlockDevice(id="v"), "n")
+    with pytest.raises(BackstoreError, match="resolver 'a' failed: KeyError"):
+        Catalogue(resolvers={"a": fail}).find(BlockDevice(id="v"), "n")
+
+
+def test_resolvers_are_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(value: str) -> None:
+        entry = EntryPoint("cloud", value, volumes.GROUP)
+        monkeypatch.setattr(volumes, "entry_points", lambda group: EntryPoints([entry]).select(group=group))
+
+    installed("ringway.guest.volumes:parse_pool")
+    assert volumes.installed() == {"cloud": parse_pool}
+    installed("ringway.guest.volumes:nothing")
+    with pytest.raises(BackstoreError, match="resolver 'cloud' cannot be loaded"):
+        Catalogue().find(BlockDevice(id="v"), "n")
+
+
+# New volumes
+
+
+def test_a_blank_volume_is_made_in_its_folder(tmp_path: Path) -> None:
+    catalogue = Catalogue(pools={"": str(tmp_path), "fast": "/nowhere"}, resolvers={})
+    found = catalogue.find(parse("source=blank,size=2"), "web0-sda")
+    path = tmp_path / "web0-sda.raw"
+    assert found == Volume(path=str(path), size_bytes=2 << 30, new=True)
+    assert not path.exists()
+    make(found)
+    assert (path.stat().st_size, path.stat().st_blocks) == (2 << 30, 0)
+    with pytest.raises(ConflictError, match="is there already"):
+        make(found)
+    with pytest.raises(ConflictError, match="is there already"):
+        catalogue.find(parse("source=blank,size=2"), "web0-sda")
+    unmake(found)
+    unmake(found)
+    assert not path.exists()
+    with pytest.raises(NotFoundError, match="no folder /nowhere"):
+        catalogue.find(parse("source=blank,size=2,dest=volume,volume_type=fast"), "n")
+
+
+def test_what_was_there_is_neither_made_nor_taken_away(image: Path) -> None:
+    found = look(str(image), "web0")
+    make(found)
+    unmake(found)
+    assert image.read_bytes() == bytes(MIB)
+
+
+def test_a_volume_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BackstoreError, match="cannot make"):
+        make(Volume(path=str(tmp_path / "none" / "x.raw"), size_bytes=1, new=True))
+    too_large = Volume(path=str(tmp_path / "x.raw"), size_bytes=(1 << 63) - 1, new=True)
+    try:
+        make(too_large)
+    except BackstoreError:
+        assert not any(tmp_path.iterdir())
+    else:  # this file system has no such limit
+        unmake(too_large)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message", "hint"),
+    [
+        ("source=blank,size=1", UsageError, "no place for new volumes", "--pool FOLDER"),
+        ("source=blank,size=1,dest=volume,volume_type=x", UsageError, "of type 'x'", "--pool x=FOLDER"),
+        ("id=i,source=image", UsageError, "no disk can be made from image 'i'", "qemu-img convert"),
+        ("id=s,source=snapshot", UsageError, "no disk can be made from snapshot 's'", "qemu-img convert"),
+        ("id=i,source=image,type=cdrom", NotFoundError, "nobody knows where image 'i' is", "--volume i=PATH"),
+        ("id=v,source=volume", NotFoundError, "nobody knows where volume 'v' is", "--volume v=PATH"),
+        ("id=/nowhere,source=volume", NotFoundError, "is not at /nowhere", "/dev/vg0"),
+        ("id=/,source=volume", UsageError, "neither a file nor a block device", "/dev/vg0"),
+        ("id=/dev/null,source=volume", UsageError, "neither a file nor a block device", "/dev/vg0"),
+        ("id=v,source=volume,shutdown=remove", UsageError, "no volume is deleted here", "shutdown=remove"),
+        ("source=blank,size=1,format=ext4", UsageError, "a disk is not formatted", "leave the format away"),
+    ],
+)
+def test_what_one_host_cannot_do(text: str, kind: type[RingwayError], message: str, hint: str) -> None:
+    with pytest.raises(kind) as refused:
+        Catalogue(resolvers={}).find(parse(text), "n")
+    assert message in refused.value.message
+    assert hint in (refused.value.hint or "")
+
+
+def test_a_volume_that_is_too_small(image: Path) -> None:
+    with pytest.raises(UsageError, match="'web0' has 1 MiB, and its mapping says 1 GiB"):
+        Catalogue({"web0": str(image)}, resolvers={}).find(parse("id=web0,source=volume,size=1"), "n")
+
+
+def test_a_format_is_said_and_not_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "web0.qcow2"
+    path.write_bytes(QCOW2)
+    with pytest.raises(UsageError, match="begins like a qcow2 image") as refused:
+        look(str(path), "web0")
+    assert "format=qcow2" in (refused.value.hint or "")
+    assert look(f"{path},format=qcow2", "web0") == Volume(path=str(path), format="qcow2", size_bytes=5 << 30)
+    assert look(f"{path},format=raw,readonly", "web0") == Volume(path=str(path), size_bytes=32, readonly=True)
+
+
+def test_what_is_no_qcow2_is_not_called_so(image: Path) -> None:
+    with pytest.raises(UsageError, match="is no qcow2 image"):
+        look(f"{image},format=qcow2", "web0")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "web0", "web0=", "=/x", "web0=/x,format=vmdk", "web0=/x,fast", "a=,readonly"]
+)
+def test_a_volume_is_written_wrong(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_volume(text)
+
+
+def test_volumes_and_pools_on_a_command_line() -> None:
+    assert parse_volume("web0=/srv/a,,b=c.img,readonly") == ("web0", "/srv/a,,b=c.img,readonly")
+    assert look("/dev/null/../../" + str(Path(__file__)).lstrip("/"), "x").path == __file__
+    assert (parse_pool("/srv"), parse_pool("fast=/nvme")) == (("", "/srv"), ("fast", "/nvme"))
+    for text in ("", "fast="):
+        with pytest.raises(UsageError, match="names no folder"):
+            parse_pool(text)
+
+
+# Devices
+
+
+def _device(folder: Path, *files: str, uuid: str | None = None) -> Path:
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    if uuid is not None:
+        (folder / "dm" / "uuid").write_text(f"{uuid}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "uuid", "reason"),
+    [
+        (("device/scsi_level",), None, None),
+        (("dm/name",), "mpath-36001405", None),
+        (("dm/name",), "LVM-abc", "a device mapper's volume"),
+        (("dm/name",), None, "a device mapper's volume"),
+        (("partition", "device/scsi_level"), None, "a partition"),
+        (("loop/backing_file",), None, "no SCSI device"),
+    ],
+)
+def test_which_devices_take_a_guests_commands(
+    tmp_path: Path, files: tuple[str, ...], uuid: str | None, reason: str | None
+) -> None:
+    found = no_scsi(_device(tmp_path, *files, uuid=uuid))
+    assert found is None if reason is None else reason in (found or "")
+
+
+def test_a_block_device_is_told_from_a_file(tmp_path: Path) -> None:
+    """A node of a number that no device has: it can be looked at, and not opened."""
+    node = tmp_path / "disk"
+    try:
+        os.mknod(node, 0o060600, os.makedev(241, 9))
+    except PermissionError:
+        pytest.skip("only root makes nodes of devices")
+    found = look(str(node), "disk")
+    assert found == Volume(path=str(node), block=True, scsi="it is no SCSI device", size_bytes=None)
