@@ -1,0 +1,181 @@
+"""Disks of block-device mappings, as libvirt, SeaBIOS and a Linux guest see them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from ringway.guest.document import Document, native, validate
+from ringway.guest.fresh import bare, fresh, put
+from ringway.guest.mappings import read_all
+from ringway.guest.vifs import parse_vif
+from ringway.guest.volumes import Catalogue, Volume, make
+from ringway.model import BlockDevice, GuestSpec, Via
+from ringway.testing.bootsector import Copy, install
+from ringway.testing.domain import DomainGuest
+from ringway.testing.libvirtd import Libvirtd
+
+from .serving import wait_until
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="session")
+def libvirt_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which libvirt remembers what QEMU can do."""
+    return tmp_path_factory.mktemp("libvirt")
+
+
+@pytest.fixture
+def libvirtd(run_dir: Path) -> Iterator[Libvirtd]:
+    with Libvirtd(run_dir / "libvirt") as daemon:
+        yield daemon
+
+
+def socket(name: str) -> str:
+    return f"/run/ringway/endpoint/{name}.sock"
+
+
+def made_up(device: BlockDevice) -> Volume:
+    """A volume for every mapping; those of LUNs are SCSI devices."""
+    block = (device.id or "").startswith("dev")
+    return Volume(path=f"/{'dev' if block else 'srv'}/{device.id}", block=block, scsi=None if block else "x")
+
+
+ONES = [
+    f"id=dev-{bus}-{kind},source=volume,bus={bus},type={kind}"
+    for bus, kinds in {
+        "scsi": ("disk", "lun", "cdrom"),
+        "virtio-scsi": ("disk", "lun", "cdrom"),
+        "virtio": ("disk",),
+        "sata": ("disk", "cdrom"),
+        "usb": ("disk", "cdrom"),
+        "fdc": ("floppy",),
+    }.items()
+    for kind in kinds
+]
+SEVERAL = {
+    "every kind": [text.replace("=dev-", f"=dev{number}-") for number, text in enumerate(ONES)],
+    "files": [text.replace("dev-", f"file{number}-") for number, text in enumerate(ONES) if "lun" not in text],
+    "forty": [f"id=file{number},source=volume,bootindex={number}" for number in range(40)],
+    "named": [f"id=file{name},source=volume,device={name}" for name in ("sdd", "sda", "vdb", "sdz", "sdaa")],
+    "blank": ["source=blank,size=1", "source=blank,size=2,bus=virtio,tag=a b"],
+}  # fmt: skip
+
+
+def spec(texts: list[str], **fields: object) -> GuestSpec:
+    pools = {"": "/tmp"}
+    whole = {"name": "web0", "block_devices": read_all(texts), "pools": pools, **fields}
+    return GuestSpec(**whole)  # type: ignore[arg-type]
+
+
+def check(document: Document, root: Path) -> str:
+    """All of libvirt that needs no daemon. :returns: QEMU's arguments."""
+    validate(document.xml)
+    return " ".join(native(document.xml, root).arguments)
+
+
+@pytest.mark.parametrize("texts", [[text] for text in ONES] + list(SEVERAL.values()), ids=[*ONES, *SEVERAL])
+def test_libvirt_takes_what_is_made(texts: list[str], libvirt_root: Path) -> None:
+    catalogue = Catalogue(pools={"": "/tmp"}, resolvers={"all": made_up})
+    made = fresh(spec(texts, iothreads=2, vcpus=4), catalogue, socket, kvm=False)
+    arguments = check(made.document, libvirt_root)
+    assert "lsi" not in arguments
+    controllers = arguments.count('"driver":"virtio-scsi-pci"')
+    assert controllers == any(disk.mapping.place == "scsi" for disk in made.disks)
+
+
+def test_libvirt_takes_endpoints_and_ports(libvirt_root: Path) -> None:
+    texts = ["id=file0,source=volume,bus=virtio-scsi", "id=file1,source=volume,bus=virtio"]
+    ports = (
+        parse_vif("id=n0,socket=/run/n0.sock,mode=client,queues=2,rx=1024,tx=1024,reconnect=1,mtu=9000"),
+        parse_vif("id=n1,socket=/run/n1.sock,mode=server"),
+    )
+    catalogue = Catalogue(resolvers={"all": made_up})
+    made = fresh(spec(texts, via=Via.ENDPOINT, vcpus=2, ports=ports), catalogue, socket, kvm=False)
+    arguments = check(made.document, libvirt_root)
+    assert '"driver":"vhost-user-scsi-pci"' in arguments
+    assert '"driver":"vhost-user-blk-pci"' in arguments
+    assert arguments.count("virtio-net") == 2
+
+
+@pytest.mark.parametrize("model", ["virtio-scsi", "lsilogic", None])
+def test_a_controller_that_is_there_is_shared_if_it_can_be(model: str | None, libvirt_root: Path) -> None:
+    document = bare(GuestSpec(name="web0"), kvm=False)
+    root = etree.fromstring(document.xml)
+    devices = root.find("devices")
+    assert devices is not None
+    etree.SubElement(
+        devices, "controller", {"type": "scsi", "index": "0"} | ({"model": model} if model else {})
+    )
+    theirs = Document(etree.tostring(root, encoding="unicode"))
+    put(theirs, spec(["id=file0,source=volume"]), Catalogue(resolvers={"all": made_up}), socket)
+    arguments = check(theirs, libvirt_root)
+    assert arguments.count('"driver":"virtio-scsi-pci"') == 1
+    bus = "scsi0.0" if model == "virtio-scsi" else "scsi1.0"
+    assert f'"driver":"scsi-hd","bus":"{bus}"' in arguments
+
+
+# Guests
+
+
+def test_a_guest_boots_from_a_volume_by_the_wikis_string(libvirtd: Libvirtd, run_dir: Path) -> None:
+    """SeaBIOS finds it on the virtio-scsi controller, and reads and writes it."""
+    image = run_dir / "root.img"
+    image.write_bytes(os.urandom(MIB))
+    other = run_dir / "other.img"
+    other.write_bytes(bytes(MIB))
+    before = image.read_bytes()
+    install(image, Copy(source=4, target=9, sectors=3))
+    texts = [f"id={other},source=volume,bootindex=-1", "id=web0,source=volume,dest=volume,bus=virtio-scsi"]
+    catalogue = Catalogue({"web0": str(image)}, resolvers={})
+    wanted = GuestSpec(name="web0", memory_bytes=64 * MIB, block_devices=read_all(texts))
+    xml = run_dir / "web0.xml"
+    xml.write_text(fresh(wanted, catalogue, socket, kvm=False).document.xml)
+    libvirtd.virsh("create", "--validate", str(xml))
+    expected = bytes(byte ^ 0xFF for byte in before[4 * 512 :][: 3 * 512])
+    wait_until(lambda: image.read_bytes()[9 * 512 :][: 3 * 512] == expected, "the boot sector's writing")
+    libvirtd.virsh("destroy", "web0")
+    assert other.read_bytes() == bytes(MIB)
+
+
+def test_a_linux_guest_sees_disks_by_their_names(libvirtd: Libvirtd, run_dir: Path) -> None:
+    """Twenty on one controller, each where its name says, with its serial number and its size."""
+    images = {f"vol{number:02}": (number + 1) * MIB for number in range(20)}
+    for name, size in images.items():
+        (run_dir / name).touch()
+        os.truncate(run_dir / name, size)
+    texts = [f"id={name},source=volume" for name in images] + [f"id={run_dir}/cd,source=image,type=cdrom"]
+    (run_dir / "cd").write_bytes(bytes(MIB))
+    catalogue = Catalogue({name: str(run_dir / name) for name in images}, resolvers={})
+    document = bare(GuestSpec(name="web0"), kvm=False)
+    elements = put(document, spec(texts), catalogue, socket).elements
+    with DomainGuest(libvirtd, "web0", run_dir, devices="".join(elements)) as guest:
+        listed = json.loads(guest.run("lsblk --json --bytes --nodeps -o NAME,SIZE,SERIAL,HCTL,RO"))
+        disks = {each["name"]: each for each in listed["blockdevices"]}
+        names = {disk.target: disk.source for disk in document.disks()}
+        for target, source in names.items():
+            if target in disks and source is not None:
+                name = Path(source).name
+                assert (disks[target]["serial"], disks[target]["size"]) == (name, images[name])
+        assert {f"sd{letter}" for letter in "abcdefghijklmnopqrst"} <= disks.keys()
+        assert disks["sr0"]["ro"]
+        guest.run("echo ours | dd of=/dev/sdt conv=notrunc,fsync")
+    assert (run_dir / "vol19").read_bytes().startswith(b"ours\n")
+
+
+def test_the_new_volume_of_a_mapping_is_there_for_its_guest(libvirtd: Libvirtd, run_dir: Path) -> None:
+    wanted = GuestSpec(name="web0", block_devices=read_all(["source=blank,size=1"]), pools={"": str(run_dir)})
+    made = fresh(wanted, Catalogue(pools=wanted.pools, resolvers={}), socket, kvm=False)
+    for disk in made.disks:
+        make(disk.volume)
+    xml = run_dir / "web0.xml"
+    xml.write_text(made.document.xml)
+    libvirtd.virsh("create", "--validate", str(xml))
+    assert "1073741824" in libvirtd.virsh("domblkinfo", "web0", "sda")
+    libvirtd.virsh("destroy", "web0")
