@@ -61,7 +61,7 @@ ONES = [
 ]
 SEVERAL = {
     "every kind": [text.replace("=dev-", f"=dev{number}-") for number, text in enumerate(ONES)],
-    "files": [text.replace("dev-", f"file{number}-") for number, text in enumerate(ONES) if "lun" not in text],
+    "files": [text.replace("dev-", f"file{at}-") for at, text in enumerate(ONES) if "lun" not in text],
     "forty": [f"id=file{number},source=volume,bootindex={number}" for number in range(40)],
     "named": [f"id=file{name},source=volume,device={name}" for name in ("sdd", "sda", "vdb", "sdz", "sdaa")],
     "blank": ["source=blank,size=1", "source=blank,size=2,bus=virtio,tag=a b"],
