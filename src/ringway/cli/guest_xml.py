@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import msgspec
 
 from ringway.cli.format import printable
 from ringway.cli.remote import read_file
-from ringway.errors import UsageError
+from ringway.errors import NotFoundError, UsageError
 from ringway.model import EndpointSpec, GuestSpec, PortSpec, Via
 from ringway.units import parse_size
 
@@ -96,7 +97,9 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str) -> int:
     show_default=True,
     help="Where the daemon keeps its endpoints' sockets.",
 )
-@click.option("--memory", callback=_size, default="1G", show_default=True, help="Of a new domain.")
+@click.option(
+    "--memory", callback=_size, metavar="SIZE", default="1G", show_default=True, help="Of a new domain."
+)
 @click.option("--vcpus", type=click.IntRange(1, 4096), default=1, show_default=True, help="Of a new domain.")
 @click.option("--iothreads", type=click.IntRange(0, 256), default=0, help="I/O threads of a new controller.")
 @click.option(
@@ -128,12 +131,19 @@ def xml(**options: Any) -> None:
         click.echo(write(read_all(asked.block_devices), Form(asked.form)).rstrip("\n"))
         return
     asked.check()
+    _check_extra()
     before, document, elements, served = _made(asked)
     if asked.validate:
         _validate(document)
     _print(asked, before, document, elements)
     for note in _notes(asked, served):
         click.echo(f"{click.style('note:', fg='cyan', bold=True)} {printable(note)}", err=True)
+
+
+def _check_extra() -> None:
+    """:raises NotFoundError: what edits XML is not installed."""
+    if importlib.util.find_spec("lxml") is None:
+        raise NotFoundError("lxml is not installed", hint="pip install 'ringway[guest]'")
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True):

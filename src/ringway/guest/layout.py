@@ -146,7 +146,7 @@ def endpoints(disks: Sequence[Disk], name: str, queues: int, socket: Callable[[s
     """
     for disk in disks:
         _check_served(disk)
-    groups = {name: [disk for disk in disks if disk.mapping.place is DiskBus.SCSI]}
+    groups = {name: _luns([disk for disk in disks if disk.mapping.place is DiskBus.SCSI])}
     groups |= {f"{name}-{disk.target}": [disk] for disk in disks if disk.mapping.place is DiskBus.VIRTIO}
     wanted = {each: group for each, group in groups.items() if group}
     return Endpoints(
@@ -230,6 +230,18 @@ def _check_served(disk: Disk) -> None:
             f"'{device}' is a qcow2 image, and an endpoint serves raw ones",
             hint="take --via qemu, or convert it: qemu-img convert -O raw",
         )
+
+
+def _luns(disks: Sequence[Disk]) -> list[Disk]:
+    """Those of one endpoint, the one to boot from as LUN 0. :raises UsageError: there are several of that."""
+    first = [disk for disk in disks if disk.boot_order is not None]
+    if len(first) > 1:
+        raise UsageError(
+            f"'{first[0].mapping}' and '{first[1].mapping}' both have a boot index, "
+            "and of an endpoint a guest boots from LUN 0 alone",
+            hint="leave all boot indexes but one away, or take --via qemu",
+        )
+    return [*first, *(disk for disk in disks if disk not in first)]
 
 
 def _spec(name: str, disks: Sequence[Disk], queues: int) -> EndpointSpec:

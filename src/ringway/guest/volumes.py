@@ -131,7 +131,8 @@ class Catalogue:
         folder = self._pools.get(device.volume_type or "")
         if folder is None:
             return None
-        path = Path(os.path.abspath(folder), f"{name}.raw")
+        _check_from_root(folder)
+        path = Path(folder, f"{name}.raw")
         if not path.parent.is_dir():
             raise NotFoundError(f"there is no folder {path.parent} for new volumes", hint="make it first")
         if path.exists():
@@ -171,22 +172,23 @@ def backstores_of(found: Iterable[BackstoreInfo]) -> Backstores:
 def parse_volume(text: str) -> tuple[str, str]:
     """Read ``ID=PATH[,format=raw|qcow2][,readonly]``; a comma in the path is written twice.
 
-    :returns: id, and the rest for :class:`Catalogue`.
+    :returns: id, and the rest for :class:`Catalogue`, with the path from the root.
     :raises UsageError: no such form.
     """
     name, equals, place = text.partition("=")
     if not equals or not name or not place:
         raise UsageError(f"'{text}' is no volume", hint=_VOLUME_HINT)
-    _parse_place(place)
-    return name, place
+    path, image_format, readonly = _parse_place(place)
+    options = [f",format={image_format}" if image_format else "", ",readonly" if readonly else ""]
+    return name, os.path.abspath(path).replace(",", ",,") + "".join(options)
 
 
 def parse_pool(text: str) -> tuple[str, str]:
-    """Read ``[TYPE=]FOLDER``. :returns: type, folder. :raises UsageError: no such form."""
+    """Read ``[TYPE=]FOLDER``. :returns: type, folder from the root. :raises UsageError: no such form."""
     kind, equals, folder = text.partition("=")
     if not (folder if equals else kind):
         raise UsageError(f"'{text}' names no folder", hint="write it as /srv/volumes or fast=/srv/nvme")
-    return (kind, folder) if equals else ("", kind)
+    return (kind, os.path.abspath(folder)) if equals else ("", os.path.abspath(kind))
 
 
 def look(text: str, name: str, *, readonly: bool = False) -> Volume:
@@ -198,6 +200,7 @@ def look(text: str, name: str, *, readonly: bool = False) -> Volume:
     :raises UsageError: it is neither a file nor a block device, or of another format than is said.
     """
     path, image_format, marked = _parse_place(text)
+    _check_from_root(path)
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -250,7 +253,7 @@ def unmake(volume: Volume) -> None:
 
 
 def _parse_place(text: str) -> tuple[str, str | None, bool]:
-    """Path from the root, format if it is said, and whether it is read-only."""
+    """Path, format if it is said, and whether it is read-only."""
     path, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
     image_format, readonly = None, False
     for option in options:
@@ -263,7 +266,13 @@ def _parse_place(text: str) -> tuple[str, str | None, bool]:
             raise UsageError(f"'{option}' is not an option of a volume", hint=_VOLUME_HINT)
     if not path:
         raise UsageError("a volume without a path", hint=_VOLUME_HINT)
-    return os.path.abspath(path), image_format, readonly
+    return path, image_format, readonly
+
+
+def _check_from_root(path: str) -> None:
+    """:raises UsageError: who reads it may be in another folder than who wrote it."""
+    if not path.startswith("/"):
+        raise UsageError(f"'{path}' is no path from the root", hint="write it as /srv/volumes/web0.img")
 
 
 def _head(path: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -169,3 +170,12 @@ def test_validation_needs_libvirts_programs(
     assert (done.status, done.out) == (3, "")
     assert "there is no program 'virt-xml-validate'" in done.err
     assert "apt-get install" in done.err
+
+
+def test_an_editor_of_xml_that_is_not_installed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mappings are read without it."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lxml" else find(name))
+    done = run("guest", "xml", "--new", "web0")
+    assert (done.status, "pip install 'ringway[guest]'" in done.err) == (3, True)
+    assert run("guest", "xml", "--block-device", WIKI, "-o", "nova").status == 0

@@ -188,6 +188,15 @@ def test_disks_of_one_endpoint_are_its_luns() -> None:
     ]
 
 
+def test_lun_0_is_what_is_booted_from() -> None:
+    texts = ("id=a,source=volume,device=sda", "id=b,source=volume,device=sdb,bootindex=3")
+    (spec,) = endpoints(laid_out(*texts), "web0", 1, socket).specs
+    assert [lun.backstore.path for lun in spec.luns] == ["/srv/b.img", "/srv/a.img"]
+    both = laid_out("id=a,source=volume,bootindex=0", "id=b,source=volume,bootindex=1")
+    with pytest.raises(UsageError, match="'a' and 'b' both have a boot index"):
+        endpoints(both, "web0", 1, socket)
+
+
 def test_a_document_with_endpoints_shares_its_memory() -> None:
     document = new_guest()
     add_endpoints(document, endpoints(laid_out("id=a,source=volume"), "web0", 1, socket).faces)
