@@ -186,11 +186,8 @@ def _check_source(device: BlockDevice) -> None:
     if blank and device.size_bytes is None:
         raise UsageError("a blank disk without a size", hint="give it a size, or a source and an id")
     if not blank and device.id is None:
-        raise UsageError(f"a disk from a {device.source} without an id", hint="give the id of the volume")
-    if device.destination is Destination.LOCAL and device.source in (
-        VolumeSource.VOLUME,
-        VolumeSource.SNAPSHOT,
-    ):
+        raise UsageError(f"a disk of source {device.source} without an id", hint="give the id of the volume")
+    if device.destination is Destination.LOCAL and device.source in _NEVER_LOCAL:
         raise UsageError(
             f"a {device.source} cannot be a local disk ('{device}')",
             hint="leave the destination away: it is volume",
@@ -212,7 +209,7 @@ def _check_type(device: BlockDevice) -> None:
         )
     if device.kind is DiskType.LUN and device.source is not VolumeSource.VOLUME:
         raise UsageError(
-            f"a LUN is a SCSI device of the host, and cannot be made from a {device.source} ('{device}')",
+            f"a LUN is a SCSI device of the host, and its source is {device.source} ('{device}')",
             hint="take type=disk, or source=volume",
         )
     if device.kind in (DiskType.CDROM, DiskType.FLOPPY) and device.source is VolumeSource.BLANK:

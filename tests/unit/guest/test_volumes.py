@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -280,12 +281,15 @@ def test_which_devices_take_a_guests_commands(
     assert found is None if reason is None else reason in (found or "")
 
 
-def test_a_block_device_is_told_from_a_file(tmp_path: Path) -> None:
-    """A node of a number that no device has: it can be looked at, and not opened."""
-    node = tmp_path / "disk"
-    try:
-        os.mknod(node, 0o060600, os.makedev(241, 9))
-    except PermissionError:
-        pytest.skip("only root makes nodes of devices")
-    found = look(str(node), "disk")
-    assert found == Volume(path=str(node), block=True, scsi="it is no SCSI device", size_bytes=None)
+def test_a_block_device_is_told_from_a_file(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of a number that no device has: only root could make one."""
+    stat = os.stat
+
+    def as_node(path: Any, **options: Any) -> Any:
+        if path == str(image):
+            return SimpleNamespace(st_mode=0o060600, st_rdev=os.makedev(241, 9))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", as_node)
+    found = look(str(image), "disk")
+    assert found == Volume(path=str(image), block=True, scsi="it is no SCSI device", size_bytes=None)
