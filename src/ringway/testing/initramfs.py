@@ -103,7 +103,8 @@ exec /sbin/agent
 # stop.
 AGENT = """\
 #!/bin/sh
-while ! exec 3<>/dev/vport0p1; do usleep 10000; done
+until set -- /dev/vport*p1; [ -c "$1" ]; do usleep 10000; done
+exec 3<>"$1"
 echo ready >&3
 while :; do
     read -r number script <&3 || { usleep 10000; continue; }
