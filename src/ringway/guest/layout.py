@@ -2,7 +2,8 @@
 
 A guest counts SCSI disks by their units, and libvirt by the letters in their names. Both get the same order
 here: names first, the disk to boot from before all that have none, then units in the order of names. So
-``sda`` is the guest's first disk, and the one it boots from, unless a mapping asks for another name.
+``sda`` is the guest's first disk, and the one it boots from, unless a mapping asks for another name. (Linux
+probes disks side by side, and may give letters of its own in another order; units and serial numbers hold.)
 """
 
 from __future__ import annotations
