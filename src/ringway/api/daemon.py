@@ -94,6 +94,7 @@ async def _serve(manager: Manager, places: Places, loaded: Loaded, store: Store,
         restarts=places.restarts,
         hypervisor=open_hypervisor(config.guests, places),
         switches=open_switches(config.net, places),
+        sockets=places.endpoints,
     )
     server = Server(build(host), doors)
     stopping = asyncio.Event()

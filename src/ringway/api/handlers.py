@@ -138,6 +138,13 @@ async def show_guest(call: Call) -> GuestInfo:
     return call.host.attachments.view(await call.host.guests.show(call.name))
 
 
+async def create_guest(call: Call) -> Any:
+    """POST …/guests."""
+    if call.query.dry_run:
+        return await call.host.creations.plan(call.body)
+    return call.host.create_guest(call.body)
+
+
 async def attach_endpoint(call: Call) -> Any:
     """POST …/guests/NAME/endpoints."""
     if call.query.dry_run:

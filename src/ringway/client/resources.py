@@ -30,6 +30,7 @@ from ringway.model import (
     EndpointInfo,
     EndpointSpec,
     GuestInfo,
+    GuestSpec,
     HostConfig,
     HostInfo,
     Limits,
@@ -207,6 +208,14 @@ def show_guest(name: str) -> Conversation[GuestInfo]:
     return (yield from _get(_guest(name), GuestInfo))
 
 
+def create_guest(spec: GuestSpec) -> Step[GuestInfo]:
+    """Make a guest, with its disks and ports, and start it. When it fails, there is nothing of it.
+
+    :raises ConflictError: there is one of this name.
+    """
+    return Step(_change("POST", "/guests", spec), GuestInfo, lambda: show_guest(spec.name))
+
+
 def attach_endpoint(guest: str, spec: AttachSpec) -> Step[AttachmentInfo]:
     """Give a guest an endpoint, the one that runs and its next start.
 
@@ -259,6 +268,7 @@ class Guests(Resource[DriverT]):
 
     list = Look(list_guests)
     show = Look(show_guest)
+    create = Change(create_guest)
     attach = Change(attach_endpoint)
     detach = Change(detach_endpoint)
     plug = Change(plug_port)

@@ -92,6 +92,12 @@ class Hypervisor(Protocol):
     def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
         """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
 
+    def create(self, xml: str, *, start: bool) -> GuestInfo:
+        """Define a guest, and start it.
+
+        :raises ConflictError: there is one of its name. :raises RingwayError: it could not; there is none.
+        """
+
     def watch(self, notify: Notify) -> None:
         """Tell of what happens from now on."""
 

@@ -24,6 +24,7 @@ from ringway.host.attachments import Attached, Attachments
 from ringway.host.changes import Change as SpecChange
 from ringway.host.changes import Changes
 from ringway.host.config import DaemonConfig
+from ringway.host.creations import Creations
 from ringway.host.desired import Desired
 from ringway.host.events import Events
 from ringway.host.health import Health
@@ -50,6 +51,7 @@ from ringway.model import (
     EndpointState,
     EngineKind,
     EngineReport,
+    GuestSpec,
     HostConfig,
     HostInfo,
     Plan,
@@ -59,6 +61,7 @@ from ringway.model import (
 )
 from ringway.net.base import Switch
 
+_NOWHERE: Final = Path("/nonexistent")
 _NO_SWITCHES: Final[Mapping[str, Switch]] = MappingProxyType({})
 
 
@@ -70,6 +73,7 @@ class Host:
     :param guards: engines that are not run here, and are asked which disks they serve.
     :param restarts: the file that restarts are counted in.
     :param hypervisor: who runs guests here. :param switches: what ports are of, by name.
+    :param sockets: the folder of the user engine's sockets.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Host:
         restarts: Path | None = None,
         hypervisor: Hypervisor | None = None,
         switches: Mapping[str, Switch] = _NO_SWITCHES,
+        sockets: Path = _NOWHERE,
     ) -> None:
         self.events = Events()
         self.operations = Operations(self.events)
@@ -110,6 +115,7 @@ class Host:
         self.ports = Ports(
             Kept(store.table("port", WantedPort), write), switches, self.guests, locks, self.events
         )
+        self.creations = Creations(self, sockets)
         self._surroundings = Surroundings(self.guests, self.attachments, self.ports, self.events)
         self._parallel = config.parallel
         self._began = time.monotonic()
@@ -252,6 +258,14 @@ class Host:
         )
 
     # Guests and ports
+
+    def create_guest(self, spec: GuestSpec) -> Operation:
+        """Begin to make a guest, with its disks and ports. The operation's result: GuestInfo."""
+        return self.operations.start(
+            f"create guest {spec.name}",
+            lambda operation: self.creations.create(operation, spec),
+            f"guest/{spec.name}",
+        )
 
     def attach(self, guest: str, spec: AttachSpec) -> Operation:
         """Begin to give a guest an endpoint. The operation's result: AttachmentInfo."""

@@ -79,6 +79,10 @@ class Ports:
 
     # Looks
 
+    def has(self, name: str) -> bool:
+        """Whether there is a port of this name."""
+        return name in self._rows
+
     async def list(self) -> tuple[PortInfo, ...]:
         """All ports, by name."""
         return tuple(await asyncio.gather(*(self._view(row) for row in self._rows.all())))
@@ -145,6 +149,11 @@ class Ports:
         resolved = await self._ask(switch.resolve, spec)
         await self._ask(switch.check, resolved, self._others(spec.name))
         return resolved
+
+    async def whole(self, spec: PortSpec) -> PortSpec:
+        """A port as it is, or as :meth:`create` would make it. :raises RingwayError: it could not."""
+        row = self._rows.find(spec.name)
+        return row.spec if row is not None and _fits(row.spec, spec) else await self._check(spec)
 
     async def create(self, operation: Operation, spec: PortSpec) -> PortInfo:
         """Make a port; one that is there and equal is fine. When it fails, there is nothing of it."""

@@ -162,6 +162,7 @@ class GuestSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pools: dict[str, str] = {}
     ports: tuple[PortSpec, ...] = ()
     via: Via = Via.QEMU
+    emulate: bool = False  #: without KVM
     start: bool = True
 
 

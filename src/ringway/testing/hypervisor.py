@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from ringway.errors import ConflictError, NotFoundError, TimedOutError
 from ringway.guest.base import GuestEvent, Notify, Wish
+from ringway.guest.document import Document
 from ringway.model import (
     ALIAS_PREFIX,
     AttachmentInfo,
@@ -46,6 +47,7 @@ class GuestWorld:
 
     guests: dict[str, MemoryGuest] = field(default_factory=dict)
     before: Callable[[str, str], None] = lambda _verb, _name: None  #: called with each change
+    documents: dict[str, str] = field(default_factory=dict)  #: of guests that were created
     notify: Notify | None = None
 
     def add(self, name: str, *, running: bool = True, persistent: bool = True) -> MemoryGuest:
@@ -146,6 +148,16 @@ class MemoryHypervisor:
         """Take a port out."""
         self._world.before("unplug", port)
         self._guest(guest).ports.discard(port)
+
+    def create(self, xml: str, *, start: bool) -> GuestInfo:
+        """Enter a guest."""
+        name = Document(xml).name
+        if name in self._world.guests:
+            raise ConflictError(f"there is a guest '{name}' already")
+        self._world.before("create", name)
+        self._world.documents[name] = xml
+        self._world.add(name, running=start)
+        return self.show(name)
 
     def watch(self, notify: Notify) -> None:
         """What the test tells."""
