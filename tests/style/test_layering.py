@@ -67,6 +67,7 @@ EXCEPTIONS = {
     "cli.serve": {"target"},
     "cli.program": {"target"},
     "cli.control": {"target"},
+    "cli.guest_spec": {"guest"},
     "cli.guest_xml": {"guest"},
     "cli.trace": {"trace", "target"},
     "cli.top": {"target"},

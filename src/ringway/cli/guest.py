@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -10,6 +11,7 @@ import click
 from ringway.cli import complete
 from ringway.cli.format import COLOURS as STATE_COLOURS
 from ringway.cli.format import Column, View, coloured, printable, table, terminal_width
+from ringway.cli.guest_spec import describing, spec_of
 from ringway.cli.guest_xml import xml
 from ringway.cli.remote import (
     NounGroup,
@@ -22,7 +24,7 @@ from ringway.cli.remote import (
     remote,
     waiting,
 )
-from ringway.errors import UsageError
+from ringway.errors import NotFoundError, UsageError
 from ringway.model import AttachmentInfo, AttachSpec, GuestDisk, GuestInfo, PlugSpec
 from ringway.units import format_size
 
@@ -266,6 +268,40 @@ def _refuse_nothing(live: bool, persistent: bool) -> None:
             "neither the guest that runs nor its next start is meant",
             hint="leave out --no-live or --no-persistent",
         )
+
+
+@guest.command(short_help="Make a guest, with its disks and ports, and start it.")
+@click.argument("name")
+@describing
+@click.option("--start/--no-start", default=True, help="Start it.  [default: start]")
+@dry_run
+@waiting
+@remote
+@output
+def create(name: str, start: bool, **options: Any) -> None:
+    """Make a guest of libvirt's, with its disks and ports, and start it.
+
+    Mappings, volumes and VIFs are written as for `ringway guest xml`. With --via endpoint, an endpoint of the
+    guest's name serves its disks; ports that are not there are made. When it fails, nothing of it is left.
+    """
+    spec = spec_of(name, options, start=start)
+    performer = Performer.of(options)
+    found = performer(lambda client: client.guests.create, spec)
+    if found is not None:
+        performer.output.show_list([found], VIEW)
+
+
+@guest.command(short_help="Connect to a guest's serial console; Ctrl-] leaves it.")
+@_guest
+@click.option("--connect", "uri", metavar="URI", help="Which libvirt.  [default: virsh's own]")
+@click.option("--force", is_flag=True, help="Take it from whoever has it.")
+def console(name: str, uri: str | None, force: bool) -> None:
+    """Connect to a guest's serial console, by virsh; Ctrl-] leaves it. No daemon is asked."""
+    words = ["virsh", *(["--connect", uri] if uri else []), "console", *(["--force"] if force else [])]
+    try:
+        os.execvp("virsh", [*words, "--", name])
+    except FileNotFoundError as error:
+        raise NotFoundError("virsh is not there", hint="Debian's package is libvirt-clients") from error
 
 
 guest.add_command(xml)

@@ -12,10 +12,10 @@ import click
 import msgspec
 
 from ringway.cli.format import printable
+from ringway.cli.guest_spec import describing, spec_of
 from ringway.cli.remote import read_file
 from ringway.errors import NotFoundError, UsageError
-from ringway.model import EndpointSpec, GuestSpec, PortSpec, Via
-from ringway.units import parse_size
+from ringway.model import EndpointSpec, GuestSpec
 
 if TYPE_CHECKING:
     from ringway.guest.document import Document
@@ -53,42 +53,10 @@ mode is QEMU's part: a client connects to the switch's socket, a server listens 
 """
 
 
-def _size(_ctx: click.Context, _parameter: click.Parameter, text: str) -> int:
-    return parse_size(text)
-
-
 @click.command(epilog=_EPILOG, short_help="Print the XML of disks and ports; nothing is touched.")
 @click.argument("domain", required=False, metavar="[DOMAIN.xml|-]")
 @click.option("--new", "new", metavar="NAME", help="A whole new domain of this name.")
-@click.option(
-    "--block-device",
-    "block_devices",
-    multiple=True,
-    metavar="MAPPING|FILE",
-    help="A disk, as novaclient or openstackclient writes it; repeatable.",
-)
-@click.option(
-    "--volume",
-    "volumes",
-    multiple=True,
-    metavar="ID=PATH",
-    help="Where a volume's bytes are; with format=qcow2 and readonly behind commas; repeatable.",
-)
-@click.option(
-    "--pool",
-    "pools",
-    multiple=True,
-    metavar="[TYPE=]FOLDER",
-    help="Where blank volumes (of a type) will be made; repeatable.",
-)
-@click.option("--vif", "vifs", multiple=True, metavar="PORT", help="A vhost-user network port; repeatable.")
-@click.option(
-    "--via",
-    type=click.Choice([*map(str, Via)]),
-    default="qemu",
-    show_default=True,
-    help="Who serves the disks: QEMU itself, or an endpoint of the daemon's.",
-)
+@describing
 @click.option("--endpoint", metavar="NAME", help="The endpoint's name.  [default: the domain's]")
 @click.option(
     "--sockets",
@@ -97,15 +65,6 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str) -> int:
     show_default=True,
     help="Where the daemon keeps its endpoints' sockets.",
 )
-@click.option(
-    "--memory", callback=_size, metavar="SIZE", default="1G", show_default=True, help="Of a new domain."
-)
-@click.option("--vcpus", type=click.IntRange(1, 4096), default=1, show_default=True, help="Of a new domain.")
-@click.option("--iothreads", type=click.IntRange(0, 256), default=0, help="I/O threads of a new controller.")
-@click.option(
-    "--queues", type=click.IntRange(1, 256), help="Of a new controller or endpoint; else one a vCPU."
-)
-@click.option("--emulate", is_flag=True, help="A new domain without KVM.")
 @click.option(
     "--validate", is_flag=True, help="Ask libvirt's schema and its QEMU driver whether they take it."
 )
@@ -124,11 +83,11 @@ def xml(**options: Any) -> None:
     With DOMAIN, the user's own document with them put in; with --new, a whole new domain; otherwise the
     elements alone.
     """
-    from ringway.guest.mappings import Form, read_all, write
+    from ringway.guest.mappings import Form, write
 
-    asked = _Asked(**{name: options[name] for name in _Asked.__struct_fields__})
+    asked = _Asked(spec=spec_of(options["new"] or _ALONE, options), **options)
     if asked.form not in ("xml", "diff"):
-        click.echo(write(read_all(asked.block_devices), Form(asked.form)).rstrip("\n"))
+        click.echo(write(asked.spec.block_devices, Form(asked.form)).rstrip("\n"))
         return
     asked.check()
     _check_extra()
@@ -151,18 +110,9 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     domain: str | None
     new: str | None
-    block_devices: tuple[str, ...]
-    volumes: tuple[str, ...]
-    pools: tuple[str, ...]
-    vifs: tuple[str, ...]
-    via: str
+    spec: GuestSpec
     endpoint: str | None
     sockets: str
-    memory: int
-    vcpus: int
-    iothreads: int
-    queues: int | None
-    emulate: bool
     validate: bool
     form: str
 
@@ -172,50 +122,12 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("a domain is new, or there already", hint="leave --new or DOMAIN away")
         if self.form == "diff" and self.domain is None:
             raise UsageError("-o diff needs a domain to compare with", hint="name a file, or - for stdin")
-        if self.new is None and not self.block_devices and not self.vifs:
+        if self.new is None and not self.spec.block_devices and not self.spec.ports:
             raise UsageError("nothing to put into XML", hint="say --block-device, --vif or --new")
-
-    def spec(self) -> GuestSpec:
-        """The guest as it would be new. :raises UsageError: a mapping, a volume or a port is wrong."""
-        from ringway.guest.mappings import read_all
-        from ringway.guest.volumes import parse_pool, parse_volume
-
-        fields = {
-            "name": self.new or _ALONE,
-            "memory_bytes": self.memory,
-            "vcpus": self.vcpus,
-            "queues": self.queues,
-            "iothreads": self.iothreads,
-            "block_devices": read_all(self.block_devices),
-            "volumes": _once(map(parse_volume, self.volumes), "volume"),
-            "pools": _once(map(parse_pool, self.pools), "pool"),
-            "ports": self.ports(),
-            "via": self.via,
-        }
-        try:
-            return msgspec.convert(fields, GuestSpec)
-        except msgspec.ValidationError as error:
-            raise UsageError(f"no such guest is possible: {error}", hint="see --help") from error
-
-    def ports(self) -> tuple[PortSpec, ...]:
-        """:raises UsageError: one is wrong."""
-        from ringway.guest.vifs import parse_vif
-
-        return tuple(map(parse_vif, self.vifs))
 
     def socket(self, endpoint: str) -> str:
         """Where the daemon's socket of an endpoint is."""
         return os.path.join(os.path.abspath(self.sockets), f"{endpoint}.sock")
-
-
-def _once(pairs: Iterator[tuple[str, str]], what: str) -> dict[str, str]:
-    """:raises UsageError: one comes twice."""
-    found = dict[str, str]()
-    for name, value in pairs:
-        if name in found:
-            raise UsageError(f"the {what} '{name}' is named twice", hint="leave one away")
-        found[name] = value
-    return found
 
 
 def _catalogue(spec: GuestSpec) -> Catalogue:
@@ -228,9 +140,9 @@ def _made(asked: _Asked) -> tuple[str, Document, tuple[str, ...], Endpoints]:
     """The XML before, the document, the elements that were put in, and endpoints that it needs."""
     from ringway.guest import fresh
 
-    spec = asked.spec()
+    spec = asked.spec
     if asked.new is not None:
-        made = fresh.fresh(spec, _catalogue(spec), asked.socket, name=asked.endpoint, kvm=not asked.emulate)
+        made = fresh.fresh(spec, _catalogue(spec), asked.socket, name=asked.endpoint, kvm=not spec.emulate)
         return "", made.document, (), made.endpoints
     document = _document(asked, spec)
     before = document.xml
@@ -244,7 +156,7 @@ def _document(asked: _Asked, spec: GuestSpec) -> Document:
     from ringway.guest.fresh import bare
 
     if asked.domain is None:
-        return bare(spec, kvm=not asked.emulate)
+        return bare(spec, kvm=not spec.emulate)
     try:
         return Document(read_file(asked.domain).decode())
     except UnicodeDecodeError as error:
@@ -276,7 +188,7 @@ def _notes(asked: _Asked, served: Endpoints) -> Iterator[str]:
 
     for spec in served.specs:
         yield f"first: {_creation(spec)}"
-    for port in asked.ports():
+    for port in asked.spec.ports:
         yield from notes(port)
 
 

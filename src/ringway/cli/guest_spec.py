@@ -1,0 +1,112 @@
+"""The options that describe a guest, for XML of it and for the guest itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import click
+
+from ringway.errors import UsageError
+from ringway.model import GuestSpec, Via
+from ringway.units import parse_size
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def _size(_ctx: click.Context, _parameter: click.Parameter, text: str) -> int:
+    return parse_size(text)
+
+
+_OPTIONS: Final = (
+    click.option(
+        "--block-device",
+        "block_devices",
+        multiple=True,
+        metavar="MAPPING|FILE",
+        help="A disk, as novaclient or openstackclient writes it; repeatable.",
+    ),
+    click.option(
+        "--volume",
+        "volumes",
+        multiple=True,
+        metavar="ID=PATH",
+        help="Where a volume's bytes are; with format=qcow2 and readonly behind commas; repeatable.",
+    ),
+    click.option(
+        "--pool",
+        "pools",
+        multiple=True,
+        metavar="[TYPE=]FOLDER",
+        help="Where blank volumes (of a type) will be made; repeatable.",
+    ),
+    click.option(
+        "--vif", "vifs", multiple=True, metavar="PORT", help="A vhost-user network port; repeatable."
+    ),
+    click.option(
+        "--via",
+        type=click.Choice([*map(str, Via)]),
+        default="qemu",
+        show_default=True,
+        help="Who serves the disks: QEMU itself, or an endpoint of the daemon's.",
+    ),
+    click.option(
+        "--memory",
+        callback=_size,
+        metavar="SIZE",
+        default="1G",
+        show_default=True,
+        help="Of a new domain.",
+    ),
+    click.option(
+        "--vcpus", type=click.IntRange(1, 4096), default=1, show_default=True, help="Of a new domain."
+    ),
+    click.option(
+        "--iothreads", type=click.IntRange(0, 256), default=0, help="I/O threads of a new controller."
+    ),
+    click.option(
+        "--queues", type=click.IntRange(1, 256), help="Of a new controller or endpoint; else one a vCPU."
+    ),
+    click.option("--emulate", is_flag=True, help="A new domain without KVM."),
+)
+
+
+def describing(command: Decorated) -> Decorated:
+    """The options; the command gives what it got to :func:`spec_of`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def spec_of(name: str, options: dict[str, Any], **more: Any) -> GuestSpec:
+    """Take the options out of a command's. :raises UsageError: a mapping, a volume or a port is wrong."""
+    import msgspec
+
+    from ringway.guest.mappings import read_all
+    from ringway.guest.vifs import parse_vif
+    from ringway.guest.volumes import parse_pool, parse_volume
+
+    fields = {
+        "name": name,
+        "memory_bytes": options.pop("memory"),
+        "block_devices": read_all(options.pop("block_devices")),
+        "volumes": _once(map(parse_volume, options.pop("volumes")), "volume"),
+        "pools": _once(map(parse_pool, options.pop("pools")), "pool"),
+        "ports": tuple(map(parse_vif, options.pop("vifs"))),
+        **{field: options.pop(field) for field in ("vcpus", "queues", "iothreads", "via", "emulate")},
+        **more,
+    }
+    try:
+        return msgspec.convert(fields, GuestSpec)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"no such guest is possible: {error}", hint="see --help") from error
+
+
+def _once(pairs: Iterator[tuple[str, str]], what: str) -> dict[str, str]:
+    """:raises UsageError: one comes twice."""
+    found = dict[str, str]()
+    for name, value in pairs:
+        if name in found:
+            raise UsageError(f"the {what} '{name}' is named twice", hint="leave one away")
+        found[name] = value
+    return found
