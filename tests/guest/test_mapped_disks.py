@@ -19,7 +19,7 @@ from ringway.testing.bootsector import Copy, install
 from ringway.testing.domain import DomainGuest
 from ringway.testing.libvirtd import Libvirtd
 
-from .serving import wait_until
+from .serving import Target, wait_until
 
 MIB = 1 << 20
 
@@ -141,6 +141,26 @@ def test_a_guest_boots_from_a_volume_by_the_wikis_string(libvirtd: Libvirtd, run
     wait_until(lambda: image.read_bytes()[9 * 512 :][: 3 * 512] == expected, "the boot sector's writing")
     libvirtd.virsh("destroy", "web0")
     assert other.read_bytes() == bytes(MIB)
+
+
+def test_a_guest_boots_from_a_volume_through_an_endpoint(libvirtd: Libvirtd, run_dir: Path) -> None:
+    """The same string, served over vhost-user-scsi; the boot volume is LUN 0."""
+    image = run_dir / "root.img"
+    image.write_bytes(os.urandom(MIB))
+    before = image.read_bytes()
+    install(image, Copy(source=4, target=9, sectors=3))
+    mappings = read_all(["id=web0,source=volume,dest=volume,bus=virtio-scsi"])
+    wanted = GuestSpec(name="web0", memory_bytes=64 * MIB, block_devices=mappings, via=Via.ENDPOINT)
+    with Target(run_dir, image) as target:
+        made = fresh(
+            wanted, Catalogue({"web0": str(image)}, resolvers={}), lambda _: str(target.socket), kvm=False
+        )
+        xml = run_dir / "web0.xml"
+        xml.write_text(made.document.xml)
+        libvirtd.virsh("create", "--validate", str(xml))
+        expected = bytes(byte ^ 0xFF for byte in before[4 * 512 :][: 3 * 512])
+        wait_until(lambda: image.read_bytes()[9 * 512 :][: 3 * 512] == expected, "the boot sector's writing")
+        libvirtd.virsh("destroy", "web0")
 
 
 #: Unit, size in sectors and serial number (VPD page 80h) of each SCSI disk.
