@@ -196,7 +196,7 @@ def test_a_disk_of_each_kind_is_taken(devices: Devices, face: DiskFace, driver: 
 
 
 def test_ports_for_hot_plug_are_taken(devices: Devices) -> None:
-    document = Document(domain("<controller type='pci' model='pcie-root'/>"))
+    document = Document(domain())
     before = len(_of(devices(document.xml), "pcie-root-port"))
     document.add_hot_plug_ports(9)
     validate(document.xml)

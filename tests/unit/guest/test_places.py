@@ -137,7 +137,10 @@ def test_without_a_free_port_more_can_be_had_at_the_next_start() -> None:
     with pytest.raises(ConflictError, match="no free PCI Express port") as caught:
         document.hot_plug_slot()
     assert "<controller type='pci' model='pcie-root-port'/>" in (caught.value.hint or "")
-    assert document.add_hot_plug_ports(2) == ("<controller type='pci' model='pcie-root-port'/>",) * 2
+    assert document.add_hot_plug_ports(2) == (
+        "<controller type='pci' index='2' model='pcie-root-port'/>",
+        "<controller type='pci' index='3' model='pcie-root-port'/>",
+    )
     assert document.xml.count("model='pcie-root-port'") == 3
 
 

@@ -145,10 +145,12 @@ class Document:
         """
         if not has_express(self._root):
             raise UsageError(f"machine '{self.machine}' has no PCI Express ports")
-        ports = [pcie_port_element() for _ in range(count)]
-        for port in ports:
-            insert(devices_of(self._root), port)
-        return tuple(text_of_part(port) for port in ports)
+        return tuple(self._add_hot_plug_port() for _ in range(count))
+
+    def _add_hot_plug_port(self) -> str:
+        port = pcie_port_element(self._root)
+        insert(devices_of(self._root), port)
+        return text_of_part(port)
 
     # Devices
 

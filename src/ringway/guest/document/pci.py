@@ -13,6 +13,7 @@ from typing import Final, Self
 from msgspec import Struct
 
 from ringway.errors import ConflictError, UsageError
+from ringway.guest.document.facts import Chipset, chipset_of
 from ringway.guest.document.tree import Element, make
 
 _ADDRESS: Final = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE | re.ASCII)
@@ -101,12 +102,19 @@ def addresses(root: Element) -> set[PciAddress]:
 
 def has_express(root: Element) -> bool:
     """Whether devices are plugged into ports (q35, virt), and not into slots of one bus."""
-    return any(controller.get("model") == "pcie-root" for controller in _controllers(root))
+    express = any(controller.get("model") == "pcie-root" for controller in _controllers(root))
+    return express or chipset_of(root) is Chipset.Q35  # libvirt has yet to add the root
 
 
-def port_element() -> Element:
-    """Make a port for one device more; libvirt chooses its index and place."""
-    return make("controller", {"type": "pci", "model": "pcie-root-port"})
+def port_element(root: Element) -> Element:
+    """Make a port for one device more; libvirt chooses where it is itself.
+
+    It has an index above all others: without one it would take that of a root which libvirt has yet to add.
+    """
+    indexes = (index for index, _ in _indexed(root))
+    buses = (address.bus for address in addresses(root))
+    index = max((0, *indexes, *buses)) + 1
+    return make("controller", {"type": "pci", "index": index, "model": "pcie-root-port"})
 
 
 def _controllers(root: Element) -> Iterator[Element]:
