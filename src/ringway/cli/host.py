@@ -42,6 +42,11 @@ def describe(found: HostInfo) -> Iterator[str]:
     for report in found.engines:
         yield ""
         yield from describe_engine(report)
+    if found.checks:
+        yield ""
+        yield "guests and ports"
+        for check in found.checks:
+            yield from _describe_check(check)
 
 
 def describe_engine(report: EngineReport) -> Iterator[str]:

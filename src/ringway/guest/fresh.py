@@ -20,6 +20,7 @@ from ringway.guest.volumes import Catalogue
 from ringway.model import MAX_QUEUES, GuestSpec, Via
 
 _QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
+_PORTS: Final = 12  #: PCI Express ports; what its first devices leave is for hot-plug
 _DOMAIN: Final = """\
 <domain type='{type}'>
   <name>{name}</name>
@@ -92,6 +93,7 @@ def fresh(
     :raises RingwayError: as the parts say.
     """
     document = bare(spec, kvm=kvm)
+    document.add_hot_plug_ports(_PORTS)
     first = msgspec.structs.replace(spec, block_devices=bootable(spec.block_devices))
     put_in = put(document, first, catalogue, socket, name=name)
     return Fresh(document=document, disks=put_in.disks, endpoints=put_in.endpoints)
