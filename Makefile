@@ -46,7 +46,7 @@ test-unit: build  ## the fast ones, without root
 
 .PHONY: test-guest
 test-guest: build libvirt  ## the ones with real guests
-	@tools/system guest kernel
+	@tools/system guest kernel net
 	$(PYTEST) -n auto --dist worksteal tests/guest
 
 .PHONY: libvirt
