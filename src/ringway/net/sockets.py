@@ -51,11 +51,11 @@ def look(path: str) -> Seen:
     if not _is_socket(path):
         return Seen()
     listener, connected = _rows(path, "/proc/net/unix")
-    tables = _other_tables() if listener is None else iter(())
-    while listener is None and (table := next(tables, None)) is not None:
-        # What was accepted is in the namespace of who connected, beside the listener's or not.
-        listener, also = _rows(path, table)
-        connected = connected or also
+    tables = _other_tables()
+    # What was accepted is in the namespace of who connected, which need not be the listener's.
+    while not (listener and connected) and (table := next(tables, None)) is not None:
+        there, also = _rows(path, table)
+        listener, connected = listener or there, connected or also
     return Seen(exists=True, listener=listener, connected=connected)
 
 

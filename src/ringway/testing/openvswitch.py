@@ -21,7 +21,7 @@ from ringway.errors import GuestError
 from ringway.testing.initramfs import find_program
 
 #: 2 MiB each.
-HUGEPAGES: Final = 256
+HUGEPAGES: Final = 512
 _COUNT: Final = Path("/proc/sys/vm/nr_hugepages")
 _LOCK: Final = Path(tempfile.gettempdir()) / "ringway-hugepages.lock"
 SCHEMA: Final = Path("/usr/share/openvswitch/vswitch.ovsschema")
@@ -146,7 +146,7 @@ class OpenVSwitch:
     def describe(self) -> str:
         """The last words of both."""
         logs = [self.folder / f"{name}.log" for name in ("ovsdb-server", "ovs-vswitchd")]
-        return "\n".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in logs if log.exists())
+        return "\n".join(f"--- {log.name}\n{log.read_text()[-12000:]}" for log in logs if log.exists())
 
     def _call(self, tool: str, *arguments: str) -> str:
         done = subprocess.run(

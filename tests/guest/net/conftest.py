@@ -42,6 +42,13 @@ def ovs_dpdk() -> Iterator[OpenVSwitch]:
         yield private
 
 
+@pytest.fixture(autouse=True)
+def told(ovs_dpdk: OpenVSwitch) -> Iterator[None]:
+    """What the switch says is beside a test that failed."""
+    yield
+    print(ovs_dpdk.describe())
+
+
 @pytest.fixture
 def driver(ovs_dpdk: OpenVSwitch, run_dir: Path) -> Iterator[Switch]:
     options = {"database": ovs_dpdk.remote, "bridge": BRIDGE}

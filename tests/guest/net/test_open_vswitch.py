@@ -9,6 +9,7 @@ import pytest
 
 from ringway.errors import RingwayError, UnreachableError
 from ringway.model import PortMode, PortSpec, PortState
+from ringway.net import sockets
 from ringway.net.base import Switch, socket_of
 from ringway.net.ovs.driver import MAX_MTU
 from ringway.testing.guest import LinuxGuest
@@ -125,6 +126,7 @@ def test_what_the_switch_cannot_make_is_taken_back(
     """Somebody listens where the switch would, and it says no more than that it failed."""
     make_port("other")
     spec = driver.resolve(PortSpec(name="one", switch="ovs", mode=PortMode.CLIENT))
+    sockets.remove_stale(socket_of(spec))
     with socket.socket(socket.AF_UNIX) as squatter:
         squatter.bind(socket_of(spec))
         squatter.listen()
