@@ -1,0 +1,125 @@
+"""A daemon and its guests: a real libvirt, and a daemon that dies while it changes a domain."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringway.errors import BusyError
+from ringway.testing.daemon import Daemon
+from ringway.testing.libvirtd import Libvirtd
+
+MIB = 1 << 20
+DB0 = {"name": "db0", "luns": [{"target": 0, "lun": 0, "backstore": {"kind": "ram", "size_bytes": MIB}}]}
+PORT = {"name": "p0", "switch": "external"}
+GUEST = {"name": "web", "memory_bytes": 64 * MIB, "emulate": True, "start": False}
+BOTH = {"fix_memory": True}
+
+
+@pytest.fixture(scope="module")
+def libvirtd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
+    """One for all tests here."""
+    with Libvirtd(tmp_path_factory.mktemp("l")) as found:
+        yield found
+
+
+@pytest.fixture
+def daemon(run_dir: Path, libvirtd: Libvirtd) -> Iterator[Daemon]:
+    """One that has a guest 'web', which does not run, an endpoint 'db0' and a port 'p0'."""
+    daemon = Daemon(run_dir / "d")
+    daemon.configure(f'[lio]\nenabled = false\n[guests]\nenabled = true\nuri = "{libvirtd.uri}"\n')
+    daemon.start()
+    try:
+        daemon.ask("POST", "/1.0/endpoints", DB0)
+        daemon.ask("POST", "/1.0/ports", PORT)
+        daemon.ask("POST", "/1.0/guests", GUEST)
+        yield daemon
+        daemon.ask("DELETE", "/1.0/endpoints/db0?force=1")
+        daemon.ask("DELETE", "/1.0/ports/p0?force=1")
+        daemon.stop()
+    finally:
+        daemon.__exit__(None, None, None)
+        libvirtd.virsh("undefine", "web")
+
+
+def web(daemon: Daemon) -> tuple[list[str], list[str]]:
+    """What the guest has: endpoints and ports."""
+    found = daemon.ask("GET", "/1.0/guests/web")
+    return [one["endpoint"] for one in found["attachments"]], found["ports"]
+
+
+def die_at(daemon: Daemon, point: str, method: str, path: str, body: Any = None) -> None:
+    """Ask for something that the daemon does not survive, and start the next one."""
+    daemon.stop()
+    daemon.fault = f"{point}:1"
+    daemon.start()
+    with pytest.raises((OSError, http.client.HTTPException)):
+        daemon.ask(method, path, body)
+    daemon.wait_dead()
+    daemon.fault = ""
+    daemon.start()
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("point", ["attach.committed", "attach.made", "attach.acknowledged"])
+def test_an_attachment_that_the_daemon_dies_in_is_whole_or_nothing(
+    daemon: Daemon, libvirtd: Libvirtd, point: str
+) -> None:
+    die_at(daemon, point, "POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})
+    endpoints, _ = web(daemon)
+    assert endpoints == (["db0"] if point == "attach.acknowledged" else [])
+    assert ("ua-ringway-db0" in libvirtd.virsh("dumpxml", "web")) is bool(endpoints)
+    if endpoints:
+        with pytest.raises(BusyError, match="attached to guest 'web'"):
+            daemon.ask("DELETE", "/1.0/endpoints/db0")
+    assert daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})["persistent"]
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("point", ["detach.committed", "detach.made"])
+def test_a_detachment_that_the_daemon_dies_in_leaves_domain_and_host_in_agreement(
+    daemon: Daemon, libvirtd: Libvirtd, point: str
+) -> None:
+    daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})
+    die_at(daemon, point, "DELETE", "/1.0/guests/web/endpoints/db0")
+    endpoints, _ = web(daemon)
+    assert ("ua-ringway-db0" in libvirtd.virsh("dumpxml", "web")) is bool(endpoints)
+    if endpoints:
+        daemon.ask("DELETE", "/1.0/guests/web/endpoints/db0")
+    daemon.ask("DELETE", "/1.0/endpoints/db0")
+    daemon.ask("POST", "/1.0/endpoints", DB0)
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("point", ["plug.committed", "plug.made"])
+def test_a_plug_that_the_daemon_dies_in_is_nothing(daemon: Daemon, libvirtd: Libvirtd, point: str) -> None:
+    daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})  # its memory is shared now
+    die_at(daemon, point, "POST", "/1.0/guests/web/ports", {"port": "p0"})
+    assert web(daemon) == (["db0"], [])
+    assert daemon.ask("GET", "/1.0/ports/p0")["guest"] is None
+    assert "p0.sock" not in libvirtd.virsh("dumpxml", "web")
+    assert daemon.ask("POST", "/1.0/guests/web/ports", {"port": "p0"})["guest"] == "web"
+    assert web(daemon) == (["db0"], ["p0"])
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(180)
+def test_what_virsh_takes_away_is_free_again(daemon: Daemon, libvirtd: Libvirtd) -> None:
+    before = libvirtd.virsh("dumpxml", "web")
+    daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})
+    with pytest.raises(BusyError):
+        daemon.ask("DELETE", "/1.0/endpoints/db0")
+    old = daemon.folder / "web.xml"
+    old.write_text(before)
+    libvirtd.virsh("define", str(old))
+    while web(daemon)[0]:
+        pass
+    daemon.ask("DELETE", "/1.0/endpoints/db0")
+    daemon.ask("POST", "/1.0/endpoints", DB0)
