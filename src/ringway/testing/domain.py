@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,13 +84,14 @@ class DomainGuest(Shell):
         self.name = name
         self._paths = {stream: folder / f"{name}.{stream}" for stream in _STREAMS}
         self._streams: dict[str, Stream] = {}
+        self._initrd = _kept(initramfs.build(kernel), folder / f"{name}.initrd")
         self.xml: Final = _DOMAIN.format(
             name=name,
             memory_mib=memory_mib,
             cpus=cpus,
             backing=backing,
             kernel=escape(str(kernel.vmlinux())),
-            initrd=escape(str(initramfs.build(kernel))),
+            initrd=escape(str(self._initrd)),
             parameters=escape(command_line(parameters)),
             ports="".join(
                 f"<controller type='pci' index='{index}' model='pcie-root-port'/>"
@@ -111,9 +113,7 @@ class DomainGuest(Shell):
         return self.libvirtd.guest_pid(self.name)
 
     def __enter__(self) -> Self:
-        path = self._paths["agent"].with_suffix(".xml")
-        path.write_text(self.xml)
-        self.libvirtd.virsh("define", "--validate", str(path))
+        self.define()
         try:
             self.start_domain()
             self.wait_ready()
@@ -128,6 +128,12 @@ class DomainGuest(Shell):
         if error is not None:
             error.add_note(self.describe())
         self.close()
+
+    def define(self) -> None:
+        """Tell libvirt of it. :raises GuestError: libvirt does not take it."""
+        path = self._paths["agent"].with_suffix(".xml")
+        path.write_text(self.xml)
+        self.libvirtd.virsh("define", "--validate", str(path))
 
     def start_domain(self) -> None:
         """Start it, from its persistent definition; :meth:`wait_ready` tells when it has booted."""
@@ -154,6 +160,7 @@ class DomainGuest(Shell):
             with contextlib.suppress(GuestError):
                 self.libvirtd.virsh(verb, self.name)
         self._hang_up()
+        self._initrd.unlink(missing_ok=True)
 
     def describe(self) -> str:
         """The ends of its streams, and of QEMU's log."""
@@ -165,6 +172,16 @@ class DomainGuest(Shell):
         for stream in self._streams.values():
             stream.close()
         self._streams = {}
+
+
+def _kept(image: Path, place: Path) -> Path:
+    """Keep a root file system for every start to come: it goes as soon as this host's tools make another."""
+    place.unlink(missing_ok=True)
+    try:
+        place.hardlink_to(image)
+    except OSError:  # another file system
+        shutil.copyfile(image, place)
+    return place
 
 
 class _Door:

@@ -54,8 +54,10 @@ def memory_is_shared(document: Document, device: NewDevice, *, fix: bool) -> boo
     return False
 
 
-def check_socket(device: NewDevice, look: Look, capabilities: str) -> None:
+def check_socket(device: NewDevice, look: Look, capabilities: str, *, now: bool) -> None:
     """Look whether QEMU gets to the device's socket, as the user that it runs as.
+
+    :param now: it is to connect at once, so that somebody has to listen.
 
     :raises RingwayError: it does not; the message names what is in the way.
     """
@@ -64,6 +66,8 @@ def check_socket(device: NewDevice, look: Look, capabilities: str) -> None:
         reach.check_folder(device.socket, user)
     elif device.socket is not None:
         reach.check_socket(device.socket, user)
+        if now:
+            reach.check_free(device.socket)
 
 
 def add_live(domain: libvirt.virDomain, look: Look, device: NewDevice) -> None:

@@ -190,7 +190,7 @@ class LibvirtHypervisor:
             additions.memory_is_shared(look.persistent, device, fix=fix)
         with translated("libvirt's capabilities"):
             capabilities = self._connection.get().getCapabilities()
-        additions.check_socket(device, look, capabilities)
+        additions.check_socket(device, look, capabilities, now=live)
         return live
 
     def _add(

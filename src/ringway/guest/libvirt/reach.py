@@ -7,16 +7,18 @@ import os
 import pwd
 import re
 import stat
+import time
 from pathlib import Path
 from typing import Final
 
 from lxml import etree
 from msgspec import Struct
 
-from ringway.errors import ConflictError, NotFoundError, RingwayError
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
 
 _LABEL: Final = re.compile(r"\+?([\w.-]+):\+?([\w.-]+)")
 _LISTENS: Final = "00010000"  #: __SO_ACCEPTCON, in the column of flags
+_HANG_UP_S: Final = 3.0  #: until a back end has noticed that its front end went
 
 
 class User(Struct, frozen=True):
@@ -65,15 +67,24 @@ def _further_groups(uid: int) -> list[int]:
     return os.getgrouplist(entry.pw_name, entry.pw_gid)
 
 
-def check_socket(path: str, user: User | None) -> None:
-    """Refuse a socket at which QEMU would wait for ever.
+def check_free(path: str) -> None:
+    """Refuse a socket at which QEMU would wait for ever, and its guest with it.
 
     :raises NotFoundError: nobody listens there.
-    :raises ConflictError: ``user`` does not get there; the message names what is in the way.
+    :raises BusyError: somebody is connected already, and stays; a back end serves one front end.
     """
-    if not _listens(path):
-        raise NotFoundError(f"nobody listens at {path}", hint="see ringway endpoint show, and its state")
-    if user is not None and user.uid != 0:
+    deadline = time.monotonic() + _HANG_UP_S
+    while (flags := _flags(path)) != {_LISTENS}:
+        if not flags:
+            raise NotFoundError(f"nobody listens at {path}", hint="see ringway endpoint show, and its state")
+        if time.monotonic() > deadline:
+            raise BusyError(f"somebody is connected at {path} already", hint="detach it there first")
+        time.sleep(0.02)
+
+
+def check_socket(path: str, user: User | None) -> None:
+    """:raises ConflictError: ``user`` does not get to a socket; the message names what is in the way."""
+    if user is not None and user.uid != 0 and Path(path).exists():
         _check_way(Path(path), user)
 
 
@@ -122,7 +133,8 @@ def _blocked(user: User, verb: str, path: Path) -> RingwayError:
     )
 
 
-def _listens(path: str) -> bool:
+def _flags(path: str) -> set[str]:
+    """Of the sockets with a name: the one that listens, and the other ends of those that connected."""
     # Num RefCount Protocol Flags Type St Inode Path
     rows = (line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines()[1:])
-    return any(row[3] == _LISTENS and row[7:] == [path] for row in rows)
+    return {row[3] for row in rows if row[7:] == [path]}

@@ -1,0 +1,1 @@
+"""Guests of a real libvirtd get and lose endpoints."""

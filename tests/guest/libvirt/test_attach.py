@@ -1,0 +1,173 @@
+"""A guest that runs gets an endpoint, uses it, and loses it."""
+
+from __future__ import annotations
+
+import pytest
+
+from ringway.errors import BusyError, ConflictError, NotFoundError, TimedOutError
+from ringway.guest.base import GuestEventKind, Wish
+from ringway.model import AttachmentState, Face
+from ringway.testing.domain import DomainGuest
+
+from ..serving import both_devices, make_image
+from .bench import Bench, disks, read, started, write
+
+
+@both_devices
+def test_a_disk_comes_and_goes(bench: Bench, web0: DomainGuest, device: str) -> None:
+    bench.target("db0", device)
+    info = bench.attach("web0", "db0", device)
+    assert (info.live, info.persistent, info.state) == (True, True, AttachmentState.ATTACHED)
+    assert info.migratable is (device == "blk")
+    [disk] = disks(web0, 1)
+    write(web0, disk, f"by {device}")
+    assert bench.hypervisor.show("web0").attachments[0].address == info.address
+    bench.detach("web0", "db0")
+    disks(web0, 0)
+    assert bench.hypervisor.show("web0").attachments == ()
+    assert bench.remains("web0") == []
+    assert bench.aliases("web0") == []
+    assert bench.image("db0").read_bytes()[:4096].rstrip() == f"by {device}".encode()
+
+
+def test_what_was_attached_is_there_after_the_next_start_and_elsewhere(
+    bench: Bench, web0: DomainGuest
+) -> None:
+    """Both disks in a guest that starts with them; both leave it while it runs."""
+    contents = {"sda": "of scsi", "vda": "of blk"}
+    for name, device in (("db0", "scsi"), ("db1", "blk")):
+        bench.target(name, device)
+        bench.attach("web0", name, device)
+    for disk in disks(web0, 2):
+        write(web0, disk, contents[disk.removeprefix("/dev/")])
+    addresses = {each.endpoint: each.address for each in bench.hypervisor.show("web0").attachments}
+    web0.stop_domain()
+    web0.start_domain()
+    web0.wait_ready()
+    found = {each.endpoint: each for each in bench.hypervisor.show("web0").attachments}
+    assert {name: each.address for name, each in found.items()} == addresses
+    assert [each.face for each in found.values()] == [Face.VHOST_USER_SCSI, Face.VHOST_USER_BLK]
+    assert all(each.live and each.persistent and each.migratable for each in found.values())
+    assert {disk.removeprefix("/dev/"): read(web0, disk) for disk in disks(web0, 2)} == contents
+    for name in found:
+        bench.detach("web0", name)
+    disks(web0, 0)
+    assert bench.remains("web0") == []
+
+
+def test_a_lun_that_is_added_to_the_endpoint_reaches_the_guest(bench: Bench, web0: DomainGuest) -> None:
+    target = bench.target("db0")
+    bench.attach("web0", "db0")
+    disks(web0, 1)
+    target.add_lun(1, make_image(bench.folder / "second.img"))
+    disks(web0, 2)
+    target.remove_lun(1)
+    disks(web0, 1)
+    bench.detach("web0", "db0")
+
+
+def test_attaching_again_changes_nothing(bench: Bench, web0: DomainGuest) -> None:
+    bench.target("db0")
+    first = bench.attach("web0", "db0")
+    before = bench.documents(web0.name)
+    assert bench.attach("web0", "db0") == first
+    assert bench.documents("web0") == before
+    bench.detach("web0", "db0")
+    bench.detach("web0", "db0")
+
+
+def test_halves_by_themselves(bench: Bench, web0: DomainGuest) -> None:
+    """Live alone, then persistent alone: they meet at one address."""
+    bench.target("db0")
+    wish = bench.wish("db0")
+    live = bench.hypervisor.attach("web0", wish, live=True, persistent=False)
+    assert (live.live, live.persistent) == (True, False)
+    both = bench.hypervisor.attach("web0", wish, live=False, persistent=True)
+    assert (both.live, both.persistent, both.address) == (True, True, live.address)
+    bench.hypervisor.detach("web0", "db0", live=True, persistent=False, timeout_s=60)
+    rest = bench.hypervisor.show(web0.name).attachments[0]
+    assert (rest.live, rest.persistent, rest.migratable) == (False, True, True)
+    bench.detach("web0", "db0")
+
+
+@both_devices
+def test_a_guest_that_does_not_let_go(bench: Bench, web0: DomainGuest, device: str) -> None:
+    """It stands still. It is told, nothing else changes, and the request stands."""
+    bench.target("db0", device)
+    alias = bench.attach("web0", "db0", device).alias
+    disks(web0, 1)
+    bench.libvirtd.virsh("suspend", "web0")
+    try:
+        with pytest.raises(TimedOutError, match="asked to let ua-ringway-db0 go") as caught:
+            bench.detach("web0", "db0", timeout_s=1)
+        assert caught.value.hint
+        [info] = bench.hypervisor.show("web0").attachments
+        assert (info.state, info.live, info.persistent) == (AttachmentState.DETACHING, True, True)
+    finally:
+        bench.libvirtd.virsh("resume", "web0")
+    bench.wait_event(GuestEventKind.DEVICE_REMOVED, alias)
+    bench.detach("web0", "db0")
+    assert bench.remains("web0") == []
+    assert bench.hypervisor.show("web0").attachments == ()
+
+
+@both_devices
+def test_when_the_second_half_fails_the_first_is_undone(bench: Bench, web0: DomainGuest, device: str) -> None:
+    """Somebody gave the socket to the guest's next start by another name."""
+    bench.target("db0", device)
+    other = Wish(endpoint="other", face=Face.VHOST_USER_BLK, socket=str(bench.folder / "db0.sock"))
+    bench.hypervisor.attach("web0", other, live=False, persistent=True)
+    before = bench.documents("web0")
+    with pytest.raises(ConflictError, match=r"db0\.sock already"):
+        bench.attach("web0", "db0", device)
+    disks(web0, 0)
+    assert bench.documents("web0") == before
+    assert bench.remains("web0") == []
+    bench.detach("web0", "other")
+
+
+def test_taking_back_removes_whatever_is_there(bench: Bench, web0: DomainGuest) -> None:
+    """Each point at which somebody can have died: nothing, a connection, a device, both halves."""
+    bench.target("db0")
+    wish = bench.wish("db0")
+    bench.hypervisor.take_back("web0", "db0")
+    backend = {
+        "type": "socket",
+        "data": {"addr": {"type": "unix", "data": {"path": wish.socket}}, "server": False},
+    }
+    bench.qmp("web0", "chardev-add", id="chr-vu-ua-ringway-db0", backend=backend)
+    bench.hypervisor.take_back("web0", "db0")
+    assert bench.remains("web0") == []
+    for persistent in (False, True):
+        bench.hypervisor.attach("web0", wish, live=True, persistent=persistent)
+        bench.hypervisor.take_back("web0", "db0")
+        bench.hypervisor.take_back("web0", "db0")
+        assert bench.remains("web0") == []
+        assert bench.aliases("web0") == []
+    bench.hypervisor.take_back("nobody", "db0")
+    disks(web0, 0)
+
+
+def test_a_socket_where_nobody_listens_is_no_end_of_the_guest(bench: Bench, web0: DomainGuest) -> None:
+    with pytest.raises(NotFoundError, match="nobody listens"):
+        bench.attach("web0", "db0")
+    assert web0.run("echo lives") == "lives\n"
+
+
+def test_a_socket_that_another_guest_has_is_no_end_of_the_guest(bench: Bench, web0: DomainGuest) -> None:
+    """A target takes one front end; QEMU would wait for ever for its turn."""
+    bench.target("db0")
+    bench.attach("web0", "db0")
+    again = Wish(endpoint="db1", face=Face.VHOST_USER_SCSI, socket=bench.wish("db0").socket)
+    before = bench.remains("web0")
+    with pytest.raises(BusyError, match="somebody is connected"):
+        bench.hypervisor.attach("web0", again, live=True, persistent=False)
+    assert bench.remains("web0") == before
+    bench.detach("web0", "db0")
+
+
+def test_a_guest_without_a_free_port(bench: Bench) -> None:
+    bench.target("db0")
+    with started(bench.define("full", ports=1)), pytest.raises(ConflictError, match="no free PCI") as caught:
+        bench.attach("full", "db0")
+    assert "pcie-root-port" in (caught.value.hint or "")

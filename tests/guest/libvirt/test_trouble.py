@@ -1,0 +1,283 @@
+"""What is in the way of an attachment, and what happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringway.errors import ConflictError, NotFoundError, UnreachableError, UsageError
+from ringway.guest.base import GuestEventKind
+from ringway.guest.document import Document
+from ringway.guest.libvirt import LibvirtHypervisor
+from ringway.guest.libvirt.reach import User, check_folder, check_socket, user_of
+from ringway.model import GuestState, PortMode, PortSpec
+from ringway.testing.domain import SHARED_MEMORY, DomainGuest
+from ringway.testing.libvirtd import Libvirtd
+
+from ..conftest import Count
+from ..serving import both_devices
+from .bench import Bench, disks, files, started, threads
+
+CONNECTION = "chr-vu-ua-ringway-db0"
+NOBODY = User(uid=65534, groups=frozenset({65534}))
+
+
+# libvirt that is not there, or not for long
+
+
+def test_a_libvirtd_that_is_not_there(tmp_path: Path) -> None:
+    hypervisor = LibvirtHypervisor(f"qemu+unix:///system?socket={tmp_path}/none")
+    try:
+        with pytest.raises(UnreachableError, match="libvirt does not answer") as caught:
+            hypervisor.guests()
+        assert "libvirtd" in (caught.value.hint or "")
+        [check] = hypervisor.probe()
+        assert (check.name, check.ok) == ("libvirt", False)
+    finally:
+        hypervisor.close()
+
+
+def test_libvirtd_is_restarted(bench: Bench, web0: DomainGuest) -> None:
+    """What only QEMU knows of is found again, and can be taken away."""
+    bench.target("db0")
+    before = bench.attach("web0", "db0")
+    bench.libvirtd.restart()
+    bench.wait_event(GuestEventKind.CONNECTED)
+    [after] = bench.hypervisor.show("web0").attachments
+    assert (after.alias, after.address, after.live, after.migratable) == (
+        before.alias,
+        before.address,
+        True,
+        False,
+    )
+    bench.detach("web0", "db0")
+    disks(web0, 0)
+    assert bench.remains("web0") == []
+
+
+def test_libvirtd_is_killed_and_comes_back(bench: Bench, web0: DomainGuest) -> None:
+    bench.libvirtd.kill()
+    try:
+        with pytest.raises(UnreachableError):
+            bench.hypervisor.show("web0")
+    finally:
+        bench.libvirtd.start()
+    bench.wait_event(GuestEventKind.CONNECTED)
+    assert bench.hypervisor.show(web0.name).state is GuestState.RUNNING
+
+
+# Guests that cannot
+
+
+def test_a_guest_that_is_not_there(bench: Bench) -> None:
+    for verb in (
+        lambda: bench.hypervisor.show("nobody"),
+        lambda: bench.attach("nobody", "db0"),
+        lambda: bench.detach("nobody", "db0"),
+    ):
+        with pytest.raises(NotFoundError, match="no guest 'nobody'"):
+            verb()
+
+
+def test_a_guest_that_does_not_run(bench: Bench) -> None:
+    bench.target("db0")
+    guest = bench.define("idle")
+    with pytest.raises(ConflictError, match="does not run"):
+        bench.attach("idle", "db0")
+    info = bench.hypervisor.attach("idle", bench.wish("db0"), live=False, persistent=True)
+    assert (info.live, info.persistent, info.migratable) == (False, True, True)
+    with started(guest):
+        [info] = bench.hypervisor.show("idle").attachments
+        assert (info.live, info.persistent, info.migratable) == (True, True, True)
+
+
+def test_a_transient_guest_has_no_next_start(bench: Bench) -> None:
+    bench.target("db0")
+    guest = bench.define("brief")
+    with started(guest):
+        bench.libvirtd.virsh("undefine", "brief")
+        with pytest.raises(ConflictError, match="transient"):
+            bench.attach("brief", "db0")
+        info = bench.hypervisor.attach("brief", bench.wish("db0"), live=True, persistent=False)
+        assert (info.live, info.persistent) == (True, False)
+        assert not bench.hypervisor.show("brief").persistent
+
+
+@both_devices
+def test_memory_that_is_not_shared(bench: Bench, device: str) -> None:
+    """Refused before anything; fixed for the next start, which then has the disk."""
+    bench.target("db0", device)
+    guest = bench.define("private", backing="")
+    with started(guest):
+        before = bench.documents("private")
+        with pytest.raises(ConflictError, match="does not share its memory") as caught:
+            bench.attach("private", "db0", device)
+        assert "--fix-memory" in (caught.value.hint or "")
+        assert bench.documents("private") == before
+        wish = bench.wish("db0", device, fix_memory=True)
+        preview = bench.hypervisor.check("private", wish, live=True, persistent=True)
+        assert any("mode='shared'" in line for line in preview if line.startswith("+"))
+        info = bench.hypervisor.attach("private", wish, live=True, persistent=True)
+        assert (info.live, info.persistent) == (False, True)
+        assert "+    <access mode='shared'/>" in (info.message or "")
+    with started(guest):
+        [info] = bench.hypervisor.show("private").attachments
+        assert (info.live, info.message) == (True, None)
+
+
+# Sockets that QEMU does not reach
+
+
+@pytest.fixture
+def unprivileged(run_dir: Path, capabilities: Path) -> Iterator[Libvirtd]:
+    """A libvirtd whose guests are nobody."""
+    settings = {"user": "nobody", "group": "nogroup"}
+    with Libvirtd(run_dir / "other", cache=capabilities, qemu=settings) as libvirtd:
+        yield libvirtd
+
+
+def test_a_socket_that_qemus_user_does_not_reach(unprivileged: Libvirtd, run_dir: Path) -> None:
+    """It is told before QEMU would be stuck, and what is in the way is named."""
+    os.chmod(run_dir, 0o755)
+    closed = run_dir / "closed"
+    closed.mkdir(mode=0o700)
+    with Bench(unprivileged, closed) as bench:
+        assert bench.hypervisor.probe()[2].detail == "nobody"
+        bench.target("db0")
+        bench.define("web9")
+        wish = bench.wish("db0")
+        with pytest.raises(ConflictError, match=rf"nobody, who may not pass {closed}") as caught:
+            bench.hypervisor.attach("web9", wish, live=False, persistent=True)
+        assert str(closed) in (caught.value.hint or "")
+        os.chmod(closed, 0o755)
+        os.chmod(wish.socket or "", 0o660)
+        with pytest.raises(ConflictError, match=r"may not write to .*db0\.sock"):
+            bench.hypervisor.attach("web9", wish, live=False, persistent=True)
+        os.chmod(wish.socket or "", 0o666)
+        assert bench.hypervisor.attach("web9", wish, live=False, persistent=True).persistent
+
+
+def test_reach_by_group_owner_and_list(run_dir: Path) -> None:
+    path = run_dir / "socket"
+    path.touch()
+    os.chmod(run_dir, 0o755)
+    os.chmod(path, 0o060)
+    with pytest.raises(ConflictError, match="write to"):
+        check_socket(str(path), NOBODY)
+    os.chown(path, -1, 65534)
+    check_socket(str(path), NOBODY)
+    os.chown(path, 65534, -1)
+    with pytest.raises(ConflictError, match="write to"):
+        check_socket(str(path), NOBODY)
+    check_socket(str(path), None)
+    with pytest.raises(ConflictError, match=f"write to {run_dir}"):
+        check_folder(str(path), NOBODY)
+    with pytest.raises(NotFoundError, match="no folder"):
+        check_folder(str(run_dir / "none" / "socket"), NOBODY)
+
+
+def test_who_qemu_runs_as() -> None:
+    domain = "<domain><seclabel type='dynamic' model='{}'><label>{}</label></seclabel></domain>"
+    assert user_of(domain.format("dac", "+65534:+7")) == User(65534, frozenset({7, 65534}))
+    assert user_of(domain.format("selinux", "system_u:object_r")) is None
+    assert user_of(domain.format("dac", "no-such-user:+7")) is None
+
+
+# Ports
+
+
+def test_a_port_comes_and_goes(bench: Bench, web0: DomainGuest) -> None:
+    """QEMU listens; nobody need connect for that."""
+    port = PortSpec(name="p0", mac="52:54:00:12:34:56", socket=str(bench.folder / "p0"), mode=PortMode.SERVER)
+    bench.hypervisor.plug("web0", port, live=True, persistent=True)
+    assert bench.hypervisor.show("web0").ports == ("p0",)
+    assert Path(port.socket or "").is_socket()
+    assert "ua-ringway-port-p0" in bench.remains(web0.name)
+    bench.hypervisor.plug("web0", port, live=True, persistent=True)
+    bench.hypervisor.unplug("web0", "p0", live=True, persistent=True, timeout_s=60)
+    assert bench.hypervisor.show("web0").ports == ()
+    assert bench.remains("web0") == []
+    assert bench.aliases("web0") == []
+
+
+def test_a_port_beside_a_disk_that_libvirt_does_not_know_of(bench: Bench, web0: DomainGuest) -> None:
+    """libvirt would give both the same place, were it asked to choose."""
+    bench.target("db0")
+    port = PortSpec(name="p0", mac="52:54:00:12:34:56", socket=str(bench.folder / "p0"), mode=PortMode.SERVER)
+    bench.attach("web0", "db0")
+    bench.hypervisor.plug("web0", port, live=True, persistent=True)
+    bench.hypervisor.unplug("web0", "p0", live=True, persistent=True, timeout_s=60)
+    bench.detach(web0.name, "db0")
+
+
+def test_a_port_that_is_not_whole(bench: Bench, web0: DomainGuest) -> None:
+    with pytest.raises(UsageError, match="no MAC address"):
+        bench.hypervisor.plug(web0.name, PortSpec(name="p0"), live=True, persistent=True)
+
+
+# Whole guests
+
+
+def test_a_guest_is_made_from_a_document(bench: Bench) -> None:
+    guest = bench.define("made")
+    guest.close()
+    info = bench.hypervisor.create(guest.xml, start=False)
+    assert (info.name, info.state, info.persistent) == ("made", GuestState.SHUT_OFF, True)
+    assert isinstance(bench.hypervisor.document("made", persistent=True), Document)
+    with pytest.raises(ConflictError, match="already"):
+        bench.hypervisor.create(guest.xml, start=False)
+    with pytest.raises(ConflictError, match="does not run"):
+        bench.hypervisor.document("made", persistent=False)
+    bench.libvirtd.virsh("undefine", "made")
+    bench.wait_event(GuestEventKind.UNDEFINED)
+
+
+def test_a_guest_that_does_not_start_is_not_made(bench: Bench) -> None:
+    guest = bench.define("stuck")
+    guest.close()
+    broken = guest.xml.replace("<kernel>", "<kernel>/none")
+    with pytest.raises(Exception, match="does not start"):
+        bench.hypervisor.create(broken, start=True)
+    assert "stuck" not in bench.libvirtd.virsh("list", "--all", "--name")
+
+
+def test_life_is_told(bench: Bench) -> None:
+    guest = bench.define("told")
+    assert bench.wait_event(GuestEventKind.DEFINED).guest == "told"
+    with started(guest):
+        assert bench.wait_event(GuestEventKind.STARTED).guest == "told"
+        assert bench.hypervisor.show("told").state is GuestState.RUNNING
+    assert bench.wait_event(GuestEventKind.STOPPED).guest == "told"
+
+
+# Again and again
+
+
+def test_many_attachments_leave_nothing(bench: Bench, web0: DomainGuest, count: Count) -> None:
+    """Files and threads of QEMU, of libvirtd and of this process; devices and connections; both documents."""
+    bench.target("db0", "scsi")
+    bench.target("db1", "blk")
+
+    def cycle() -> None:
+        for name, device in (("db0", "scsi"), ("db1", "blk")):
+            bench.attach("web0", name, device)
+        disks(web0, 2)
+        for name in ("db0", "db1"):
+            bench.detach("web0", name)
+        disks(web0, 0)
+
+    cycle()
+    pids = (web0.pid, bench.libvirtd.pid, os.getpid())
+    before = [files(pid) for pid in pids], threads(), bench.documents("web0")
+    for _ in range(count(4, 50)):
+        cycle()
+    assert ([files(pid) for pid in pids], threads(), bench.documents("web0")) == before
+    assert bench.remains("web0") == []
+
+
+def test_shared_memory_is_what_a_test_guest_has(bench: Bench, web0: DomainGuest) -> None:
+    assert SHARED_MEMORY in web0.xml
+    assert bench.hypervisor.show("web0").shared_memory
