@@ -80,9 +80,11 @@ class Bench:
         except queue.Empty as error:
             raise GuestError(f"no event {kind} {alias}") from error
 
-    def define(self, name: str, *, backing: str = SHARED_MEMORY, ports: int = 8) -> DomainGuest:
+    def define(
+        self, name: str, *, backing: str = SHARED_MEMORY, ports: int = 8, extra: str = ""
+    ) -> DomainGuest:
         """A guest that is defined, and removed at the end; it does not run."""
-        guest = DomainGuest(self.libvirtd, name, self.folder, backing=backing, ports=ports)
+        guest = DomainGuest(self.libvirtd, name, self.folder, backing=backing, ports=ports, extra=extra)
         self._stack.callback(guest.close)
         guest.define()
         return guest

@@ -61,7 +61,8 @@ def check_socket(device: NewDevice, look: Look, capabilities: str, *, now: bool)
 
     :raises RingwayError: it does not; the message names what is in the way.
     """
-    user = (look.live and reach.user_of(look.live.xml)) or reach.user_of(capabilities)
+    documents = (each.xml for each in (look.live, look.persistent) if each)
+    user = next(filter(None, map(reach.user_of, (*documents, capabilities))), None)
     if isinstance(device, PortFace) and device.mode is PortMode.SERVER:
         reach.check_folder(device.socket, user)
     elif device.socket is not None:

@@ -124,7 +124,13 @@ class LibvirtHypervisor:
     # Ports
 
     def plug(self, guest: str, port: PortSpec, *, live: bool, persistent: bool) -> None:
-        """Give a guest a port. :raises RingwayError: it could not; the guest is as before."""
+        """Give a guest a port.
+
+        Where QEMU is the server, a guest that runs stands still until the switch connects: plug such a port
+        in live only when its switch tries to connect already.
+
+        :raises RingwayError: it could not; the guest is as before.
+        """
         self._add(self._find(guest), _port(port), live=live, persistent=persistent, fix_memory=False)
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
