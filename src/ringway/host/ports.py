@@ -20,7 +20,18 @@ from ringway.host.hypervisors import Guests
 from ringway.host.kept import Kept
 from ringway.host.locks import Locks
 from ringway.host.operations import Operation
-from ringway.model import Action, Change, Check, GuestInfo, Plan, PlugSpec, PortInfo, PortSpec, PortState
+from ringway.model import (
+    Action,
+    Change,
+    Check,
+    GuestInfo,
+    Plan,
+    PlugSpec,
+    PortInfo,
+    PortMode,
+    PortSpec,
+    PortState,
+)
 from ringway.net.base import Switch
 
 _WORKERS: Final = 8
@@ -221,9 +232,23 @@ class Ports:
                     hint=f"unplug it there first: ringway guest unplug {row.guest_name} {row.name}",
                 )
             live, persistent = when(found, plug.live, plug.persistent)
+            if live:
+                await self._refuse_standstill(row)
             operation.cancellable(False)
             async with self._locks.hold(guest_lock(found.uuid)):
                 return await self._plug(row, found, live=live, persistent=persistent)
+
+    async def _refuse_standstill(self, row: WantedPort) -> None:
+        """:raises ConflictError: the guest that runs would stand still until a switch connects.
+
+        QEMU that listens at a port waits for its switch, and nobody knows when an unknown one comes.
+        """
+        known = row.spec.switch != "external" and (await self._view(row)).state is not PortState.DEGRADED
+        if row.spec.mode is PortMode.SERVER and not known:
+            raise ConflictError(
+                f"a guest that runs would stand still until the switch connects to port '{row.name}'",
+                hint="plug it in for the next start (--no-live), or make the port with --mode client",
+            )
 
     async def _plug(self, row: WantedPort, guest: GuestInfo, *, live: bool, persistent: bool) -> PortInfo:
         plugging = replace(row, guest=guest.uuid, guest_name=guest.name, plugging=True)

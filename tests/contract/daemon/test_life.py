@@ -18,6 +18,7 @@ import pytest
 from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError, RingwayError, UsageError
 from ringway.testing.daemon import Daemon
 
+from ..loads import wait_until
 from .plants import Plant
 
 
@@ -130,6 +131,15 @@ def test_it_tells_its_service_manager(plant: Plant) -> None:
         assert not daemon.api.exists()
 
 
+def _listens(path: Path) -> bool:
+    """A path is there before somebody listens at it."""
+    return any(line.endswith(f" {path}") and line.split()[3] == "00010000" for line in _unix_sockets())
+
+
+def _unix_sockets() -> list[str]:
+    return Path("/proc/net/unix").read_text().splitlines()
+
+
 def test_it_takes_the_sockets_that_systemd_opens(plant: Plant) -> None:
     if shutil.which("systemd-socket-activate") is None:
         pytest.skip("no systemd-socket-activate: apt-get install systemd")
@@ -141,13 +151,14 @@ def test_it_takes_the_sockets_that_systemd_opens(plant: Plant) -> None:
     program = [*command, "-m", "ringway.cli.daemon", "--directory", str(plant.folder)]
     environment = [f"--setenv=PYTHONPATH={os.environ.get('PYTHONPATH', '')}"]
     with subprocess.Popen([*program[:1], *environment, *program[1:]], stderr=subprocess.DEVNULL) as process:
-        while not daemon.api.exists() or not paths["ro"].exists():
-            time.sleep(0.02)
-        inode = daemon.api.stat().st_ino
-        assert daemon.ask("GET", "/1.0", read_only=True)["read_only"] is True
-        assert daemon.ask("GET", "/1.0")["pid"] == process.pid
-        assert daemon.api.stat().st_ino == inode
-        process.terminate()
+        try:
+            wait_until(lambda: all(map(_listens, paths.values())), "systemd's sockets")
+            inode = daemon.api.stat().st_ino
+            assert daemon.ask("GET", "/1.0", read_only=True)["read_only"] is True
+            assert daemon.ask("GET", "/1.0")["pid"] == process.pid
+            assert daemon.api.stat().st_ino == inode
+        finally:
+            process.terminate()
     assert daemon.api.exists()  # systemd's, not ours to remove
 
 

@@ -281,6 +281,7 @@ def test_sigterm_ends_a_target_whichever_thread_the_kernel_tells(host: UserHost,
     pid = driver.show("db0").pid or 0
     main, *others = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
     assert main == pid
-    assert ctypes.CDLL(None).tgkill(pid, others[-1], signal.SIGTERM) == 0
+    tell = ctypes.CDLL(None).tgkill
+    assert any(tell(pid, other, signal.SIGTERM) == 0 for other in others)  # one may just have ended
     wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the target's end")
     assert not os.path.exists(driver.show("db0").socket or "")

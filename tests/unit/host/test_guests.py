@@ -26,6 +26,7 @@ from ringway.model import (
     AttachmentState,
     AttachSpec,
     PlugSpec,
+    PortMode,
     PortSpec,
     PortState,
 )
@@ -268,6 +269,22 @@ async def test_a_port_is_one_guests(start: OpenHost, guests: GuestWorld) -> None
         await done(host.plug("web", PlugSpec(port="p0")))
         with pytest.raises(BusyError, match="plugged into guest 'web'"):
             await done(host.plug("mail", PlugSpec(port="p0")))
+
+
+async def test_a_guest_that_runs_is_not_made_to_wait_for_a_switch(
+    start: OpenHost, guests: GuestWorld, switch: SwitchWorld
+) -> None:
+    """QEMU that listens at a port stands still until its switch connects."""
+    guests.add("web")
+    async with start() as host:
+        await done(host.create_port(port("p0")))
+        lost = switch.ports.pop("p0")
+        with pytest.raises(ConflictError, match="stand still"):
+            await done(host.plug("web", PlugSpec(port="p0")))
+        switch.ports["p0"] = lost
+        assert (await done(host.plug("web", PlugSpec(port="p0")))).guest == "web"
+        await done(host.create_port(port("p1", mode=PortMode.CLIENT)))
+        assert (await done(host.plug("web", PlugSpec(port="p1")))).guest == "web"
 
 
 async def test_a_port_that_its_switch_refuses_leaves_nothing(start: OpenHost, switch: SwitchWorld) -> None:
