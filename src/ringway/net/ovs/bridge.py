@@ -13,6 +13,7 @@ from ringway.net.ovs.rows import Interface, Root
 from ringway.net.ovs.values import as_set, is_row, put, to_map, to_set, to_uuid
 
 _DEAD = "start it (systemctl start openvswitch-switch); its log is /var/log/openvswitch/ovs-vswitchd.log"
+_PID_FILE = "ovs-vswitchd.pid"
 
 
 class Bridges:
@@ -25,6 +26,7 @@ class Bridges:
     def __init__(self, database: Database, run_dir: Path | None) -> None:
         self._database = database
         self._run_dir = run_dir
+        self._looked = 0  # the start of the switch that has looked again
 
     def root(self) -> Root:
         """The switch as a whole. :raises UnreachableError: it never ran."""
@@ -36,9 +38,25 @@ class Bridges:
     def check_runs(self) -> None:
         """:raises UnreachableError: ovs-vswitchd does not run, as far as its file tells: the database goes on
         to say what was last so."""
-        pid = _pid(self._run_dir / "ovs-vswitchd.pid") if self._run_dir else None
+        pid = _pid(self._run_dir / _PID_FILE) if self._run_dir else None
         if pid is not None and not _is_switch(pid):
             raise UnreachableError("ovs-vswitchd does not run", hint=_DEAD)
+
+    def look_again(self) -> None:
+        """Have a switch that started since the last time write down anew how its interfaces are.
+
+        As it starts it writes that they have no link. A link that comes before the database has confirmed that
+        it may leave out: it compares with what was written before its start, which was that there is one. When
+        it is nudged it compares again, and the first nudge may still be a part of the start.
+
+        :raises UnreachableError: it does not answer.
+        """
+        started = _started(self._run_dir / _PID_FILE) if self._run_dir else 0
+        if started == self._looked:
+            return
+        for _ in range(2):
+            self.settle(self.apply([]))
+        self._looked = started
 
     def interface(self, name: str) -> Interface | None:
         """An interface by its name, whoever made it."""
@@ -151,6 +169,14 @@ def _is_switch(pid: int) -> bool:
         return Path(f"/proc/{pid}/comm").read_text().startswith("ovs-vswitchd")
     except OSError:
         return False
+
+
+def _started(path: Path) -> int:
+    """When the switch wrote its process id, in ns; 0: it has not, or one may not look."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _pid(path: Path) -> int | None:

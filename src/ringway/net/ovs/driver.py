@@ -165,6 +165,7 @@ class OvsSwitch:
     def show(self, spec: PortSpec) -> PortInfo:
         """What the switch says of the port: its error, its link, its MTU."""
         self._bridges.check_runs()
+        self._bridges.look_again()
         found = self._own(spec)
         wrong = next(self._complaints(spec, found), None)
         state = PortState.DEGRADED if wrong else PortState.UP if found.up else PortState.READY
