@@ -217,6 +217,44 @@ def test_the_error_that_users_meet_is_said(ovs: Switch, vswitchd: StandIn, datab
     assert ovs.show(spec).state is PortState.READY
 
 
+def test_a_switch_that_gave_up_is_not_asked_again(
+    ovs: Switch, vswitchd: StandIn, database: OpenVSwitch
+) -> None:
+    """A further attempt in the same process does harm: the way is made free for the next one."""
+    spec = wanted(ovs, mode=PortMode.CLIENT)
+    ovs.create(spec)
+    vswitchd.errors["vhu-web0"] = "could not open network device vhu-web0 (Unknown error -1)"
+    database.vsctl("set", "Open_vSwitch", ".", "external_ids:look=again")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(socket_of(spec))
+    asked = database.vsctl("get", "Open_vSwitch", ".", "next_cfg")
+    with pytest.raises(ConflictError, match="was in its way when it started"):
+        ovs.create(spec)
+    assert not os.path.exists(socket_of(spec))
+    assert database.vsctl("get", "Open_vSwitch", ".", "next_cfg") == asked
+
+
+def test_the_switch_is_not_sent_where_somebody_listens(ovs: Switch, database: OpenVSwitch) -> None:
+    spec = wanted(ovs, mode=PortMode.CLIENT)
+    with socket.socket(socket.AF_UNIX) as squatter:
+        squatter.bind(socket_of(spec))
+        squatter.listen()
+        with pytest.raises(ConflictError, match="somebody does"):
+            ovs.create(spec)
+    assert database.vsctl("list-ports", "br-test") == ""
+
+
+def test_a_switch_that_started_looks_again(ovs: Switch, database: OpenVSwitch) -> None:
+    """Twice, since the first time may be a part of its start; and not with each question."""
+    spec = wanted(ovs)
+    ovs.create(spec)
+    (database.folder / "ovs-vswitchd.pid").write_text("no number")
+    before = int(database.vsctl("get", "Open_vSwitch", ".", "next_cfg"))
+    for _ in range(2):
+        ovs.show(spec)
+        assert int(database.vsctl("get", "Open_vSwitch", ".", "next_cfg")) == before + 2
+
+
 def test_a_port_that_cannot_be_made_leaves_nothing(
     vswitchd: StandIn, database: OpenVSwitch, open_ovs: OpenOvs
 ) -> None:

@@ -45,9 +45,9 @@ class Bridges:
     def look_again(self) -> None:
         """Have a switch that started since the last time write down anew how its interfaces are.
 
-        As it starts it writes that they have no link. A link that comes before the database has confirmed that
-        it may leave out: it compares with what was written before its start, which was that there is one. When
-        it is nudged it compares again, and the first nudge may still be a part of the start.
+        As it starts it writes that they have no link. A link that comes before the database has confirmed
+        that it may leave out: it compares with what was written before its start, which was that there is
+        one. When it is nudged it compares again, and the first nudge may still be a part of the start.
 
         :raises UnreachableError: it does not answer.
         """

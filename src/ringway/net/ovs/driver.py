@@ -38,6 +38,7 @@ MAX_MTU: Final = 9702  #: NETDEV_DPDK_MAX_PKT_LEN (9728) less Ethernet's header,
 _MAX_NAME: Final = 15  #: of an interface: IFNAMSIZ without its zero
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _WAIT_S: Final = 10.0
+_CANNOT_LISTEN: Final = "(Unknown error -1)"  #: all that the switch says of it, but in its log
 
 
 class OvsSettings(Struct, frozen=True, kw_only=True):
@@ -139,8 +140,10 @@ class OvsSwitch:
             self._add(spec, found)
         elif not rows.agrees(found, spec):
             self._settle(spec, self._bridges.apply(rows.mend(found, spec)))
+        elif spec.mode is PortMode.CLIENT and _CANNOT_LISTEN in (found.error or ""):
+            raise _gave_up(spec)
         elif found.error is not None:
-            self._try_again(spec)
+            self._settle(spec, self._bridges.apply([]))
         if spec.mode is PortMode.CLIENT:
             open_socket(socket_of(spec), self._settings)
 
@@ -165,7 +168,8 @@ class OvsSwitch:
     def show(self, spec: PortSpec) -> PortInfo:
         """What the switch says of the port: its error, its link, its MTU."""
         self._bridges.check_runs()
-        self._bridges.look_again()
+        if spec.mode is PortMode.SERVER:  # else QEMU comes later, and a nudge may do harm: see _gave_up
+            self._bridges.look_again()
         found = self._own(spec)
         wrong = next(self._complaints(spec, found), None)
         state = PortState.DEGRADED if wrong else PortState.UP if found.up else PortState.READY
@@ -261,7 +265,7 @@ class OvsSwitch:
         if stray is not None:
             self._bridges.remove(stray)
         if spec.mode is PortMode.CLIENT:
-            sockets.remove_stale(socket_of(spec))
+            _make_way(spec)
         bridge = self._make_bridge(spec)
         try:
             self._settle(spec, self._bridges.apply(rows.add_port(spec)))
@@ -288,12 +292,6 @@ class OvsSwitch:
                 self._bridges.remove(found)
             if bridge is not None:
                 self._bridges.remove_bridge(bridge)
-
-    def _try_again(self, spec: PortSpec) -> None:
-        """After a crash the switch finds its own socket in its way, and gives the port up."""
-        if spec.mode is PortMode.CLIENT:
-            sockets.remove_stale(socket_of(spec))
-        self._settle(spec, self._bridges.apply([]))
 
     def _settle(self, spec: PortSpec, asked: int) -> None:
         """:raises RingwayError: the switch could not do it, and says why."""
@@ -343,6 +341,32 @@ def _check_dpdk(root: rows.Root, kind: str) -> None:
             f"this Open vSwitch ({root.version}) has no interfaces of type {kind}",
             hint="take mode=server: dpdkvhostuser, for mode=client, is deprecated",
         )
+
+
+def _make_way(spec: PortSpec) -> None:
+    """Remove a dead socket at which the switch shall listen.
+
+    :raises ConflictError: somebody listens there. The switch must not try: see :func:`_gave_up`.
+    """
+    path = socket_of(spec)
+    sockets.remove_stale(path)
+    if sockets.look(path).exists:
+        hint = "end who listens there, or name another interface="
+        raise ConflictError(f"the switch cannot listen at '{path}': somebody does", hint=hint)
+
+
+def _gave_up(spec: PortSpec) -> ConflictError:
+    """Say that a switch that found a socket in its way has to start anew, and make its way free.
+
+    It must not try again in that process. DPDK 22.11 keeps what failed, with the number of a descriptor that
+    is closed, and a further attempt for the same path takes that one: it binds, or closes, whatever the
+    switch has opened by that number since. What guests send then goes to somebody else.
+    """
+    sockets.remove_stale(socket_of(spec))
+    return ConflictError(
+        f"Open vSwitch gave port '{spec.name}' up: '{spec.socket}' was in its way when it started",
+        hint="it no longer is: restart the switch (systemctl restart openvswitch-switch)",
+    )
 
 
 def _taken(found: Interface) -> ConflictError:
