@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import subprocess
 import tempfile
@@ -82,6 +83,7 @@ class OpenVSwitch:
         self.remote = f"unix:{folder}/db.sock"
         self._environment = {**os.environ, "OVS_RUNDIR": str(folder), "OVS_LOGDIR": str(folder)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._asked = itertools.count()
         if not SCHEMA.exists():
             raise GuestError("Open vSwitch is not installed", hint=f"apt-get install {_PACKAGE}")
         self._call("ovsdb-tool", "create", str(folder / "conf.db"), str(SCHEMA))
@@ -124,8 +126,7 @@ class OpenVSwitch:
         unshare = str(find_program("unshare", "util-linux"))
         options = [self.remote, pid_file, "--unixctl=switch.ctl", "--no-chdir"]
         self._start("ovs-vswitchd", unshare, "--net", str(_DAEMON), *options)
-        started = f"external_ids:started={self._processes['ovs-vswitchd'].pid}"  # another each time
-        self._await("ovs-vswitchd", lambda: self.vsctl("--timeout=10", "set", "Open_vSwitch", ".", started))
+        self._await("ovs-vswitchd", self._hear)
 
     def stop_switch(self) -> None:
         """End it as the machine would: at once, without a word to the guests."""
@@ -153,6 +154,11 @@ class OpenVSwitch:
         """The last words of both."""
         logs = [self.folder / f"{name}.log" for name in ("ovsdb-server", "ovs-vswitchd")]
         return "\n".join(f"--- {log.name}\n{log.read_text()[-12000:]}" for log in logs if log.exists())
+
+    def _hear(self) -> str:
+        """Have the switch do something: what changes nothing is done before it has begun."""
+        heard = f"external_ids:heard={next(self._asked)}"
+        return self.vsctl("--timeout=10", "set", "Open_vSwitch", ".", heard)
 
     def _call(self, tool: str, *arguments: str) -> str:
         done = subprocess.run(
