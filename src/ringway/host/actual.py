@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
@@ -174,6 +174,10 @@ class Actual:
     def seen(self, kind: EngineKind, name: str) -> EndpointInfo | None:
         """One endpoint of ours as it was last seen."""
         return self._seen.get(kind, {}).get(name)
+
+    def names_seen(self, kind: EngineKind) -> KeysView[str]:
+        """The names of all endpoints of ours."""
+        return self._seen[kind].keys()
 
     def all_seen(self, kind: EngineKind) -> tuple[EndpointInfo, ...]:
         return tuple(self._seen[kind].values())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, KeysView
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,6 +34,10 @@ class Desired:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def names(self) -> KeysView[str]:
+        """The names of all rows."""
+        return self._rows.keys()
 
     def find(self, name: str) -> Wanted | None:
         return self._rows.get(name)

@@ -38,8 +38,8 @@ class Strangers:
     def all(self) -> Iterator[EndpointInfo]:
         """Those without a row, as they were last seen."""
         for kind in self._actual.drivers:
-            for info in self._actual.all_seen(kind):
-                if self._desired.find(info.name) is None:
+            for name in sorted(self._actual.names_seen(kind) - self._desired.names()):
+                if (info := self._actual.seen(kind, name)) is not None:
                     yield self._view(info)
 
     def _view(self, info: EndpointInfo) -> EndpointInfo:
