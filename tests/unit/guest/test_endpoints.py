@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from lxml import etree
 from msgspec.structs import replace
@@ -158,7 +160,11 @@ def test_an_element_is_the_one_that_was_added() -> None:
         (replace(_BLK, reconnect_s=0), UsageError, "at least a second"),
         (replace(_KERNEL, wwpn=None), UsageError, "no WWPN"),
         (replace(_KERNEL, wwpn="naa.60014050123456789abcdef012345678"), UsageError, "no WWPN"),
-        (replace(_KERNEL, endpoint="y", wwpn="naa.5001405000000009", boot_order=1), UsageError, "boot from"),
+        (
+            replace(_KERNEL, endpoint="y", wwpn="naa.5001405000000009", boot_order=0),
+            UsageError,
+            "begins with",
+        ),
     ],
 )
 def test_what_libvirt_would_refuse_is_refused_and_changes_nothing(
@@ -172,6 +178,25 @@ def test_what_libvirt_would_refuse_is_refused_and_changes_nothing(
     with pytest.raises(error, match=reason):
         document.add_endpoint(face)
     assert document.xml == before
+
+
+def test_a_guest_boots_from_the_kernels_endpoints_by_an_override() -> None:
+    """libvirt refuses ``<boot>`` there; who was first moves back, of whichever kind it is."""
+    document = Document(domain("<disk type='file'><boot order='1'/></disk>"))
+    document.add_endpoint(replace(_KERNEL, endpoint="a", wwpn="naa.5001405000000001", boot_order=1))
+    document.add_endpoint(replace(_KERNEL, endpoint="b", wwpn="naa.5001405000000002", boot_order=1))
+    orders = {each.endpoint: each.boot_order for each in document.attachments()}
+    assert orders == {"a": 2, "b": 1}
+    assert "<boot order='3'/>" in document.xml or '<boot order="3"/>' in document.xml
+    assert "<boot" not in document.element("ua-ringway-a")
+
+
+def test_a_boot_index_of_the_first_is_one_that_libvirt_gives_nobody() -> None:
+    document = Document(domain())
+    document.add_endpoint(replace(_KERNEL, boot_order=1))
+    assert re.search("name=.bootindex. type=.unsigned. value=.0.", document.xml)
+    document.add_endpoint(replace(_BLK, boot_order=1))
+    assert {each.endpoint: each.boot_order for each in document.attachments()} == {"lio_0": 2, "b.k": 1}
 
 
 # Ports

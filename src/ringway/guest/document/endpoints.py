@@ -10,9 +10,10 @@ from msgspec import Struct
 
 from ringway.errors import UsageError
 from ringway.guest.aliases import Kind, endpoint_alias, owner
+from ringway.guest.document.boot import BOOT_INDEX, index_of, order_of
 from ringway.guest.document.faces import EndpointFace
 from ringway.guest.document.facts import SMALL, alias_of, each_device, number_at
-from ringway.guest.document.overrides import Value, overridden
+from ringway.guest.document.overrides import Value, overridden, properties_of
 from ringway.guest.document.parts import check_reconnect, closing, reconnect
 from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.tree import Element, make
@@ -64,6 +65,8 @@ def endpoint_override(face: EndpointFace) -> dict[str, Value]:
         properties["num_queues"] = face.queues
     if face.protection:
         properties["t10_pi"] = True
+    if face.face is Face.VHOST_SCSI and face.boot_order is not None:
+        properties[BOOT_INDEX] = index_of(face.boot_order)  # libvirt refuses <boot> in such a hostdev
     return properties
 
 
@@ -82,7 +85,7 @@ def attached_endpoints(root: Element) -> Iterator[Attached]:
                 socket=place if face in _VHOST_USER else None,
                 wwpn=place if face is Face.VHOST_SCSI else None,
                 queues=_queues(root, device),
-                boot_order=number_at(device, "boot", "order"),
+                boot_order=_boot_order(root, device),
                 address=PciAddress.of(device),
             )
 
@@ -116,8 +119,8 @@ def _check(face: EndpointFace) -> None:
         raise UsageError(f"'{face.socket}' is no socket's path: it has to begin with /")
     if face.face is Face.VHOST_USER_BLK and face.protection:
         raise UsageError("a vhost-user-blk device has no protection information")
-    if face.face is Face.VHOST_SCSI and face.boot_order is not None:
-        raise UsageError("libvirt does not let a guest boot from a vhost-scsi device")
+    if face.boot_order is not None and face.boot_order < 1:
+        raise UsageError("the boot order begins with 1")
     if face.queues is not None and face.queues < 1:
         raise UsageError("a device has at least one queue")
     check_reconnect(face.reconnect_s)
@@ -139,6 +142,12 @@ def _queues(root: Element, device: Element) -> int | None:
     return int(text) if re.fullmatch(SMALL, text) else number_at(device, "driver", "queues")
 
 
+def _boot_order(root: Element, device: Element) -> int | None:
+    indices = (each for each in properties_of(root, alias_of(device)) if each.get("name") == BOOT_INDEX)
+    index = next(indices, None)
+    return number_at(device, "boot", "order") if index is None else order_of(index) or None
+
+
 def _disk(face: EndpointFace, target: str) -> Element:
     queues = face.queues if face.face is Face.VHOST_USER_BLK else None
     return make(
@@ -147,7 +156,7 @@ def _disk(face: EndpointFace, target: str) -> Element:
         make("driver", {"name": "qemu", "type": "raw", "queues": queues}),
         make("source", {"type": "unix", "path": face.socket}, reconnect(face.reconnect_s)),
         make("target", {"dev": target, "bus": "virtio"}),
-        *_closing(face),
+        *closing(endpoint_alias(face.endpoint), face.boot_order, face.address),
     )
 
 
@@ -156,9 +165,5 @@ def _hostdev(face: EndpointFace) -> Element:
         "hostdev",
         {"mode": "subsystem", "type": "scsi_host"},
         make("source", {"protocol": "vhost", "wwpn": face.wwpn}),
-        *_closing(face),
+        *closing(endpoint_alias(face.endpoint), None, face.address),
     )
-
-
-def _closing(face: EndpointFace) -> tuple[Element | None, ...]:
-    return closing(endpoint_alias(face.endpoint), face.boot_order, face.address)

@@ -5,7 +5,7 @@ libvirt heeds them when it starts QEMU, not when it hot-plugs, and marks the dom
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from ringway.guest.document.tree import Element, insert, insert_at, make, remove
@@ -35,9 +35,14 @@ def drop(root: Element, alias: str) -> None:
 
 def overridden(root: Element, alias: str) -> dict[str, str]:
     """The properties that are set for a device, as they are written."""
-    devices = (device for device in root.iterfind(f"{_Q}override/{_Q}device") if device.get("alias") == alias)
-    found = (each for device in devices for each in device.iterfind(f"{_Q}frontend/{_Q}property"))
-    return {each.get("name", ""): each.get("value", "") for each in found}
+    return {each.get("name", ""): each.get("value", "") for each in properties_of(root, alias)}
+
+
+def properties_of(root: Element, alias: str | None = None) -> Iterator[Element]:
+    """The elements of the properties that are overridden, of one device or of all."""
+    for device in root.iterfind(f"{_Q}override/{_Q}device"):
+        if alias in (None, device.get("alias")):
+            yield from device.iterfind(f"{_Q}frontend/{_Q}property")
 
 
 def _overrides(root: Element) -> Element:
