@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ringway import faults
-from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UsageError
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, TimedOutError, UsageError
 from ringway.guest.base import GuestEvent, GuestEventKind, Wish, face_of
 from ringway.host.events import Events, Kind, now
 from ringway.host.health import runs
@@ -213,7 +213,8 @@ class Attachments:
     async def release(self, endpoint: str, *, force: bool) -> None:
         """Let an endpoint go that is to be deleted; its lock is held.
 
-        :param force: take it out of the guest that has it. :raises BusyError: a guest has it.
+        :param force: take it out of the guest that has it; one that does not let go keeps a device without
+            disks until it ends. :raises BusyError: a guest has it.
         """
         row = self._rows.find(endpoint)
         if row is None:
@@ -224,7 +225,19 @@ class Attachments:
                 holder=f"guest {row.name}",
                 hint=f"first: ringway guest detach {row.name} {endpoint}; --force takes it away all the same",
             )
-        await self._take_back(row)
+        try:
+            await self._take_back(row)
+        except TimedOutError as error:
+            _log.warning("guest '%s' loses the disks of '%s': %s", row.name, endpoint, error)
+            await self._take_from_next_start(row)
+
+    async def _take_from_next_start(self, row: Attached) -> None:
+        """The guest that runs was asked in vain; its next start shall not look for what is gone."""
+        endpoint = row.wish.endpoint
+        await self._guests.change(
+            self._guests.hypervisor.detach, row.guest, endpoint, live=False, persistent=True, timeout_s=0.0
+        )
+        await self._rows.remove(endpoint)
 
     # What others do
 

@@ -134,8 +134,10 @@ class MemoryHypervisor:
             found.kept.pop(endpoint, None)
 
     def take_back(self, guest: str, endpoint: str) -> None:
-        """Take it out, whatever there is."""
+        """Take it out, if the guest lets it go."""
         found = self._guest(guest)
+        if endpoint in found.holds & found.live.keys():
+            raise TimedOutError(f"'{guest}' does not let '{endpoint}' go")
         found.live.pop(endpoint, None)
         found.kept.pop(endpoint, None)
 

@@ -119,6 +119,21 @@ async def test_an_endpoint_is_one_guests(start: OpenHost, guests: GuestWorld) ->
     assert guests.guests["web"].live == guests.guests["web"].kept == {}
 
 
+async def test_force_takes_the_disks_of_a_guest_that_does_not_let_go(
+    start: OpenHost, guests: GuestWorld
+) -> None:
+    """Its next start does not look for them, and an endpoint of the same name is nobody's."""
+    web = guests.add("web")
+    web.holds = {"db0"}
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+        await done(host.delete("db0", force=True))
+        assert (list(web.live), list(web.kept)) == (["db0"], [])
+        await done(host.create(spec("db0")))
+        await done(host.delete("db0"))
+
+
 async def test_of_two_that_come_at_once_one_gets_it(start: OpenHost, guests: GuestWorld) -> None:
     guests.add("web")
     guests.add("mail")
