@@ -1,0 +1,103 @@
+"""libvirt's guests on devices of a kernel: SCSI disks that are passed through, and vhost-scsi endpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringway.errors import BusyError, GuestError, TimedOutError
+from ringway.guest.base import Wish
+from ringway.guest.libvirt import LibvirtHypervisor
+from ringway.model import AttachmentState, EndpointSpec, Face
+from ringway.testing.bootsector import LetGo, Load, Program, install
+from ringway.testing.libvirtd import Libvirtd
+
+from .engine import MIB, driver, endpoint, lun
+from .nested import SLOW_S, NestedGuest
+
+WORK = Load(blocks=4)
+
+
+@pytest.fixture(scope="module")
+def libvirtd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
+    with Libvirtd(tmp_path_factory.mktemp("libvirt")) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def hypervisor(libvirtd: Libvirtd) -> Iterator[LibvirtHypervisor]:
+    with contextlib.closing(LibvirtHypervisor(libvirtd.uri)) as found:
+        yield found
+
+
+@pytest.fixture
+def scsi_disk() -> Path:
+    """A SCSI disk of 8 MiB of the kernel's."""
+    subprocess.run(["modprobe", "-a", "sd_mod", "sg"], check=True)
+    subprocess.run(["modprobe", "scsi_debug", "dev_size_mb=8"], check=True)
+    found = next(Path("/sys/bus/pseudo/drivers/scsi_debug").glob("adapter0/host*/target*/*:0/block/sd*"))
+    return Path("/dev") / found.name
+
+
+def bootable(path: Path, program: Program) -> Path:
+    """Make an image of 1 MiB with a program."""
+    path.write_bytes(bytes(MIB))
+    install(path, program)
+    return path
+
+
+def wish(spec: EndpointSpec, **more: int) -> Wish:
+    """The endpoint, as a guest's vhost-scsi device."""
+    return Wish(endpoint=spec.name, face=Face.VHOST_SCSI, wwpn=spec.wwpn, **more)  # type: ignore[arg-type]
+
+
+def test_a_guest_boots_from_a_scsi_disk_that_is_passed_through(
+    libvirtd: Libvirtd, scsi_disk: Path, tmp_path: Path
+) -> None:
+    """By the wiki's string. INQUIRY is answered by the disk itself, and its blocks are read and written."""
+    scsi_disk.write_bytes(bytes(MIB))
+    install(scsi_disk, WORK)
+    os.sync()
+    text = "id=v1,source=volume,dest=volume,bus=virtio-scsi,type=lun,bootindex=0"
+    with NestedGuest(libvirtd, "web0", tmp_path, text, volumes={"v1": str(scsi_disk)}) as guest:
+        guest.start()
+        guest.wait_dots(2)
+        assert "vendor='Linux' product='scsi_debug'" in guest.bios()
+        assert "device='lun'" in guest.live_xml()
+        guest.stop()
+        WORK.check_whole(scsi_disk, 2)
+
+
+def test_a_guest_boots_from_an_endpoint_of_the_kernels(
+    libvirtd: Libvirtd, hypervisor: LibvirtHypervisor, tmp_path: Path
+) -> None:
+    """It stays on this host, and keeps the endpoint until it lets go or ends."""
+    engine, disk = driver(tmp_path), bootable(tmp_path / "disk.img", WORK)
+    other = bootable(tmp_path / "other.img", LetGo())
+    spec = endpoint(engine, "db0", lun(disk))
+    with NestedGuest(libvirtd, "web0", tmp_path, f"id={other},source=volume") as guest:
+        attached = hypervisor.attach("web0", wish(spec, boot_order=1), live=False, persistent=True)
+        assert (attached.live, attached.persistent, attached.migratable) == (False, True, False)
+        assert "does not move" in (attached.message or "")
+        guest.start()
+        guest.wait_dots(2)
+        assert "vendor='LIO-ORG'" in guest.bios()
+        assert engine.show("db0").connected
+        with pytest.raises(GuestError, match="vhost-scsi does not support migration"):
+            libvirtd.virsh("migrate", "web0", libvirtd.uri, timeout_s=SLOW_S)
+        with pytest.raises(BusyError):
+            engine.delete("db0")
+        with pytest.raises(TimedOutError, match="asked to let"):
+            hypervisor.detach("web0", "db0", live=True, persistent=True, timeout_s=0.5)
+        (found,) = hypervisor.show("web0").attachments
+        assert (found.state, found.live, found.persistent) == (AttachmentState.DETACHING, True, True)
+        guest.stop()
+        WORK.check_whole(disk, 2)
+        hypervisor.detach("web0", "db0", live=True, persistent=True, timeout_s=0.5)
+        assert hypervisor.show("web0").attachments == ()
+        engine.delete("db0")
