@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +17,23 @@ from ringway.guest.base import Wish
 from ringway.guest.libvirt import LibvirtHypervisor
 from ringway.model import AttachmentState, EndpointSpec, Face
 from ringway.testing.bootsector import LetGo, Load, Program, install
+from ringway.testing.configfs import ROOT
+from ringway.testing.daemon import Daemon
 from ringway.testing.libvirtd import Libvirtd
 
 from .engine import MIB, driver, endpoint, lun
 from .nested import SLOW_S, NestedGuest
 
 WORK = Load(blocks=4)
+CONFIG = """\
+[lio]
+enabled = true
+[user]
+enabled = false
+[guests]
+enabled = true
+uri = "{uri}"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +114,48 @@ def test_a_guest_boots_from_an_endpoint_of_the_kernels(
         hypervisor.detach("web0", "db0", live=True, persistent=True, timeout_s=0.5)
         assert hypervisor.show("web0").attachments == ()
         engine.delete("db0")
+
+
+def test_the_daemon_gives_a_running_guest_an_endpoint_of_the_kernels(
+    libvirtd: Libvirtd, hypervisor: LibvirtHypervisor, tmp_path: Path
+) -> None:
+    """By the commands that users type: at once and for its next start, kept while it is there, and taken
+    away when the guest has let go."""
+    boot = bootable(tmp_path / "boot.img", LetGo())
+    bootable(tmp_path / "disk.img", WORK)
+    with (
+        Daemon(tmp_path) as daemon,
+        NestedGuest(libvirtd, "web0", tmp_path, f"id={boot},source=volume") as guest,
+    ):
+        guest.start()
+        daemon.configure(CONFIG.format(uri=libvirtd.uri))
+        daemon.start()
+        command(daemon, "endpoint", "create", "db0", "--engine", "lio", "--lun", f"0={tmp_path}/disk.img")
+        (wwpn,) = (path.name for path in (ROOT / "vhost").glob("naa.*"))
+        guest.wait_dots(1)
+        (attached,) = json.loads(command(daemon, "guest", "attach", "web0", "db0", "-o", "json"))
+        assert attached["face"] == "vhost-scsi"
+        assert [attached[name] for name in ("live", "persistent", "migratable")] == [True, True, False]
+        assert wwpn in guest.live_xml()
+        assert "guest 'web0'" in command(daemon, "endpoint", "delete", "db0", fails=True)
+        command(daemon, "guest", "detach", "web0", "db0", "--release", f"{SLOW_S:g}s")
+        assert wwpn not in guest.live_xml()
+        assert hypervisor.show("web0").attachments == ()
+        command(daemon, "endpoint", "delete", "db0")
+    assert not list((ROOT / "vhost").glob("naa.*"))
+    assert not list((ROOT / "core").glob("fileio_*"))
+
+
+def command(daemon: Daemon, *words: str, fails: bool = False) -> str:
+    """Run ``ringway``. :returns: what it printed; if it shall fail, what it said of that."""
+    environment = {**os.environ, "RINGWAY_SOCKET": str(daemon.api)}
+    done = subprocess.run(
+        [sys.executable, "-m", "ringway", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SLOW_S,
+        check=False,
+    )
+    assert (done.returncode != 0) == fails, done.stderr + daemon.log
+    return done.stderr if fails else done.stdout
