@@ -28,6 +28,11 @@ class GuestEvent(Struct, frozen=True):
     kind: GuestEventKind
     guest: str = ""
     alias: str = ""  #: of the device that is gone
+    uuid: str = ""  #: of the guest, which may have another name by now
+
+    def is_of(self, uuid: str, name: str) -> bool:
+        """Whether it is a guest's that had this name once."""
+        return uuid in (self.uuid, self.guest) or (not self.uuid and self.guest == name)
 
 
 class Wish(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,8 @@ row that is not confirmed is what a daemon left that died: what it began is take
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
@@ -53,7 +55,11 @@ class Attached(Struct, frozen=True, kw_only=True):
 class Attachments:
     """The verbs. For one event loop.
 
-    :param locks: of endpoints; who holds one may wait for a guest's, and never the other way about.
+    Who works on an attachment has a lock of its own, and the endpoint's for a moment only: a guest may take
+    its time, and meanwhile whoever mends the endpoint must get at it, or the guest waits for a dead disk.
+    Locks are taken in one order: the attachment's, the endpoint's (and given back), the guest's.
+
+    :param locks: of endpoints and guests.
     :param show: tells how an endpoint is now.
     """
 
@@ -65,6 +71,7 @@ class Attachments:
         self._locks = locks
         self._events = events
         self._show = show
+        self._due: set[str] = set()  #: endpoints at which somebody is about to look
 
     # Looks
 
@@ -97,27 +104,33 @@ class Attachments:
 
         :raises ConflictError: another guest has it. :raises RingwayError: as the hypervisor.
         """
-        async with self._locks.hold(spec.endpoint):
+        async with self._locks.hold(_lock(spec.endpoint)):
             operation.step(0.1, "looking at the guest")
             found = await self._guests.show(guest)
-            async with self._locks.hold(guest_lock(found.uuid)):
+            before = await self._row_of(spec.endpoint, found)
+            async with self._locks.hold(spec.endpoint):  # nobody deletes it before there is a row
                 wish, live, persistent = await self._understand(found, spec)
-                return await self._attach(operation, found, wish, live=live, persistent=persistent)
+                operation.cancellable(False)
+                row = await self._rows.put(wish.endpoint, _row(wish, found, before))
+            faults.point("attach.committed")
+            async with self._locks.hold(guest_lock(found.uuid)):
+                operation.step(0.4, "attaching")
+                return await self._attach(row, before, live=live, persistent=persistent)
+
+    async def _row_of(self, endpoint: str, guest: GuestInfo) -> Attached | None:
+        """The row of an endpoint that a guest shall get; its lock is held. Another guest's may be old."""
+        row = self._rows.find(endpoint)
+        if row is not None and row.guest != guest.uuid and row.state is not AttachmentState.ATTACHING:
+            await self._compare(row.guest, endpoint)
+        return self._rows.find(endpoint)
 
     async def _attach(
-        self, operation: Operation, guest: GuestInfo, wish: Wish, *, live: bool, persistent: bool
+        self, row: Attached, before: Attached | None, *, live: bool, persistent: bool
     ) -> AttachmentInfo:
-        before = self._rows.find(wish.endpoint)
-        row = Attached(
-            wish=wish, guest=guest.uuid, name=guest.name, state=AttachmentState.ATTACHING, created=now()
-        )
-        operation.cancellable(False)
-        await self._rows.put(wish.endpoint, row)
-        faults.point("attach.committed")
-        operation.step(0.4, "attaching")
+        wish = row.wish
         try:
             info = await self._guests.change(
-                self._guests.hypervisor.attach, guest.uuid, wish, live=live, persistent=persistent
+                self._guests.hypervisor.attach, row.guest, wish, live=live, persistent=persistent
             )
             faults.point("attach.made")
             await self._rows.put(wish.endpoint, replace(row, state=AttachmentState.ATTACHED))
@@ -125,13 +138,14 @@ class Attachments:
             await self._give_up(row, before)
             raise
         faults.point("attach.acknowledged")
-        self._events.tell(Kind.ATTACHED, _thing(guest.name), f"endpoint {wish.endpoint}")
+        self._events.tell(Kind.ATTACHED, _thing(row.name), f"endpoint {wish.endpoint}")
         return info
 
     async def _give_up(self, row: Attached, before: Attached | None) -> None:
         """Leave a guest as it was. What cannot be taken back now is when the row is looked at again."""
-        if before is not None:
-            await self._rows.put(row.wish.endpoint, before)
+        if row.state is AttachmentState.ATTACHED:  # the guest had it already, and has it still
+            if before is not None:
+                await self._rows.put(row.wish.endpoint, before)
             return
         try:
             await self._take_back(row)
@@ -174,7 +188,7 @@ class Attachments:
         :param timeout_s: how long the guest may take. :raises TimedOutError: it did not let go in that time.
         :raises NotFoundError: it has none of this name.
         """
-        async with self._locks.hold(endpoint):
+        async with self._locks.hold(_lock(endpoint)):
             found = await self._guests.show(guest)
             async with self._locks.hold(guest_lock(found.uuid)):
                 _attachment(found, endpoint)
@@ -185,7 +199,8 @@ class Attachments:
     async def _detach(
         self, guest: GuestInfo, endpoint: str, *, live: bool, persistent: bool, timeout_s: float
     ) -> None:
-        if (row := self._rows.find(endpoint)) is not None:
+        row = self._rows.find(endpoint)
+        if mine := row is not None and row.guest == guest.uuid:
             await self._rows.put(endpoint, replace(row, state=AttachmentState.DETACHING))
         faults.point("detach.committed")
         try:
@@ -199,7 +214,8 @@ class Attachments:
             )
             faults.point("detach.made")
         finally:
-            await self._compare(guest.uuid, endpoint)
+            if mine:
+                await self._compare(guest.uuid, endpoint)
         self._events.tell(Kind.DETACHED, _thing(guest.name), f"endpoint {endpoint}")
 
     async def plan_detachment(self, guest: str, endpoint: str) -> Plan:
@@ -213,31 +229,60 @@ class Attachments:
     async def release(self, endpoint: str, *, force: bool) -> None:
         """Let an endpoint go that is to be deleted; its lock is held.
 
-        :param force: take it out of the guest that has it; one that does not let go keeps a device without
-            disks until it ends. :raises BusyError: a guest has it.
+        :param force: take it out of the guest that has it; what the guest or libvirt does not let go stays
+            in the domain, and is nobody's.
+        :raises BusyError: a guest has it, or is just getting it or losing it.
         """
         row = self._rows.find(endpoint)
         if row is None:
             return
-        if not force:
+        if self._locks.is_held(_lock(endpoint)):  # who holds it may want the endpoint's lock
             raise BusyError(
-                f"endpoint '{endpoint}' is attached to guest '{row.name}', now or at its next start",
+                f"endpoint '{endpoint}' is just being attached to guest '{row.name}' or detached from it",
                 holder=f"guest {row.name}",
-                hint=f"first: ringway guest detach {row.name} {endpoint}; --force takes it away all the same",
+                hint="wait for that: ringway operation list",
             )
-        try:
-            await self._take_back(row)
-        except TimedOutError as error:
-            _log.warning("guest '%s' loses the disks of '%s': %s", row.name, endpoint, error)
-            await self._take_from_next_start(row)
+        async with self._locks.hold(_lock(endpoint)):
+            if force:
+                await self._force_out(row)
+            else:
+                await self._refuse_attached(row)
 
-    async def _take_from_next_start(self, row: Attached) -> None:
-        """The guest that runs was asked in vain; its next start shall not look for what is gone."""
+    async def _refuse_attached(self, row: Attached) -> None:
+        """:raises BusyError: a guest has it, as far as can be told."""
+        with contextlib.suppress(RingwayError):
+            if row.state is not AttachmentState.ATTACHING:
+                await self._compare(row.guest, row.wish.endpoint)
+        endpoint, now_there = row.wish.endpoint, self._rows.find(row.wish.endpoint)
+        if now_there is not None:
+            raise BusyError(
+                f"endpoint '{endpoint}' is attached to guest '{now_there.name}', now or at its next start",
+                holder=f"guest {now_there.name}",
+                hint=f"first: ringway guest detach {now_there.name} {endpoint};"
+                " --force takes it away all the same",
+            )
+
+    async def _force_out(self, row: Attached) -> None:
         endpoint = row.wish.endpoint
-        await self._guests.change(
-            self._guests.hypervisor.detach, row.guest, endpoint, live=False, persistent=True, timeout_s=0.0
-        )
-        await self._rows.remove(endpoint)
+        async with self._locks.hold(guest_lock(row.guest)):
+            try:
+                await self._take_back(row)
+            except RingwayError as error:
+                _log.warning("guest '%s' does not let '%s' go: %s", row.name, endpoint, error)
+                await self._forget_next_start(row)
+                await self._rows.remove(endpoint)
+
+    async def _forget_next_start(self, row: Attached) -> None:
+        """The guest's next start must not wait for what is gone then."""
+        with contextlib.suppress(RingwayError):
+            await self._guests.change(
+                self._guests.hypervisor.detach,
+                row.guest,
+                row.wish.endpoint,
+                live=False,
+                persistent=True,
+                timeout_s=0.0,
+            )
 
     # What others do
 
@@ -246,24 +291,34 @@ class Attachments:
 
         :param unconfirmed: only those that were left half done.
         """
-        for row in self._rows.all():
-            if unconfirmed and row.state is AttachmentState.ATTACHED:
-                continue
-            endpoint = row.wish.endpoint
-            async with self._locks.hold(endpoint), self._locks.hold(guest_lock(row.guest)):
-                try:
-                    await self._settle(endpoint)
-                except RingwayError as error:
-                    _log.warning("guest '%s' and endpoint '%s': %s", row.name, endpoint, error)
+        rows = [
+            row for row in self._rows.all() if not (unconfirmed and row.state is AttachmentState.ATTACHED)
+        ]
+        await asyncio.gather(*(self._look_at(row.wish.endpoint) for row in rows))
+
+    async def _look_at(self, endpoint: str) -> None:
+        """Compare a row with its domain, when it is its turn. Never raises :class:`RingwayError`."""
+        if endpoint in self._due:  # who waits for his turn sees what is so then
+            return
+        self._due.add(endpoint)
+        try:
+            async with self._locks.hold(_lock(endpoint)):
+                self._due.discard(endpoint)
+                await self._settle(endpoint)
+        except RingwayError as error:
+            _log.warning("a guest's endpoint '%s' cannot be looked at: %s", endpoint, error)
+        finally:
+            self._due.discard(endpoint)
 
     async def _settle(self, endpoint: str) -> None:
         row = self._rows.find(endpoint)
         if row is None:
             return
-        if row.state is AttachmentState.ATTACHING:
-            await self._take_back(row)
-        else:
-            await self._compare(row.guest, endpoint)
+        async with self._locks.hold(guest_lock(row.guest)):
+            if row.state is AttachmentState.ATTACHING:
+                await self._take_back(row)
+            else:
+                await self._compare(row.guest, endpoint)
 
     async def _take_back(self, row: Attached) -> None:
         try:
@@ -278,30 +333,37 @@ class Attachments:
         row = self._rows.find(endpoint)
         if row is None:
             return
-        if await self._has(guest, endpoint):
-            await self._rows.put(endpoint, replace(row, state=AttachmentState.ATTACHED))
-        else:
+        name = await self._who_has(guest, endpoint)
+        if name is None:
             await self._rows.remove(endpoint)
+        elif row != (there := replace(row, name=name, state=AttachmentState.ATTACHED)):
+            await self._rows.put(endpoint, there)
 
-    async def _has(self, guest: str, endpoint: str) -> bool:
+    async def _who_has(self, guest: str, endpoint: str) -> str | None:
+        """The name that a guest has now, if it has an endpoint."""
         try:
             found = await self._guests.show(guest)
         except NotFoundError:
-            return False
-        return any(each.endpoint == endpoint for each in found.attachments)
+            return None
+        return found.name if any(each.endpoint == endpoint for each in found.attachments) else None
 
     async def heed(self, event: GuestEvent) -> None:
         """Something happened to a guest: look at what it had."""
         if event.kind is GuestEventKind.CONNECTED:
             await self.settle()
-            return
-        for endpoint in self._of(event.guest):
-            if not self._locks.is_held(endpoint):  # who works on it looks by himself
-                async with self._locks.hold(endpoint):
-                    await self._settle(endpoint)
+        else:
+            await asyncio.gather(*map(self._look_at, self._of(event)))
 
-    def _of(self, guest: str) -> Iterable[str]:
-        return [row.wish.endpoint for row in self._rows.all() if guest in (row.name, row.guest)]
+    def _of(self, event: GuestEvent) -> Iterable[str]:
+        return [row.wish.endpoint for row in self._rows.all() if event.is_of(row.guest, row.name)]
+
+
+def _row(wish: Wish, guest: GuestInfo, before: Attached | None) -> Attached:
+    """What is written down before a domain is touched: what it has already is not to be taken back."""
+    had = any(each.endpoint == wish.endpoint for each in guest.attachments)
+    half_done = before is not None and before.state is AttachmentState.ATTACHING
+    state = AttachmentState.ATTACHED if had and not half_done else AttachmentState.ATTACHING
+    return Attached(wish=wish, guest=guest.uuid, name=guest.name, state=state, created=now())
 
 
 def _attachment(guest: GuestInfo, endpoint: str) -> AttachmentInfo:
@@ -312,6 +374,11 @@ def _attachment(guest: GuestInfo, endpoint: str) -> AttachmentInfo:
             f"guest '{guest.name}' has no endpoint '{endpoint}'", hint=f"see: ringway guest show {guest.name}"
         )
     return found
+
+
+def _lock(endpoint: str) -> str:
+    """The name of an attachment's lock; no endpoint has a slash in its name."""
+    return f"attachment/{endpoint}"
 
 
 def guest_lock(uuid: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ringway.errors import (
     BusyError,
@@ -31,7 +33,7 @@ from ringway.model import (
     PortState,
 )
 from ringway.testing.engine import World
-from ringway.testing.hypervisor import GuestWorld, SwitchWorld
+from ringway.testing.hypervisor import GuestWorld, MemoryHypervisor, SwitchWorld
 
 from ..hosts import running_host
 from .helpers import done, spec
@@ -321,3 +323,95 @@ async def test_ports_survive_a_restart_and_the_loss_of_the_switch(
     async with start() as host:
         assert await host.ports.show("p0") == before
         assert switch.ports.keys() == {"p0"}
+
+
+async def test_what_a_guest_had_is_not_taken_back_when_it_is_attached_again(
+    start: OpenHost, guests: GuestWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = guests.add("web")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0", persistent=False)))
+        monkeypatch.setattr("ringway.faults.point", _die_at("attach.committed"))
+        operation = host.attach("web", AttachSpec(endpoint="db0"))
+        with contextlib.suppress(DiedError):
+            await operation.ended()
+        monkeypatch.undo()
+    async with start() as host:
+        assert host.attachments.guest_of("db0") == "web"
+        guests.before = fail
+        with pytest.raises(RingwayError):
+            await done(host.attach("web", AttachSpec(endpoint="db0")))
+    assert "db0" in web.live
+
+
+async def test_an_endpoint_is_mended_while_its_guest_takes_its_time(
+    start: OpenHost, guests: GuestWorld
+) -> None:
+    guests.add("web")
+    mended, waiting = threading.Event(), threading.Event()
+
+    def wait(verb: str, _name: str) -> None:
+        if verb == "detach":
+            waiting.set()
+            assert mended.wait(20)
+
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+        guests.before = wait
+        detaching = host.detach("web", "db0", **_FROM_BOTH)
+        await until(waiting.is_set)
+        await done(host.update("db0", lambda old: replace(old, queues=old.queues + 1)))
+        with pytest.raises(BusyError, match="is just being"):
+            await done(host.delete("db0", force=True))
+        mended.set()
+        await done(detaching)
+
+
+async def test_a_guest_that_goes_while_its_endpoint_is_worked_on_is_noticed(
+    start: OpenHost, guests: GuestWorld
+) -> None:
+    guests.add("web")
+    guests.add("mail")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+        del guests.guests["web"]
+        await done(host.attach("mail", AttachSpec(endpoint="db0")))  # before anybody told of it
+        del guests.guests["mail"]
+        await done(host.delete("db0"))
+
+
+async def test_a_guest_that_got_another_name_is_still_heard(start: OpenHost, guests: GuestWorld) -> None:
+    web = guests.add("web")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+        web.name = "shop"
+        guests.tell(GuestEvent(GuestEventKind.DEFINED, "shop", uuid=web.uuid))
+        await until(lambda: host.attachments.guest_of("db0") == "shop")
+        web.live.clear()
+        web.kept.clear()
+        guests.tell(GuestEvent(GuestEventKind.DEVICE_REMOVED, "shop", "ua-ringway-db0", web.uuid))
+        await until(lambda: host.attachments.guest_of("db0") is None)
+
+
+async def test_what_is_forced_goes_also_without_libvirt_or_a_guest_that_answers(
+    start: OpenHost, tmp_path: Path, guests: GuestWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = guests.add("web")
+
+    def refuse(*_: object) -> None:
+        raise TimedOutError("it does not answer")
+
+    async with start() as host:
+        for name in ("db0", "db1"):
+            await done(host.create(spec(name)))
+            await done(host.attach("web", AttachSpec(endpoint=name)))
+        monkeypatch.setattr(MemoryHypervisor, "take_back", refuse)
+        await done(host.delete("db0", force=True))
+        assert (set(web.live), set(web.kept)) == ({"db0", "db1"}, {"db1"})
+    async with running_host(tmp_path, World()) as host:
+        await done(host.delete("db1", force=True))
+        assert host.attachments.guest_of("db1") is None

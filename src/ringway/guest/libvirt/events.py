@@ -84,7 +84,7 @@ class Events:
     ) -> None:
         kind = _LIFECYCLE.get(event)
         if kind is not None:
-            self._tell(GuestEvent(kind, domain.name()))
+            self._tell(GuestEvent(kind, domain.name(), uuid=domain.UUIDString()))
 
     def _on_removed(
         self, _connection: object, domain: libvirt.virDomain, alias: str, _opaque: object
@@ -105,4 +105,4 @@ class Events:
 
     def _tell_removed(self, domain: libvirt.virDomain, alias: str) -> None:
         if alias.startswith(ALIAS_PREFIX):
-            self._tell(GuestEvent(GuestEventKind.DEVICE_REMOVED, domain.name(), alias))
+            self._tell(GuestEvent(GuestEventKind.DEVICE_REMOVED, domain.name(), alias, domain.UUIDString()))
