@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
-from ringway.errors import ConflictError, NotFoundError, RingwayError
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
+from ringway.host.locks import Locks
 from ringway.host.operations import Operation
 from ringway.model import (
     Action,
@@ -41,6 +42,7 @@ class Creations:
     def __init__(self, host: Host, sockets: Path) -> None:
         self._host = host
         self._sockets = sockets
+        self._locks = Locks()
 
     async def plan(self, spec: GuestSpec) -> Plan:
         """What :meth:`create` would do. :raises RingwayError: why it could not."""
@@ -57,6 +59,10 @@ class Creations:
 
         :raises ConflictError: there is one of this name.
         """
+        async with self._locks.hold(f"new/{spec.name}"):  # of two of one name, the second is refused
+            return await self._create(operation, spec)
+
+    async def _create(self, operation: Operation, spec: GuestSpec) -> GuestInfo:
         operation.step(0.1, "checking")
         spec, made = await self._drawn(spec)
         operation.cancellable(False)
@@ -95,7 +101,21 @@ class Creations:
         catalogue = Catalogue(spec.volumes, spec.pools, backstores=known)
         ask = self._host.guests.ask
         made = await ask(fresh.fresh, spec, catalogue, self._socket, kvm=not spec.emulate)
+        self._refuse_others(spec, made)
         return spec, made
+
+    def _refuse_others(self, spec: GuestSpec, made: Fresh) -> None:
+        """:raises BusyError: another guest has a port or an endpoint that this one shall have."""
+        taken = {
+            f"endpoint '{one.name}'": self._host.attachments.guest_of(one.name)
+            for one in made.endpoints.specs
+        }
+        taken |= {f"port '{port.name}'": self._host.ports.guest_of(port.name) for port in spec.ports}
+        for thing, guest in taken.items():
+            if guest is not None:
+                raise BusyError(
+                    f"guest '{guest}' has {thing}", holder=f"guest {guest}", hint="take it away there first"
+                )
 
     def _socket(self, endpoint: str) -> str:
         return str(self._sockets / f"{endpoint}.sock")

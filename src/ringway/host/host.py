@@ -139,8 +139,9 @@ class Host:
         :returns: whether all has ended. What hangs does so in a thread, and the next daemon finds half of it.
         """
         self.events.close()
-        await self._surroundings.close()
+        await self._surroundings.stop()
         ended = await self.operations.close()
+        ended = await self._surroundings.close() and ended
         ended = await self.reconciler.close() and ended
         if ended:
             self.actual.close()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
 from ringway.errors import UnreachableError
 from ringway.guest.base import Hypervisor, Notify
+from ringway.host.calls import Calls
 from ringway.host.config import GuestsConfig
 from ringway.host.places import Places
 from ringway.model import Check, GuestInfo
 
 _WORKERS: Final = 16
-_P = ParamSpec("_P")
+_LOOK_S: Final = 20.0  #: until libvirt counts as hanging; a look at hundreds of guests takes a while
+_PROBE_S: Final = 5.0
+_CLOSE_S: Final = 2.0
 _T = TypeVar("_T")
 
 
@@ -42,7 +44,8 @@ class Guests:
 
     def __init__(self, hypervisor: Hypervisor | None) -> None:
         self._hypervisor = hypervisor
-        self._threads = ThreadPoolExecutor(_WORKERS, "guest")
+        self.ask = Calls(_WORKERS, "guest")
+        self.change = self.ask
 
     @property
     def hypervisor(self) -> Hypervisor:
@@ -59,31 +62,47 @@ class Guests:
         """Whether this daemon has one at all."""
         return self._hypervisor is not None
 
-    async def ask(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Call it. Whoever is cancelled meanwhile waits for nothing; the call goes on."""
-        return await asyncio.wrap_future(self._threads.submit(call, *args, **kwargs))
-
-    change = ask
-
     async def list(self) -> tuple[GuestInfo, ...]:
-        """All guests, by name. :raises UnreachableError: libvirt is not there."""
-        return await self.ask(self.hypervisor.guests)
+        """All guests, by name. :raises UnreachableError: libvirt is not there, or does not answer."""
+        return await _in_time(self.ask(self.hypervisor.guests), _LOOK_S)
 
     async def show(self, guest: str) -> GuestInfo:
-        """One guest. :raises NotFoundError: there is none."""
-        return await self.ask(self.hypervisor.show, guest)
+        """One guest. :raises NotFoundError: there is none. :raises UnreachableError: as :meth:`list`."""
+        return await _in_time(self.ask(self.hypervisor.show, guest), _LOOK_S)
 
     async def probe(self) -> tuple[Check, ...]:
         """What libvirt lets us do; nothing where there is none."""
-        return await self.ask(self._hypervisor.probe) if self._hypervisor is not None else ()
+        if self._hypervisor is None:
+            return ()
+        try:
+            return await _in_time(self.ask(self._hypervisor.probe), _PROBE_S)
+        except UnreachableError as error:
+            return (Check(name="libvirt", ok=False, detail=error.message, hint=error.hint),)
 
     def watch(self, notify: Notify) -> None:
         """Tell of what happens; from any thread."""
         if self._hypervisor is not None:
             self._hypervisor.watch(notify)
 
-    def close(self) -> None:
-        """Let go. A call that hangs is not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._hypervisor is not None:
-            self._hypervisor.close()
+    async def close(self) -> bool:
+        """Let go. :returns: whether all has ended; a call that hangs is not waited for."""
+        if self._hypervisor is None:
+            return self.ask.close()
+        hanging_up = Calls(1, "guest-close")
+        try:
+            await _in_time(hanging_up(self._hypervisor.close), _CLOSE_S)
+        except UnreachableError:
+            self.ask.close()
+            return False
+        return self.ask.close()
+
+
+async def _in_time(answer: Awaitable[_T], timeout_s: float) -> _T:
+    """:raises UnreachableError: it takes longer, and goes on in its thread."""
+    try:
+        return await asyncio.wait_for(answer, timeout_s)
+    except TimeoutError as error:
+        raise UnreachableError(
+            f"libvirt has not answered in {timeout_s:g} s",
+            hint="see: systemctl status libvirtd (or virtqemud)",
+        ) from error

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ringway import faults
-from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UsageError
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
 from ringway.guest.base import GuestEvent, GuestEventKind
 from ringway.host.attachments import guest_lock, when
+from ringway.host.calls import Calls
 from ringway.host.events import Events, Kind, now
 from ringway.host.hypervisors import Guests
 from ringway.host.kept import Kept
@@ -35,8 +36,6 @@ from ringway.model import (
 from ringway.net.base import Switch
 
 _WORKERS: Final = 8
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 _log: Final = logging.getLogger(__name__)
 
 
@@ -72,27 +71,30 @@ class Ports:
         self._guests = guests
         self._locks = locks
         self._events = events
-        self._threads = ThreadPoolExecutor(_WORKERS, "switch")
+        self._ask = Calls(_WORKERS, "switch")
 
     def watch(self, wake: Callable[[str], None]) -> None:
         """Tell of ports that change by themselves. :param wake: called with a name, from any thread."""
         for switch in self._switches.values():
             switch.watch(wake)
 
-    def close(self) -> None:
-        """Let go of the switches; ports stay."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    def close(self) -> bool:
+        """Let go of the switches; ports stay. :returns: whether all has ended."""
+        ended = self._ask.close()
         for switch in self._switches.values():
             switch.close()
-
-    async def _ask(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await asyncio.wrap_future(self._threads.submit(call, *args, **kwargs))
+        return ended
 
     # Looks
 
     def has(self, name: str) -> bool:
         """Whether there is a port of this name."""
         return name in self._rows
+
+    def guest_of(self, name: str) -> str | None:
+        """The name of the guest that has a port."""
+        row = self._rows.find(name)
+        return row.guest_name if row is not None else None
 
     async def list(self) -> tuple[PortInfo, ...]:
         """All ports, by name."""
@@ -178,9 +180,10 @@ class Ports:
                     hint=f"take another name, or delete it first: ringway port delete {spec.name}",
                 )
             operation.step(0.2, "checking")
-            resolved = await self._check(spec)
-            operation.cancellable(False)
-            row = await self._rows.put(spec.name, WantedPort(spec=resolved, created=now()))
+            async with self._locks.hold(_PLACES):  # of two that want one address, the second is refused
+                resolved = await self._check(spec)
+                operation.cancellable(False)
+                row = await self._rows.put(spec.name, WantedPort(spec=resolved, created=now()))
             faults.point("port.committed")
             try:
                 await self._ask(switch.create, resolved)
@@ -200,22 +203,44 @@ class Ports:
         async with self._locks.hold(_lock(name)):
             row = self._get(name)
             if row.guest is not None and not force:
-                raise BusyError(
-                    f"port '{name}' is plugged into guest '{row.guest_name}'",
-                    holder=f"guest {row.guest_name}",
-                    hint=f"first: ringway guest unplug {row.guest_name} {name}",
-                )
+                row = await self._freed(row, for_guest=None)
             operation.cancellable(False)
             row = await self._rows.put(name, replace(row, deleting=True))
             faults.point("port.deleting")
-            await self._take_back(row)
+            await self._take_back(row, force=force)
             self._events.tell(Kind.PORT_DELETED, f"port/{name}")
 
-    async def _take_back(self, row: WantedPort) -> None:
-        """Leave nothing of a port; its lock is held."""
+    async def _freed(self, row: WantedPort, *, for_guest: str | None) -> WantedPort:
+        """A port that no guest has but one; a guest may be gone without our having heard.
+
+        :raises BusyError: a guest has it, as far as can be told.
+        """
+        if row.guest in (None, for_guest):
+            return row
+        if not row.plugging:
+            with contextlib.suppress(UnreachableError):
+                await self._compare(row.name)
+            row = self._get(row.name)
+        if row.guest not in (None, for_guest):
+            raise BusyError(
+                f"port '{row.name}' is plugged into guest '{row.guest_name}'",
+                holder=f"guest {row.guest_name}",
+                hint=f"unplug it there first: ringway guest unplug {row.guest_name} {row.name}",
+            )
+        return row
+
+    async def _take_back(self, row: WantedPort, *, force: bool = False) -> None:
+        """Leave nothing of a port; its lock is held. What its guest does not let go stays in the guest.
+
+        :param force: a switch whose driver is not there any more has nothing of it.
+        """
         if row.guest is not None:
-            await self._unplug(row.guest, row.name)
-        await self._ask(self._switch(row.spec).delete, row.spec)
+            try:
+                await self._unplug(row.guest, row.name)
+            except RingwayError as error:
+                _log.warning("guest '%s' does not let port '%s' go: %s", row.guest_name, row.name, error)
+        if row.spec.switch in self._switches or not force:
+            await self._ask(self._switch(row.spec).delete, row.spec)
         await self._rows.remove(row.name)
 
     # Guests
@@ -225,12 +250,7 @@ class Ports:
         async with self._locks.hold(_lock(plug.port)):
             row = self._get(plug.port)
             found = await self._guests.show(guest)
-            if row.guest not in (None, found.uuid):
-                raise BusyError(
-                    f"port '{row.name}' is plugged into guest '{row.guest_name}'",
-                    holder=f"guest {row.guest_name}",
-                    hint=f"unplug it there first: ringway guest unplug {row.guest_name} {row.name}",
-                )
+            row = await self._freed(row, for_guest=found.uuid)
             live, persistent = when(found, plug.live, plug.persistent)
             if live:
                 await self._refuse_standstill(row)
@@ -251,7 +271,8 @@ class Ports:
             )
 
     async def _plug(self, row: WantedPort, guest: GuestInfo, *, live: bool, persistent: bool) -> PortInfo:
-        plugging = replace(row, guest=guest.uuid, guest_name=guest.name, plugging=True)
+        had = row.name in guest.ports and not row.plugging  # which is not to be taken back, then
+        plugging = replace(row, guest=guest.uuid, guest_name=guest.name, plugging=not had)
         await self._rows.put(row.name, plugging)
         faults.point("plug.committed")
         try:
@@ -303,23 +324,32 @@ class Ports:
             self._events.tell(Kind.UNPLUGGED, f"guest/{found.name}", f"port {name}")
 
     async def _unplug(self, guest: str, name: str) -> None:
-        try:
-            await self._guests.change(
-                self._guests.hypervisor.unplug, guest, name, live=True, persistent=True, timeout_s=_GIVE_UP_S
-            )
-        except NotFoundError:
-            _log.info("the guest of port '%s' is gone", name)
+        async with self._locks.hold(guest_lock(guest)):
+            try:
+                await self._guests.change(
+                    self._guests.hypervisor.unplug,
+                    guest,
+                    name,
+                    live=True,
+                    persistent=True,
+                    timeout_s=_GIVE_UP_S,
+                )
+            except NotFoundError:
+                _log.info("the guest of port '%s' is gone", name)
 
     # What others do
 
     async def settle(self) -> None:
         """Make the switches have what is wanted, and finish what a daemon left that died."""
-        for row in self._rows.all():
-            async with self._locks.hold(_lock(row.name)):
-                try:
-                    await self._settle(row.name)
-                except RingwayError as error:
-                    _log.warning("port '%s': %s", row.name, error)
+        await asyncio.gather(*(self._alone(row.name, self._settle) for row in self._rows.all()))
+
+    async def _alone(self, name: str, look: Callable[[str], Awaitable[None]]) -> None:
+        """Look at a port when it is its turn. Never raises :class:`RingwayError`."""
+        async with self._locks.hold(_lock(name)):
+            try:
+                await look(name)
+            except RingwayError as error:
+                _log.warning("port '%s': %s", name, error)
 
     async def look_at(self, name: str) -> None:
         """Look at a port of which its switch told something."""
@@ -353,32 +383,31 @@ class Ports:
         if row is None or row.guest is None or not self._guests.there:
             return
         try:
-            there = name in (await self._guests.show(row.guest)).ports
+            found = await self._guests.show(row.guest)
         except NotFoundError:
-            there = False
-        kept = (
-            replace(row, plugging=False)
-            if there
-            else replace(row, plugging=False, guest=None, guest_name=None)
-        )
+            found = None
+        if found is not None and name in found.ports:
+            kept = replace(row, plugging=False, guest_name=found.name)
+        else:
+            kept = replace(row, plugging=False, guest=None, guest_name=None)
         if kept != row:
             await self._rows.put(name, kept)
             await self._tell_owner(kept)
 
     async def heed(self, event: GuestEvent) -> None:
         """Something happened to a guest: look at the ports that it had."""
-        everything = event.kind is GuestEventKind.CONNECTED
-        for name in self._of(event.guest, everything=everything):
-            if not self._locks.is_held(_lock(name)):
-                async with self._locks.hold(_lock(name)):
-                    await self._compare(name)
+        await asyncio.gather(*(self._alone(name, self._compare) for name in self._of(event)))
 
-    def _of(self, guest: str, *, everything: bool) -> Iterable[str]:
-        plugged = [row for row in self._rows.all() if row.guest is not None]
-        return [row.name for row in plugged if everything or guest in (row.guest, row.guest_name)]
+    def _of(self, event: GuestEvent) -> Iterable[str]:
+        everything = event.kind is GuestEventKind.CONNECTED
+        plugged = [(row.name, row.guest, row.guest_name or "") for row in self._rows.all() if row.guest]
+        return [name for name, uuid, guest in plugged if everything or event.is_of(uuid, guest)]
 
 
 _GIVE_UP_S: Final = 10.0
+
+
+_PLACES: Final = "ports"  #: the lock of who chooses addresses and sockets
 
 
 def _lock(name: str) -> str:

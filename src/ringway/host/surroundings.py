@@ -18,6 +18,7 @@ from ringway.host.hypervisors import Guests
 from ringway.host.ports import Ports
 
 _EVERY_S: Final = 30.0
+_SETTLE_S: Final = 20.0  #: how long a start waits for what was left half done
 _log: Final = logging.getLogger(__name__)
 
 
@@ -33,20 +34,29 @@ class Surroundings:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Settle what was left half done, then listen."""
-        await self._attachments.settle()
-        await self._ports.settle()
+        """Settle what was left half done, and listen. A guest that does not answer holds up no start."""
         self._guests.watch(self._notify)
         self._ports.watch(self._notify_of_port)
+        settling = self._begin(self._settle())
+        done, _ = await asyncio.wait((settling,), timeout=_SETTLE_S)
+        for task in done:
+            task.result()
         self._begin(self._look_again())
 
-    async def close(self) -> None:
-        """Listen no more. Guests and ports stay."""
+    async def _settle(self) -> None:
+        await self._attachments.settle()
+        await self._ports.settle()
+
+    async def stop(self) -> None:
+        """Listen no more, and begin nothing."""
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._guests.close()
-        self._ports.close()
+
+    async def close(self) -> bool:
+        """Let go. Guests and ports stay. :returns: whether all has ended."""
+        ended = await self._guests.close()
+        return self._ports.close() and ended
 
     async def _look_again(self) -> None:
         while True:
@@ -73,10 +83,11 @@ class Surroundings:
         except RingwayError as error:
             _log.warning("port '%s' cannot be looked at: %s", name, error)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _heed(self, event: GuestEvent) -> None:
         if event.guest:

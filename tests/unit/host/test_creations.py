@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from ringway.errors import ConflictError, NotFoundError, RingwayError
-from ringway.model import BlockDevice, GuestSpec, GuestState, PortSpec, Via, VolumeSource
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
+from ringway.model import BlockDevice, GuestSpec, GuestState, PlugSpec, PortSpec, Via, VolumeSource
 from ringway.testing.engine import World
 from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
@@ -95,3 +96,29 @@ async def test_a_volume_that_nobody_knows_is_refused_before_anything_is_made(
         with pytest.raises(NotFoundError, match="'lost'"):
             await done(host.create_guest(lost))
         assert switch.ports == {}
+
+
+async def test_what_another_guest_has_is_refused_before_anything_is_made(
+    tmp_path: Path, spec: GuestSpec
+) -> None:
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    guests.add("mail")
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        await done(host.create_port(PORT))
+        await done(host.plug("mail", PlugSpec(port="p0")))
+        with pytest.raises(BusyError, match="guest 'mail' has port 'p0'"):
+            await done(host.create_guest(spec))
+    assert (set(guests.guests), world.endpoints) == ({"mail"}, {})
+
+
+async def test_of_two_guests_of_one_name_one_is_made_and_keeps_what_it_has(
+    tmp_path: Path, spec: GuestSpec
+) -> None:
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        ended = await asyncio.gather(
+            *(done(host.create_guest(spec)) for _ in range(2)), return_exceptions=True
+        )
+        assert sum(isinstance(one, ConflictError) for one in ended) == 1
+        assert host.attachments.guest_of("web") == "web"
+    assert (set(guests.guests), set(world.endpoints)) == ({"web"}, {"web"})

@@ -415,3 +415,47 @@ async def test_what_is_forced_goes_also_without_libvirt_or_a_guest_that_answers(
     async with running_host(tmp_path, World()) as host:
         await done(host.delete("db1", force=True))
         assert host.attachments.guest_of("db1") is None
+
+
+async def test_of_two_ports_with_one_address_the_second_is_refused(
+    start: OpenHost, switch: SwitchWorld
+) -> None:
+    mac = "52:54:00:00:00:99"
+    async with start() as host:
+        ports = [PortSpec(name=name, switch="memory", mac=mac) for name in ("p0", "p1")]
+        ended = await asyncio.gather(
+            *(done(host.create_port(port)) for port in ports), return_exceptions=True
+        )
+        assert sum(isinstance(one, ConflictError) for one in ended) == 1
+    assert len(switch.ports) == 1
+
+
+async def test_a_port_that_a_guest_had_is_not_taken_back_when_it_is_plugged_in_again(
+    start: OpenHost, guests: GuestWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = guests.add("web")
+    async with start() as host:
+        await done(host.create_port(PortSpec(name="p0", switch="memory")))
+        await done(host.plug("web", PlugSpec(port="p0")))
+        monkeypatch.setattr("ringway.faults.point", _die_at("plug.committed"))
+        with contextlib.suppress(DiedError):
+            await host.plug("web", PlugSpec(port="p0")).ended()
+        monkeypatch.undo()
+    async with start() as host:
+        assert (await host.ports.show("p0")).guest == "web"
+    assert web.ports == {"p0"}
+
+
+async def test_a_port_of_a_guest_that_is_gone_or_does_not_answer_can_go(
+    start: OpenHost, guests: GuestWorld, switch: SwitchWorld
+) -> None:
+    guests.add("web")
+    mail = guests.add("mail")
+    async with start() as host:
+        await done(host.create_port(PortSpec(name="p0", switch="memory")))
+        await done(host.plug("web", PlugSpec(port="p0")))
+        del guests.guests["web"]
+        await done(host.plug("mail", PlugSpec(port="p0")))  # before anybody told of it
+        guests.before = fail
+        await done(host.delete_port("p0", force=True))
+    assert (switch.ports, mail.ports) == ({}, {"p0"})

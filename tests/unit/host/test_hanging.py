@@ -7,9 +7,11 @@ import threading
 
 import pytest
 
-from ringway.host import actual, operations
+from ringway.errors import UnreachableError
+from ringway.host import actual, hypervisors, operations
 from ringway.model import EndpointInfo, EndpointState
 from ringway.testing.engine import World
+from ringway.testing.hypervisor import GuestWorld, MemoryHypervisor
 
 from .conftest import OpenHost
 from .helpers import done, driver_of, spec
@@ -97,3 +99,22 @@ async def test_a_change_that_hangs_holds_up_neither_others_nor_the_end(
         assert not await host.close()
         gate.opened.set()
         await stuck.ended()
+
+
+async def test_libvirt_that_hangs_holds_up_neither_looks_nor_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate, world = Gate(), GuestWorld()
+    monkeypatch.setattr(hypervisors, "_LOOK_S", 0.05)
+    monkeypatch.setattr(hypervisors, "_PROBE_S", 0.05)
+    for verb in ("guests", "probe"):
+        monkeypatch.setattr(MemoryHypervisor, verb, lambda _self: gate.pass_by())
+    guests = hypervisors.Guests(MemoryHypervisor(world))
+    try:
+        with pytest.raises(UnreachableError, match="has not answered"):
+            await guests.list()
+        (check,) = await guests.probe()
+        assert not check.ok
+        assert not await guests.close()
+    finally:
+        gate.opened.set()
