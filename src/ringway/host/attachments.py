@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ringway import faults
-from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, TimedOutError, UsageError
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
 from ringway.guest.base import GuestEvent, GuestEventKind, Wish, face_of
 from ringway.host.events import Events, Kind, now
 from ringway.host.health import runs
@@ -291,10 +291,33 @@ class Attachments:
 
         :param unconfirmed: only those that were left half done.
         """
+        if not unconfirmed:
+            await self._take_in()
         rows = [
             row for row in self._rows.all() if not (unconfirmed and row.state is AttachmentState.ATTACHED)
         ]
         await asyncio.gather(*(self._look_at(row.wish.endpoint) for row in rows))
+
+    async def _take_in(self) -> None:
+        """Write down what guests have of ours without a row: it was lost, or they were given it by others."""
+        with contextlib.suppress(UnreachableError):
+            for guest in await self._guests.list():
+                for info in guest.attachments:
+                    await self._enter(guest, info.endpoint)
+
+    async def _enter(self, guest: GuestInfo, endpoint: str) -> None:
+        async with self._locks.hold(_lock(endpoint)):
+            if endpoint in self._rows or await self._who_has(guest.uuid, endpoint) is None:
+                return
+            async with self._locks.hold(endpoint):
+                try:
+                    wish = _wish(await self._show(endpoint), AttachSpec(endpoint=endpoint))
+                except RingwayError as error:
+                    _log.info(
+                        "guest '%s' has an endpoint '%s' that is not known: %s", guest.name, endpoint, error
+                    )
+                else:
+                    await self._rows.put(endpoint, _row(wish, guest, None))
 
     async def _look_at(self, endpoint: str) -> None:
         """Compare a row with its domain, when it is its turn. Never raises :class:`RingwayError`."""

@@ -459,3 +459,19 @@ async def test_a_port_of_a_guest_that_is_gone_or_does_not_answer_can_go(
         guests.before = fail
         await done(host.delete_port("p0", force=True))
     assert (switch.ports, mail.ports) == ({}, {"p0"})
+
+
+async def test_attachments_outlive_the_loss_of_the_store(
+    start: OpenHost, guests: GuestWorld, tmp_path: Path
+) -> None:
+    guests.add("web")
+    guests.add("mail")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+    for file in tmp_path.glob("state.db*"):
+        file.unlink()
+    async with start() as host:
+        await until(lambda: host.attachments.guest_of("db0") == "web")
+        with pytest.raises(BusyError, match="guest 'web'"):
+            await done(host.attach("mail", AttachSpec(endpoint="db0")))
