@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from ringway.errors import PermissionDeniedError
@@ -49,8 +50,19 @@ def open_socket(path: str, settings: Settings) -> None:
     if settings.account is None or os.geteuid() or sockets.may_connect(path, settings.account):
         return
     with contextlib.suppress(OSError):
-        os.chown(path, -1, settings.account.gid)
-        os.chmod(path, 0o660)
+        _give(path, settings.account.gid)
+
+
+def _give(path: str, gid: int) -> None:
+    """Open a socket, and nothing else: who may write in the folder may put a link in its place."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            held = f"/proc/self/fd/{fd}"
+            os.chown(held, -1, gid)
+            os.chmod(held, 0o660)
+    finally:
+        os.close(fd)
 
 
 def forget_socket(spec: PortSpec, settings: Settings) -> None:

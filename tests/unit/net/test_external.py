@@ -19,6 +19,7 @@ from ringway.net import sockets
 from ringway.net.account import Account
 from ringway.net.base import Settings, socket_of
 from ringway.net.external import ExternalSwitch
+from ringway.net.places import open_socket
 
 STRANGER = Account(name="stranger", uid=54321, gid=54321, gids=(54321,))
 
@@ -182,3 +183,23 @@ def test_an_account_is_found_by_its_name() -> None:
     assert Account.named("root").uid == 0
     with pytest.raises(NotFoundError, match="no user 'nobody-at-all'"):
         Account.named("nobody-at-all")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives sockets away")
+def test_what_lies_in_a_sockets_place_is_not_given_away(folder: Path) -> None:
+    secret, link, plain = folder / "secret", folder / "p0.sock", folder / "p1.sock"
+    for file in (secret, plain):
+        file.write_text("")
+        file.chmod(0o600)
+    link.symlink_to(secret)
+    settings = Settings(folder=folder, account=STRANGER)
+    for path in (link, plain, folder / "none.sock"):
+        open_socket(str(path), settings)
+    for file in (secret, plain):
+        assert (file.stat().st_gid, stat.S_IMODE(file.stat().st_mode)) == (os.getegid(), 0o600)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "p2.sock"))
+        os.chmod(folder / "p2.sock", 0o600)
+        open_socket(str(folder / "p2.sock"), settings)
+    status = (folder / "p2.sock").stat()
+    assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (STRANGER.gid, 0o660)
