@@ -86,7 +86,9 @@ class Attachments:
 
     def _with_state(self, info: AttachmentInfo) -> AttachmentInfo:
         row = self._rows.find(info.endpoint)
-        return replace(info, state=row.state) if row is not None else info
+        if row is None or row.state is AttachmentState.ATTACHED:
+            return info  # which may say that the guest was asked to let it go
+        return replace(info, state=row.state)
 
     # Attach
 

@@ -15,7 +15,7 @@ from ringway.model import Check, GuestInfo
 
 _WORKERS: Final = 16
 _LOOK_S: Final = 20.0  #: until libvirt counts as hanging; a look at hundreds of guests takes a while
-_PROBE_S: Final = 5.0
+_PROBE_S: Final = 15.0  #: the first look of a libvirtd at its QEMU takes seconds
 _CLOSE_S: Final = 2.0
 _T = TypeVar("_T")
 

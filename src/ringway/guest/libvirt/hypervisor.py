@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Final
 
 import libvirt
 from msgspec.structs import replace
 
-from ringway.errors import ConflictError, GuestError, NotFoundError, RingwayError, UsageError
+from ringway.errors import (
+    ConflictError,
+    GuestError,
+    NotFoundError,
+    RingwayError,
+    UnreachableError,
+    UsageError,
+)
 from ringway.guest.aliases import endpoint_alias, port_alias
 from ringway.guest.base import Notify, Wish
 from ringway.guest.document import Document, EndpointFace, PciAddress, PortFace
@@ -21,6 +29,7 @@ from ringway.guest.libvirt.looks import Look
 from ringway.guest.libvirt.removals import Removals
 from ringway.model import AttachmentInfo, Check, GuestInfo, PortSpec
 
+_log: Final = logging.getLogger(__name__)
 RELEASE_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
 
 
@@ -61,8 +70,14 @@ class LibvirtHypervisor:
             domains = self._connection.get().listAllDomains()
         found = []
         for domain in domains:
-            with contextlib.suppress(NotFoundError, ConflictError):  # it went, or stopped, meanwhile
+            try:
                 found.append(self._look(domain).info())
+            except (NotFoundError, ConflictError):
+                _log.debug("guest '%s' went, or stopped, meanwhile", domain.name())
+            except UnreachableError:
+                raise
+            except RingwayError as error:  # one guest that is not well hides no other
+                _log.warning("guest '%s' is left out: %s", domain.name(), error)
         return tuple(sorted(found, key=lambda guest: guest.name))
 
     def show(self, guest: str) -> GuestInfo:
