@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Final
 
 from msgspec import Struct
@@ -71,6 +72,7 @@ class Attachments:
         self._locks = locks
         self._events = events
         self._show = show
+        self._changing: Counter[str] = Counter()  #: endpoints that are attached or detached, or wait for it
         self._due: set[str] = set()  #: endpoints at which somebody is about to look
 
     # Looks
@@ -92,6 +94,17 @@ class Attachments:
 
     # Attach
 
+    @contextlib.asynccontextmanager
+    async def _change(self, endpoint: str) -> AsyncIterator[None]:
+        """Be alone with an attachment, to change it."""
+        self._changing[endpoint] += 1
+        try:
+            async with self._locks.hold(_lock(endpoint)):
+                yield
+        finally:
+            self._changing[endpoint] -= 1
+            self._changing += Counter()  # what is at zero goes
+
     async def plan(self, guest: str, spec: AttachSpec) -> Plan:
         """What :meth:`attach` would do. :raises RingwayError: why it could not."""
         found = await self._guests.show(guest)
@@ -106,7 +119,7 @@ class Attachments:
 
         :raises ConflictError: another guest has it. :raises RingwayError: as the hypervisor.
         """
-        async with self._locks.hold(_lock(spec.endpoint)):
+        async with self._change(spec.endpoint):
             operation.step(0.1, "looking at the guest")
             found = await self._guests.show(guest)
             before = await self._row_of(spec.endpoint, found)
@@ -190,7 +203,7 @@ class Attachments:
         :param timeout_s: how long the guest may take. :raises TimedOutError: it did not let go in that time.
         :raises NotFoundError: it has none of this name.
         """
-        async with self._locks.hold(_lock(endpoint)):
+        async with self._change(endpoint):
             found = await self._guests.show(guest)
             async with self._locks.hold(guest_lock(found.uuid)):
                 _attachment(found, endpoint)
@@ -238,7 +251,7 @@ class Attachments:
         row = self._rows.find(endpoint)
         if row is None:
             return
-        if self._locks.is_held(_lock(endpoint)):  # who holds it may want the endpoint's lock
+        if self._changing[endpoint]:  # who does that may want the endpoint's lock
             raise BusyError(
                 f"endpoint '{endpoint}' is just being attached to guest '{row.name}' or detached from it",
                 holder=f"guest {row.name}",
@@ -310,6 +323,8 @@ class Attachments:
     async def _enter(self, guest: GuestInfo, endpoint: str) -> None:
         async with self._locks.hold(_lock(endpoint)):
             if endpoint in self._rows or await self._who_has(guest.uuid, endpoint) is None:
+                return
+            if self._locks.is_held(endpoint):  # who deletes it may wait for us; a later look does it
                 return
             async with self._locks.hold(endpoint):
                 try:
