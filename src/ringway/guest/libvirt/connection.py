@@ -41,6 +41,7 @@ class Connection:
         self._prepare = prepare
         self._lock = threading.Lock()
         self._connection: libvirt.virConnect | None = None
+        self._opened = 0  #: how often; events in between were missed
         self._lost = threading.Event()
         self._closed = False
         self._keeper: threading.Thread | None = None
@@ -53,6 +54,8 @@ class Connection:
             if self._connection is None or not _is_alive(self._connection):
                 self._drop()
                 self._connection = self._open()
+                self._opened += 1
+                self._lost.set()  # the keeper may not have heard that the last one broke
             return self._connection
 
     def keep(self, came_back: Callable[[], None]) -> None:
@@ -97,7 +100,7 @@ class Connection:
             _hang_up(connection)
 
     def _keep(self, came_back: Callable[[], None]) -> None:
-        failures = 0
+        failures, told = 0, 0
         while not self._closed:
             if failures == 0:
                 self._lost.wait()
@@ -111,7 +114,8 @@ class Connection:
                 self._lost.wait(_delay_s(failures))
                 continue
             failures = 0
-            came_back()
+            if told != (told := self._opened):
+                came_back()
 
 
 def _delay_s(failures: int) -> float:
