@@ -66,7 +66,7 @@ async def update_endpoint(call: Call) -> Any:
 async def delete_endpoint(call: Call) -> Any:
     """DELETE …/endpoints/NAME."""
     if call.query.dry_run:
-        return call.host.plan_deletion(call.name)
+        return call.host.plan_deletion(call.name, force=call.query.force)
     return call.host.delete(call.name, force=call.query.force)
 
 
@@ -156,7 +156,9 @@ async def detach_endpoint(call: Call) -> Any:
     """DELETE …/guests/NAME/endpoints/ENDPOINT."""
     query = call.query
     if query.dry_run:
-        return await call.host.attachments.plan_detachment(call.name, call.endpoint)
+        return await call.host.attachments.plan_detachment(
+            call.name, call.endpoint, live=query.live, persistent=query.persistent
+        )
     return call.host.detach(
         call.name, call.endpoint, live=query.live, persistent=query.persistent, timeout_s=query.timeout
     )
@@ -202,7 +204,7 @@ async def create_port(call: Call) -> Any:
 async def delete_port(call: Call) -> Any:
     """DELETE …/ports/NAME."""
     if call.query.dry_run:
-        return call.host.ports.plan_deletion(call.name)
+        return call.host.ports.plan_deletion(call.name, force=call.query.force)
     return call.host.delete_port(call.name, force=call.query.force)
 
 

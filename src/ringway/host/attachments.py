@@ -233,11 +233,13 @@ class Attachments:
                 await self._compare(guest.uuid, endpoint)
         self._events.tell(Kind.DETACHED, _thing(guest.name), f"endpoint {endpoint}")
 
-    async def plan_detachment(self, guest: str, endpoint: str) -> Plan:
+    async def plan_detachment(
+        self, guest: str, endpoint: str, *, live: bool = True, persistent: bool = True
+    ) -> Plan:
         """What :meth:`detach` would do. :raises NotFoundError: there is nothing to detach."""
         found = await self._guests.show(guest)
         info = _attachment(found, endpoint)
-        places = {"the guest that runs": info.live, "its next start": info.persistent}
+        places = {"the guest that runs": live and info.live, "its next start": persistent and info.persistent}
         details = tuple(f"detach {endpoint} from {place}" for place, there in places.items() if there)
         return Plan(changes=(Change(action=Action.UPDATE, endpoint=f"guest {found.name}", details=details),))
 
@@ -268,14 +270,12 @@ class Attachments:
         with contextlib.suppress(RingwayError):
             if row.state is not AttachmentState.ATTACHING:
                 await self._compare(row.guest, row.wish.endpoint)
-        endpoint, now_there = row.wish.endpoint, self._rows.find(row.wish.endpoint)
-        if now_there is not None:
-            raise BusyError(
-                f"endpoint '{endpoint}' is attached to guest '{now_there.name}', now or at its next start",
-                holder=f"guest {now_there.name}",
-                hint=f"first: ringway guest detach {now_there.name} {endpoint};"
-                " --force takes it away all the same",
-            )
+        self.refuse_attached(row.wish.endpoint)
+
+    def refuse_attached(self, endpoint: str) -> None:
+        """:raises BusyError: a guest has an endpoint, as far as is known."""
+        if (row := self._rows.find(endpoint)) is not None:
+            raise _attached(row)
 
     async def _force_out(self, row: Attached) -> None:
         endpoint = row.wish.endpoint
@@ -404,6 +404,15 @@ def _row(wish: Wish, guest: GuestInfo, before: Attached | None) -> Attached:
     half_done = before is not None and before.state is AttachmentState.ATTACHING
     state = AttachmentState.ATTACHED if had and not half_done else AttachmentState.ATTACHING
     return Attached(wish=wish, guest=guest.uuid, name=guest.name, state=state, created=now())
+
+
+def _attached(row: Attached) -> BusyError:
+    return BusyError(
+        f"endpoint '{row.wish.endpoint}' is attached to guest '{row.name}', now or at its next start",
+        holder=f"guest {row.name}",
+        hint=f"first: ringway guest detach {row.name} {row.wish.endpoint};"
+        " --force takes it away all the same",
+    )
 
 
 def _attachment(guest: GuestInfo, endpoint: str) -> AttachmentInfo:

@@ -342,9 +342,11 @@ class Host:
         new = change(self.desired.get(name).spec)
         return self.plan(HostConfig(endpoint=(new,)), prune=False)
 
-    def plan_deletion(self, name: str) -> Plan:
-        """What :meth:`delete` would do."""
+    def plan_deletion(self, name: str, *, force: bool = False) -> Plan:
+        """What :meth:`delete` would do. :raises BusyError: a guest has it."""
         wanted = self.desired.get(name)
+        if not force:
+            self.attachments.refuse_attached(name)
         details = (f"{len(wanted.spec.luns)} LUNs",)
         return Plan(changes=(Change(action=Action.DELETE, endpoint=name, details=details),))
 

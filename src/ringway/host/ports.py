@@ -133,20 +133,28 @@ class Ports:
 
     async def plan_creation(self, spec: PortSpec) -> Plan:
         """What :meth:`create` would do. :raises RingwayError: why it could not."""
+        if self._same(spec) is not None:
+            return Plan(changes=())
         resolved = await self._check(spec)
         details = (f"{resolved.switch}: {resolved.socket}, QEMU as {resolved.mode}", f"mac {resolved.mac}")
         return Plan(changes=(Change(action=Action.CREATE, endpoint=f"port {spec.name}", details=details),))
 
-    def plan_deletion(self, name: str) -> Plan:
-        """What :meth:`delete` would do. :raises NotFoundError: there is no such port."""
-        self._get(name)
+    def plan_deletion(self, name: str, *, force: bool = False) -> Plan:
+        """What :meth:`delete` would do. :raises BusyError: a guest has it."""
+        row = self._get(name)
+        if not force:
+            _refuse_plugged(row, for_guest=None)
         return Plan(changes=(Change(action=Action.DELETE, endpoint=f"port {name}"),))
 
     async def plan_plug(self, guest: str, plug: PlugSpec) -> Plan:
         """What :meth:`plug` would do."""
         found = await self._guests.show(guest)
-        when(found, plug.live, plug.persistent)
-        return _plan_of(found, f"plug port {self._get(plug.port).name} in")
+        row = self._get(plug.port)
+        _refuse_plugged(row, for_guest=found.uuid)
+        live, _ = when(found, plug.live, plug.persistent)
+        if live:
+            await self._refuse_standstill(row)
+        return _plan_of(found, f"plug port {row.name} in")
 
     async def plan_unplug(self, guest: str, port: str) -> Plan:
         """What :meth:`unplug` would do."""
@@ -172,13 +180,8 @@ class Ports:
         """Make a port; one that is there and equal is fine. When it fails, there is nothing of it."""
         async with self._locks.hold(_lock(spec.name)):
             switch = self._switch(spec)
-            if (same := self._rows.find(spec.name)) is not None:
-                if same.made and not same.deleting and _fits(same.spec, spec):
-                    return await self._view(same)
-                raise ConflictError(
-                    f"there is a port '{spec.name}' already",
-                    hint=f"take another name, or delete it first: ringway port delete {spec.name}",
-                )
+            if (same := self._same(spec)) is not None:
+                return await self._view(same)
             operation.step(0.2, "checking")
             async with self._locks.hold(_PLACES):  # of two that want one address, the second is refused
                 resolved = await self._check(spec)
@@ -194,6 +197,16 @@ class Ports:
                 raise
             self._events.tell(Kind.PORT_CREATED, f"port/{spec.name}")
             return await self._view(row)
+
+    def _same(self, spec: PortSpec) -> WantedPort | None:
+        """A port that is there and is what is asked for. :raises ConflictError: it is another."""
+        found = self._rows.find(spec.name)
+        if found is None or (found.made and not found.deleting and _fits(found.spec, spec)):
+            return found
+        raise ConflictError(
+            f"there is a port '{spec.name}' already",
+            hint=f"take another name, or delete it first: ringway port delete {spec.name}",
+        )
 
     def _others(self, name: str) -> tuple[PortSpec, ...]:
         return tuple(row.spec for row in self._rows.all() if row.name != name)
@@ -221,12 +234,7 @@ class Ports:
             with contextlib.suppress(UnreachableError):
                 await self._compare(row.name)
             row = self._get(row.name)
-        if row.guest not in (None, for_guest):
-            raise BusyError(
-                f"port '{row.name}' is plugged into guest '{row.guest_name}'",
-                holder=f"guest {row.guest_name}",
-                hint=f"unplug it there first: ringway guest unplug {row.guest_name} {row.name}",
-            )
+        _refuse_plugged(row, for_guest=for_guest)
         return row
 
     async def _take_back(self, row: WantedPort, *, force: bool = False) -> None:
@@ -423,6 +431,16 @@ def _refuse_unplugged(guest: GuestInfo, port: str) -> None:
     if port not in guest.ports:
         raise NotFoundError(
             f"guest '{guest.name}' has no port '{port}'", hint=f"see: ringway guest show {guest.name}"
+        )
+
+
+def _refuse_plugged(row: WantedPort, *, for_guest: str | None) -> None:
+    """:raises BusyError: a guest has it, and not this one."""
+    if row.guest not in (None, for_guest):
+        raise BusyError(
+            f"port '{row.name}' is plugged into guest '{row.guest_name}'",
+            holder=f"guest {row.guest_name}",
+            hint=f"unplug it there first: ringway guest unplug {row.guest_name} {row.name}",
         )
 
 

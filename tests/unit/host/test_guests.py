@@ -475,3 +475,26 @@ async def test_attachments_outlive_the_loss_of_the_store(
         await until(lambda: host.attachments.guest_of("db0") == "web")
         with pytest.raises(BusyError, match="guest 'web'"):
             await done(host.attach("mail", AttachSpec(endpoint="db0")))
+
+
+async def test_a_plan_refuses_what_would_be_refused(start: OpenHost, guests: GuestWorld) -> None:
+    guests.add("web")
+    guests.add("mail")
+    port = PortSpec(name="p0", switch="memory")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+        await done(host.create_port(port))
+        await done(host.plug("web", PlugSpec(port="p0")))
+        assert (await host.ports.plan_creation(port)).changes == ()
+        with pytest.raises(ConflictError, match="a port 'p0' already"):
+            await host.ports.plan_creation(replace(port, queues=2))
+        with pytest.raises(BusyError, match="guest 'web'"):
+            await host.ports.plan_plug("mail", PlugSpec(port="p0"))
+        with pytest.raises(BusyError, match="guest 'web'"):
+            host.ports.plan_deletion("p0")
+        with pytest.raises(BusyError, match="guest 'web'"):
+            host.plan_deletion("db0")
+        assert host.plan_deletion("db0", force=True).changes
+        plan = await host.attachments.plan_detachment("web", "db0", live=False)
+        assert plan.changes[0].details == ("detach db0 from its next start",)
