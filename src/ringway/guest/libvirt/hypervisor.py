@@ -188,7 +188,7 @@ class LibvirtHypervisor:
         raise NotFoundError(f"there is no guest '{guest}'", hint="ringway guest list shows all")
 
     def _look(self, domain: libvirt.virDomain) -> Look:
-        return Look(domain, self._removals.asked(domain.UUIDString()))
+        return Look(domain, self._removals.asked(domain))
 
     def _start(self, domain: libvirt.virDomain) -> None:
         try:

@@ -28,17 +28,20 @@ class Removals:
     def __init__(self, events: Events) -> None:
         self._events = events
         self._lock = threading.Lock()
-        self._asked: set[tuple[str, str]] = set()  # guest's UUID, alias
+        self._asked: dict[tuple[str, str], int] = {}  # guest's UUID, alias: which of its runs was asked
 
-    def asked(self, uuid: str) -> frozenset[str]:
-        """Aliases that a guest was asked for."""
+    def asked(self, domain: libvirt.virDomain) -> frozenset[str]:
+        """Aliases that a guest was asked for, as it runs now: its next start knows nothing of it."""
+        uuid, run = domain.UUIDString(), domain.ID()
         with self._lock:
-            return frozenset(alias for guest, alias in self._asked if guest == uuid)
+            return frozenset(
+                alias for (guest, alias), of in self._asked.items() if (guest, of) == (uuid, run)
+            )
 
     def forget(self, uuid: str, alias: str) -> None:
         """It came to an end, whichever."""
         with self._lock:
-            self._asked.discard((uuid, alias))
+            self._asked.pop((uuid, alias), None)
 
     def remove(self, find: Find, alias: str, timeout_s: float) -> None:
         """Have the guest that runs let a device go, and wait for it. One that is not there is fine.
@@ -48,7 +51,7 @@ class Removals:
         domain = find()
         uuid, name = domain.UUIDString(), domain.name()
         with self._lock:
-            self._asked.add((uuid, alias))
+            self._asked[uuid, alias] = domain.ID()
         _ask(domain, Look(domain), alias)
         if not self._events.wait(lambda: _is_gone(find, alias), timeout_s):
             raise TimedOutError(
