@@ -54,8 +54,8 @@ class AttachSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     endpoint: Name
     live: bool | None = None
     persistent: bool | None = None
-    queues: int | None = None
-    boot_order: int | None = None
+    queues: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    boot_order: Annotated[int, Meta(ge=1, le=65535)] | None = None
     protection: bool = False  #: the guest may use T10 protection information (``t10_pi``)
     fix_memory: bool = False  #: make the guest's memory shared from its next start on
 
