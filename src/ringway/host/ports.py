@@ -372,12 +372,17 @@ class Ports:
         if row.deleting or not row.made:
             await self._take_back(row)
             return
-        if row.plugging and row.guest is not None:
-            await self._unplug(row.guest, name)
-        await self._compare(name)
+        await self._finish(name)
         if await self._is_lost(row.spec):
             await self._ask(self._switch(row.spec).create, row.spec)
             await self._tell_owner(self._get(name))
+
+    async def _finish(self, name: str) -> None:
+        """Take back a plug that nobody was told of; then say what the guest's document says."""
+        row = self._rows.find(name)
+        if row is not None and row.plugging and row.guest is not None:
+            await self._unplug(row.guest, name)
+        await self._compare(name)
 
     async def _is_lost(self, spec: PortSpec) -> bool:
         try:
@@ -404,7 +409,7 @@ class Ports:
 
     async def heed(self, event: GuestEvent) -> None:
         """Something happened to a guest: look at the ports that it had."""
-        await asyncio.gather(*(self._alone(name, self._compare) for name in self._of(event)))
+        await asyncio.gather(*(self._alone(name, self._finish) for name in self._of(event)))
 
     def _of(self, event: GuestEvent) -> Iterable[str]:
         everything = event.kind is GuestEventKind.CONNECTED
