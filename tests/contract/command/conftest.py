@@ -65,7 +65,8 @@ class Host:
 
     def create(self, name: str, *words: str) -> str:
         """Create an endpoint of the plant's engine."""
-        return self.do("endpoint", "create", name, "--engine", self.plant.engine, *words)
+        disks = () if "--lun" in words else ("--lun", "0=ram:1M")
+        return self.do("endpoint", "create", name, "--engine", self.plant.engine, *disks, *words)
 
     def image(self, name: str, size_bytes: int = 1 << 20) -> Path:
         """Make a sparse image in the folder."""

@@ -99,7 +99,7 @@ def test_a_dry_run_changes_nothing(host: Host) -> None:
     planned = host.do("lun", "add", "db0", "1=ram:1M", "--dry-run")
     assert planned.startswith("~ update db0\n    lun 0:1: add ")
     assert host.do("endpoint", "delete", "db0", "--dry-run").startswith("- delete db0\n")
-    created = host.do("endpoint", "create", "db1", "--engine", host.plant.engine, "--dry-run")
+    created = host.create("db1", "--dry-run")
     assert created.startswith("+ create db1\n")
     assert host.do("endpoint", "list", "-o", "json") == before
 
