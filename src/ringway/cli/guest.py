@@ -30,7 +30,6 @@ from ringway.units import format_size
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-_RELEASE_S: Final = 30.0
 _EPILOG: Final = """\b
 Examples:
   ringway guest attach web0 db0
@@ -143,7 +142,9 @@ def _from(command: Decorated) -> Decorated:
         "release_s",
         metavar="TIME",
         callback=parse_timeout,
-        help="How long the guest may take to let it go.  [default: 30s]",
+        default="30s",
+        show_default=True,
+        help="How long the guest may take to let it go.",
     )
     return live(persistent(release(command)))
 
@@ -212,9 +213,7 @@ def _print_note(found: AttachmentInfo, output: Output) -> None:
 @waiting
 @remote
 @output
-def detach(
-    name: str, endpoint: str, live: bool, persistent: bool, release_s: float | None, **options: Any
-) -> None:
+def detach(name: str, endpoint: str, live: bool, persistent: bool, release_s: float, **options: Any) -> None:
     """Take an endpoint from a guest. The endpoint and its disks stay."""
     _refuse_nothing(live, persistent)
     Performer.of(options)(
@@ -223,7 +222,7 @@ def detach(
         endpoint,
         live=live,
         persistent=persistent,
-        timeout_s=_RELEASE_S if release_s is None else release_s,
+        timeout_s=release_s,
     )
 
 
@@ -254,9 +253,7 @@ def plug(name: str, port: str, live: bool | None, persistent: bool | None, **opt
 @waiting
 @remote
 @output
-def unplug(
-    name: str, port: str, live: bool, persistent: bool, release_s: float | None, **options: Any
-) -> None:
+def unplug(name: str, port: str, live: bool, persistent: bool, release_s: float, **options: Any) -> None:
     """Take a network port from a guest. The port stays."""
     _refuse_nothing(live, persistent)
     Performer.of(options)(
@@ -265,7 +262,7 @@ def unplug(
         port,
         live=live,
         persistent=persistent,
-        timeout_s=_RELEASE_S if release_s is None else release_s,
+        timeout_s=release_s,
     )
 
 

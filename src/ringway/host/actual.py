@@ -7,14 +7,14 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, KeysView, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from collections.abc import Iterator, KeysView, Mapping
+from typing import Final
 
 from msgspec.structs import replace
 
 from ringway.engine.base import Driver
 from ringway.errors import NotFoundError, UsageError
+from ringway.host.calls import Calls
 from ringway.model import EndpointInfo, EndpointSpec, EndpointState, EngineKind, LunSpec, SpecKind
 
 MAX_AGE_S: Final = 1.0  #: a list that is younger needs no look at the host
@@ -22,8 +22,6 @@ PATIENCE_S: Final = 5.0  #: for an engine that does not say what it has; then it
 _WORKERS: Final = 64  #: calls that change something; one that hangs holds up no other
 _LOOKERS: Final = 16
 _log: Final = logging.getLogger(__name__)
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 
 class Actual:
@@ -39,8 +37,8 @@ class Actual:
         self.drivers = dict(drivers)
         self._guards = guards
         self._own = own
-        self._workers = ThreadPoolExecutor(_WORKERS, "change")
-        self._lookers = ThreadPoolExecutor(_LOOKERS, "look")
+        self.change = Calls(_WORKERS, "change")  #: calls an engine to change something
+        self.ask = Calls(_LOOKERS, "look")  #: calls an engine to be told something
         self._seen: dict[EngineKind, dict[str, EndpointInfo]] = {kind: {} for kind in drivers}
         self._foreign: dict[EngineKind, tuple[EndpointInfo, ...]] = {}
         self._seen_at = float("-inf")
@@ -49,8 +47,8 @@ class Actual:
 
     def close(self) -> None:
         """Let go of the engines; endpoints stay. Calls that hang are not waited for."""
-        for pool in (self._workers, self._lookers):
-            pool.shutdown(wait=False, cancel_futures=True)
+        for calls in (self.change, self.ask):
+            calls.close()
         for driver in self.drivers.values():
             driver.close()
 
@@ -62,14 +60,6 @@ class Actual:
                 hint=f"see [{kind}] in its configuration; without root there is only 'user'",
             )
         return found
-
-    async def change(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Call an engine to change something."""
-        return await asyncio.wrap_future(self._workers.submit(call, *args, **kwargs))
-
-    async def ask(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Call an engine to be told something."""
-        return await asyncio.wrap_future(self._lookers.submit(call, *args, **kwargs))
 
     async def check(
         self, spec: EndpointSpec, others: tuple[EndpointSpec, ...], *, had: tuple[LunSpec, ...] = ()

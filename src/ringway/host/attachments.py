@@ -144,7 +144,7 @@ class Attachments:
     ) -> AttachmentInfo:
         wish = row.wish
         try:
-            info = await self._guests.change(
+            info = await self._guests.ask(
                 self._guests.hypervisor.attach, row.guest, wish, live=live, persistent=persistent
             )
             faults.point("attach.made")
@@ -219,7 +219,7 @@ class Attachments:
             await self._rows.put(endpoint, replace(row, state=AttachmentState.DETACHING))
         faults.point("detach.committed")
         try:
-            await self._guests.change(
+            await self._guests.ask(
                 self._guests.hypervisor.detach,
                 guest.uuid,
                 endpoint,
@@ -290,7 +290,7 @@ class Attachments:
     async def _forget_next_start(self, row: Attached) -> None:
         """The guest's next start must not wait for what is gone then."""
         with contextlib.suppress(RingwayError):
-            await self._guests.change(
+            await self._guests.ask(
                 self._guests.hypervisor.detach,
                 row.guest,
                 row.wish.endpoint,
@@ -362,7 +362,7 @@ class Attachments:
 
     async def _take_back(self, row: Attached) -> None:
         try:
-            await self._guests.change(self._guests.hypervisor.take_back, row.guest, row.wish.endpoint)
+            await self._guests.ask(self._guests.hypervisor.take_back, row.guest, row.wish.endpoint)
         except NotFoundError:
             _log.info("guest '%s' is gone, and its endpoint '%s' is free", row.name, row.wish.endpoint)
         faults.point("attach.taken-back")

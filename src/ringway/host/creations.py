@@ -75,7 +75,7 @@ class Creations:
                 await self._endpoint(endpoint, undo)
             operation.step(0.7, "starting the guest" if spec.start else "defining the guest")
             guests = self._host.guests
-            found = await guests.change(guests.hypervisor.create, made.document.xml, start=spec.start)
+            found = await guests.ask(guests.hypervisor.create, made.document.xml, start=spec.start)
             undo.pop_all()
         await self._enter(found, made, spec)
         return self._host.attachments.view(await guests.show(found.uuid))

@@ -45,7 +45,6 @@ class Guests:
     def __init__(self, hypervisor: Hypervisor | None) -> None:
         self._hypervisor = hypervisor
         self.ask = Calls(_WORKERS, "guest")
-        self.change = self.ask
 
     @property
     def hypervisor(self) -> Hypervisor:

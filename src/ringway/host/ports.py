@@ -285,7 +285,7 @@ class Ports:
         faults.point("plug.committed")
         try:
             await self._ask(self._switch(row.spec).plug, row.spec, guest.uuid)
-            await self._guests.change(
+            await self._guests.ask(
                 self._guests.hypervisor.plug, guest.uuid, row.spec, live=live, persistent=persistent
             )
             faults.point("plug.made")
@@ -320,7 +320,7 @@ class Ports:
             _refuse_unplugged(found, name)
             operation.cancellable(False)
             async with self._locks.hold(guest_lock(found.uuid)):
-                await self._guests.change(
+                await self._guests.ask(
                     self._guests.hypervisor.unplug,
                     found.uuid,
                     name,
@@ -334,7 +334,7 @@ class Ports:
     async def _unplug(self, guest: str, name: str) -> None:
         async with self._locks.hold(guest_lock(guest)):
             try:
-                await self._guests.change(
+                await self._guests.ask(
                     self._guests.hypervisor.unplug,
                     guest,
                     name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import base64
 import itertools
 from collections.abc import Callable, Sequence
@@ -39,20 +40,20 @@ class Output(NamedTuple):
     text: str
 
 
-class Shell:
+class Shell(abc.ABC):
     """What every Linux guest of ours is: an agent that runs one command at a time.
 
     :meth:`start` is for what has to go on meanwhile.
     """
 
     @property
+    @abc.abstractmethod
     def agent(self) -> Stream:
         """The way to the agent of :mod:`~ringway.testing.initramfs`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def describe(self) -> str:
         """Say what a person needs to see after a failure."""
-        raise NotImplementedError
 
     def wait_ready(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
         """Wait until a guest that boots, or boots again, takes commands.

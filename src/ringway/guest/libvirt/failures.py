@@ -19,7 +19,9 @@ from ringway.errors import (
     UsageError,
 )
 
-_NOT_THERE: Final = "systemctl start libvirtd (or virtqemud), or name another with --libvirt-uri"
+_NOT_THERE: Final = (
+    "systemctl start libvirtd (or virtqemud), or name another: uri below [guests] in ringway.toml"
+)
 _KINDS: Final[dict[int, type[RingwayError]]] = {
     libvirt.VIR_ERR_NO_DOMAIN: NotFoundError,
     libvirt.VIR_ERR_OPERATION_INVALID: ConflictError,
