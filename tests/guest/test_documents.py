@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from ringway.guest.base import Wish
 from ringway.guest.document import (
     DiskFace,
     DiskSource,
     Document,
-    EndpointFace,
     HotPlugSlot,
     ScsiController,
     validate,
@@ -144,11 +144,9 @@ def test_a_guest_boots_from_an_endpoint(run_dir: Path, virsh: Virsh, face: Face,
         document = Document(_DOMAIN.format(machine=machine))
         document.share_memory()
         document.add_endpoint(
-            EndpointFace(endpoint="other", face=Face.VHOST_USER_SCSI, socket=second.socket, boot_order=1)
+            Wish(endpoint="other", face=Face.VHOST_USER_SCSI, socket=second.socket, boot_order=1)
         )
-        document.add_endpoint(
-            EndpointFace(endpoint="db.0", face=face, socket=first.socket, queues=2, boot_order=1)
-        )
+        document.add_endpoint(Wish(endpoint="db.0", face=face, socket=first.socket, queues=2, boot_order=1))
         validate(document.xml)
         live = Document(virsh.start(document))
         wait_until(has_run, "the boot sector's write")

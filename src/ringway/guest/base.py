@@ -40,13 +40,13 @@ class Wish(Struct, frozen=True, kw_only=True):
 
     endpoint: str
     face: Face
-    socket: str | None = None
-    wwpn: str | None = None
-    queues: int = 1
+    socket: str | None = None  #: of the user engine's faces
+    wwpn: str | None = None  #: of ``VHOST_SCSI``
+    queues: int | None = None  #: ``None``: what QEMU takes by default
     boot_order: int | None = None
-    protection: bool = False
-    reconnect_s: int = 1
-    fix_memory: bool = False
+    protection: bool = False  #: ``t10_pi``; not of ``VHOST_USER_BLK``
+    reconnect_s: int | None = 1  #: seconds until QEMU connects again; ``None``: it never does
+    fix_memory: bool = False  #: its memory shall be shared from its next start on
 
 
 Notify = Callable[[GuestEvent], None]

@@ -115,11 +115,11 @@ def put(
     disks = lay_out(spec.block_devices, catalogue.find, document.name, taken)
     queues = min(spec.queues or document.vcpus, MAX_QUEUES)
     if spec.via is Via.QEMU:
-        served = Endpoints(specs=(), faces=())
+        served = Endpoints(specs=(), wishes=())
         elements = add_disks(document, disks, controller(spec))
     else:
         served = endpoints(disks, name or document.name, queues, socket)
-        elements = add_endpoints(document, served.faces)
+        elements = add_endpoints(document, served.wishes)
     elements += add_ports(document, spec.ports)
     return Put(elements=elements, disks=disks, endpoints=served)
 

@@ -17,8 +17,9 @@ import msgspec
 from msgspec import Struct
 
 from ringway.errors import ConflictError, UsageError
+from ringway.guest.base import Wish
 from ringway.guest.document import DiskBus as FaceBus
-from ringway.guest.document import DiskDevice, DiskFace, DiskSource, Document, EndpointFace, ScsiController
+from ringway.guest.document import DiskDevice, DiskFace, DiskSource, Document, ScsiController
 from ringway.guest.document.names import disk_index, disk_name
 from ringway.guest.volumes import QCOW2, RAW, Volume
 from ringway.model import (
@@ -71,7 +72,7 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     """Endpoints that serve a guest's disks: what is asked of the daemon, and what the guest sees."""
 
     specs: tuple[EndpointSpec, ...]
-    faces: tuple[EndpointFace, ...]
+    wishes: tuple[Wish, ...]
 
 
 def lay_out(
@@ -152,18 +153,18 @@ def endpoints(disks: Sequence[Disk], name: str, queues: int, socket: Callable[[s
     wanted = {each: group for each, group in groups.items() if group}
     return Endpoints(
         specs=tuple(_spec(each, group, queues) for each, group in wanted.items()),
-        faces=tuple(_face(each, group, queues, socket(each)) for each, group in wanted.items()),
+        wishes=tuple(_wish(each, group, queues, socket(each)) for each, group in wanted.items()),
     )
 
 
-def add_endpoints(document: Document, faces: Sequence[EndpointFace]) -> tuple[str, ...]:
+def add_endpoints(document: Document, wishes: Sequence[Wish]) -> tuple[str, ...]:
     """Put endpoints into a document, and share its memory with them.
 
     :returns: their elements. :raises ConflictError: it has one of them.
     """
-    if faces:
+    if wishes:
         document.share_memory()
-    return tuple(element for face in faces for element in document.add_endpoint(face))
+    return tuple(element for wish in wishes for element in document.add_endpoint(wish))
 
 
 def _names(devices: Sequence[BlockDevice], taken: set[str]) -> list[tuple[BlockDevice, str]]:
@@ -263,10 +264,10 @@ def _backstore(disk: Disk) -> BackstoreSpec:
     return BackstoreSpec(SpecKind.PATH, disk.volume.path, readonly=disk.volume.readonly, serial=serial)
 
 
-def _face(name: str, disks: Sequence[Disk], queues: int, socket: str) -> EndpointFace:
+def _wish(name: str, disks: Sequence[Disk], queues: int, socket: str) -> Wish:
     """A SCSI endpoint is booted from by its LUN 0, which is the first disk."""
     scsi = disks[0].mapping.place is DiskBus.SCSI
-    return EndpointFace(
+    return Wish(
         endpoint=name,
         face=Face.VHOST_USER_SCSI if scsi else Face.VHOST_USER_BLK,
         socket=socket,

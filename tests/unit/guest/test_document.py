@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ringway.guest.document import Document, EndpointFace
+from ringway.guest.base import Wish
+from ringway.guest.document import Document
 from ringway.model import Face
 
 _DOMAIN = """<?xml version='1.0'?>
@@ -31,9 +32,7 @@ def test_an_endpoint_comes_and_goes() -> None:
     document = Document(_DOMAIN)
     before = document.xml
     for number, face in enumerate((Face.VHOST_USER_SCSI, Face.VHOST_USER_BLK)):
-        document.add_endpoint(
-            EndpointFace(endpoint=f"db{number}", face=face, socket=f"/run/{number}", queues=2)
-        )
+        document.add_endpoint(Wish(endpoint=f"db{number}", face=face, socket=f"/run/{number}", queues=2))
     assert [(found.endpoint, found.face) for found in document.attachments()] == [
         ("db0", Face.VHOST_USER_SCSI),
         ("db1", Face.VHOST_USER_BLK),

@@ -10,22 +10,23 @@ from msgspec.structs import replace
 
 from ringway.errors import ConflictError, NotFoundError, RingwayError, UsageError
 from ringway.guest.aliases import endpoint_alias
-from ringway.guest.document import Attached, Document, EndpointFace, PciAddress, Plugged, PortFace
+from ringway.guest.base import Wish
+from ringway.guest.document import Attached, Document, PciAddress, Plugged, PortFace
 from ringway.guest.document.overrides import NAMESPACE
 from ringway.model import Face, PortMode
 
 from .domains import domain
 
-_SCSI = EndpointFace(endpoint="db0", face=Face.VHOST_USER_SCSI, socket="/run/db0.sock", queues=2)
-_BLK = EndpointFace(endpoint="b.k", face=Face.VHOST_USER_BLK, socket="/run/blk.sock")
-_KERNEL = EndpointFace(endpoint="lio_0", face=Face.VHOST_SCSI, wwpn="naa.5001405aa3a2c1f0")
+_SCSI = Wish(endpoint="db0", face=Face.VHOST_USER_SCSI, socket="/run/db0.sock", queues=2)
+_BLK = Wish(endpoint="b.k", face=Face.VHOST_USER_BLK, socket="/run/blk.sock")
+_KERNEL = Wish(endpoint="lio_0", face=Face.VHOST_SCSI, wwpn="naa.5001405aa3a2c1f0")
 _PORT = PortFace(port="p0", mac="52:54:00:00:00:01", socket="/run/p0", mode=PortMode.CLIENT)
 
 
 def test_vhost_user_scsi_is_a_disk_with_another_driver() -> None:
     document = Document(domain())
-    face = replace(_SCSI, protection=True, address=PciAddress(0, 5, 0, 0))
-    assert document.add_endpoint(face) == (
+    wish = replace(_SCSI, protection=True)
+    assert document.add_endpoint(wish, PciAddress(0, 5, 0, 0)) == (
         """<disk type='vhostuser' device='disk'>
   <driver name='qemu' type='raw'/>
   <source type='unix' path='/run/db0.sock'>
@@ -80,8 +81,9 @@ def test_vhost_scsi_is_a_hostdev() -> None:
 
 def test_endpoints_are_found_again() -> None:
     document = Document(domain())
-    for face in (_SCSI, _BLK, replace(_KERNEL, queues=3, address=PciAddress(0, 3, 0, 0))):
-        document.add_endpoint(face)
+    document.add_endpoint(_SCSI)
+    document.add_endpoint(_BLK)
+    document.add_endpoint(replace(_KERNEL, queues=3), PciAddress(0, 3, 0, 0))
     assert Document(document.xml).attachments() == (
         Attached(
             endpoint="db0",
@@ -141,7 +143,7 @@ def test_an_element_is_the_one_that_was_added() -> None:
 
 
 @pytest.mark.parametrize(
-    ("face", "error", "reason"),
+    ("wish", "error", "reason"),
     [
         (_SCSI, ConflictError, "a device 'ua-ringway-db0' already"),
         (
@@ -151,7 +153,6 @@ def test_an_element_is_the_one_that_was_added() -> None:
         ),
         (replace(_BLK, socket=_PORT.socket), ConflictError, "has /run/p0 already, in its <interface>"),
         (replace(_KERNEL, endpoint="x"), ConflictError, "has naa.5001405aa3a2c1f0 already"),
-        (replace(_BLK, address=PciAddress(0, 7, 0, 0)), ConflictError, "at PCI address 0000:07:00.0 already"),
         (replace(_BLK, socket=None), UsageError, "no socket's path"),
         (replace(_BLK, socket="run/a"), UsageError, "no socket's path"),
         (replace(_BLK, protection=True), UsageError, "no protection information"),
@@ -168,16 +169,24 @@ def test_an_element_is_the_one_that_was_added() -> None:
     ],
 )
 def test_what_libvirt_would_refuse_is_refused_and_changes_nothing(
-    face: EndpointFace, error: type[RingwayError], reason: str
+    wish: Wish, error: type[RingwayError], reason: str
 ) -> None:
     document = Document(domain("<disk type='file'><boot order='1'/></disk>"))
-    document.add_endpoint(replace(_SCSI, address=PciAddress(0, 7, 0, 0)))
+    document.add_endpoint(_SCSI, PciAddress(0, 7, 0, 0))
     document.add_endpoint(_KERNEL)
     document.add_port(_PORT)
     before = document.xml
     with pytest.raises(error, match=reason):
-        document.add_endpoint(face)
+        document.add_endpoint(wish)
     assert document.xml == before
+
+
+def test_a_place_is_taken_once() -> None:
+    document = Document(domain())
+    document.add_endpoint(_SCSI, PciAddress(0, 7, 0, 0))
+    with pytest.raises(ConflictError, match=r"at PCI address 0000:07:00\.0 already"):
+        document.add_endpoint(_BLK, PciAddress(0, 7, 0, 0))
+    assert [each.endpoint for each in document.attachments()] == ["db0"]
 
 
 def test_a_guest_boots_from_the_kernels_endpoints_by_an_override() -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringway.errors import RingwayError
-from ringway.guest.document import DiskBus, DiskFace, DiskSource, Document, EndpointFace, PortFace
+from ringway.guest.base import Wish
+from ringway.guest.document import DiskBus, DiskFace, DiskSource, Document, PortFace
 from ringway.model import Face, PortMode
 
 from .domains import domain
@@ -81,7 +82,7 @@ _EDITS: list[Callable[[Document], object]] = [
         DiskFace(volume="w", source=DiskSource.FILE, path="/w", bus=DiskBus.SATA)
     ),
     lambda document: document.add_endpoint(
-        EndpointFace(endpoint="a", face=Face.VHOST_USER_SCSI, socket="/a", boot_order=2)
+        Wish(endpoint="a", face=Face.VHOST_USER_SCSI, socket="/a", boot_order=2)
     ),
     lambda document: document.add_port(
         PortFace(port="p", mac="52:54:00:00:00:01", socket="/p", mode=PortMode.SERVER)

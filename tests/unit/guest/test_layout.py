@@ -182,7 +182,7 @@ def test_disks_of_one_endpoint_are_its_luns() -> None:
         (1, "/srv/a.img", "a"),
     ]
     assert (blk.name, blk.device, len(blk.luns)) == ("web0-vda", DeviceKind.BLK, 1)
-    assert [(face.face, face.socket, face.queues, face.boot_order) for face in found.faces] == [
+    assert [(face.face, face.socket, face.queues, face.boot_order) for face in found.wishes] == [
         (Face.VHOST_USER_SCSI, "/run/web0.sock", 2, 1),
         (Face.VHOST_USER_BLK, "/run/web0-vda.sock", 2, None),
     ]
@@ -199,7 +199,7 @@ def test_lun_0_is_what_is_booted_from() -> None:
 
 def test_a_document_with_endpoints_shares_its_memory() -> None:
     document = new_guest()
-    add_endpoints(document, endpoints(laid_out("id=a,source=volume"), "web0", 1, socket).faces)
+    add_endpoints(document, endpoints(laid_out("id=a,source=volume"), "web0", 1, socket).wishes)
     assert document.shares_memory
     assert [found.endpoint for found in document.attachments()] == ["web0"]
 

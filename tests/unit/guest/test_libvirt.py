@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ringway.errors import NotFoundError, PermissionDeniedError, RingwayError, UsageError
+from ringway.guest.base import Wish
 from ringway.guest.document import (
     DiskBus,
     DiskDevice,
     DiskFace,
     DiskSource,
     Document,
-    EndpointFace,
     PciAddress,
     PortFace,
     ScsiController,
@@ -39,9 +39,9 @@ pytestmark = pytest.mark.skipif(
 )
 Devices = Callable[[str], list[dict[str, Any]]]
 
-_SCSI = EndpointFace(endpoint="db0", face=Face.VHOST_USER_SCSI, socket="/run/db0.sock", queues=2)
-_BLK = EndpointFace(endpoint="b.k", face=Face.VHOST_USER_BLK, socket="/run/blk.sock", queues=4)
-_KERNEL = EndpointFace(endpoint="lio_0", face=Face.VHOST_SCSI, wwpn="naa.5001405aa3a2c1f0", protection=True)
+_SCSI = Wish(endpoint="db0", face=Face.VHOST_USER_SCSI, socket="/run/db0.sock", queues=2)
+_BLK = Wish(endpoint="b.k", face=Face.VHOST_USER_BLK, socket="/run/blk.sock", queues=4)
+_KERNEL = Wish(endpoint="lio_0", face=Face.VHOST_SCSI, wwpn="naa.5001405aa3a2c1f0", protection=True)
 _PORT = PortFace(port="p0", mac="52:54:00:00:00:01", socket="/run/p0", mode=PortMode.CLIENT)
 _FILE = DiskFace(volume="v", source=DiskSource.FILE, path="/srv/v.img")
 _LUN = DiskFace(volume="l", source=DiskSource.BLOCK, path="/dev/sdb", device=DiskDevice.LUN)
@@ -122,7 +122,7 @@ def test_qemu_connects_again(state: Path) -> None:
 
 def test_an_address_is_kept(devices: Devices) -> None:
     document = Document(domain())
-    document.add_endpoint(replace(_SCSI, address=PciAddress(0, 7, 0, 0)))
+    document.add_endpoint(_SCSI, PciAddress(0, 7, 0, 0))
     (device,) = _of(devices(document.xml), "vhost-user-scsi-pci")
     assert (device["bus"], device["addr"]) == ("pci.7", "0x0")
 

@@ -7,11 +7,11 @@ from lxml import etree
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, UsageError
+from ringway.guest.base import Wish
 from ringway.guest.document import (
     DiskFace,
     DiskSource,
     Document,
-    EndpointFace,
     HotPlugSlot,
     PciAddress,
 )
@@ -20,7 +20,7 @@ from ringway.model import Face
 from .domains import domain
 
 _OURS = DiskFace(volume="v", source=DiskSource.FILE, path="/ours")
-_HOT = EndpointFace(endpoint="a", face=Face.VHOST_USER_BLK, socket="/a")
+_HOT = Wish(endpoint="a", face=Face.VHOST_USER_BLK, socket="/a")
 
 
 def _disk(name: str, device: str = "disk", boot: str = "", bus: str = "virtio") -> str:
@@ -115,7 +115,7 @@ def test_the_highest_free_port_is_taken() -> None:
     assert document.hot_plug_slot([PciAddress(0, 10, 0, 0)]) == HotPlugSlot(
         PciAddress(0, 2, 0, 0), "pci.2", "0x0"
     )
-    document.add_endpoint(replace(_HOT, address=PciAddress(0, 10, 0, 0)))
+    document.add_endpoint(_HOT, PciAddress(0, 10, 0, 0))
     assert not document.is_free(PciAddress(0, 10, 0, 0))
     assert document.hot_plug_slot().address.bus == 2
 

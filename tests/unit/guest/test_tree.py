@@ -12,12 +12,12 @@ from lxml import etree
 
 from ringway.errors import UsageError
 from ringway.guest.aliases import endpoint_alias, port_alias, volume_alias
+from ringway.guest.base import Wish
 from ringway.guest.document import (
     DiskBus,
     DiskFace,
     DiskSource,
     Document,
-    EndpointFace,
     PciAddress,
     PortFace,
 )
@@ -29,20 +29,18 @@ from .domains import domain, domains
 
 def _scsi(document: Document) -> str:
     address = PciAddress(0, 9, 0, 0)
-    document.add_endpoint(
-        EndpointFace(endpoint="a", face=Face.VHOST_USER_SCSI, socket="/a", queues=2, address=address)
-    )
+    document.add_endpoint(Wish(endpoint="a", face=Face.VHOST_USER_SCSI, socket="/a", queues=2), address)
     return endpoint_alias("a")
 
 
 def _blk(document: Document) -> str:
-    document.add_endpoint(EndpointFace(endpoint="b", face=Face.VHOST_USER_BLK, socket="/b", reconnect_s=None))
+    document.add_endpoint(Wish(endpoint="b", face=Face.VHOST_USER_BLK, socket="/b", reconnect_s=None))
     return endpoint_alias("b")
 
 
 def _kernel(document: Document) -> str:
     document.add_endpoint(
-        EndpointFace(endpoint="c", face=Face.VHOST_SCSI, wwpn="naa.5001405000000001", protection=True)
+        Wish(endpoint="c", face=Face.VHOST_SCSI, wwpn="naa.5001405000000001", protection=True)
     )
     return endpoint_alias("c")
 
@@ -164,5 +162,5 @@ def test_what_xml_cannot_say_is_refused(text: str) -> None:
     document = Document(domain())
     before = document.xml
     with pytest.raises(UsageError, match="characters that XML does not have"):
-        document.add_endpoint(EndpointFace(endpoint="a", face=Face.VHOST_USER_BLK, socket=f"/{text}"))
+        document.add_endpoint(Wish(endpoint="a", face=Face.VHOST_USER_BLK, socket=f"/{text}"))
     assert document.xml == before

@@ -14,7 +14,6 @@ from ringway.guest.document.faces import (
     DiskDevice,
     DiskFace,
     DiskSource,
-    EndpointFace,
     PortFace,
     ScsiController,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "DiskFace",
     "DiskSource",
     "Document",
-    "EndpointFace",
     "ForeignDevice",
     "HotPlugSlot",
     "MappedVolume",

@@ -7,6 +7,7 @@ from collections.abc import Container
 
 from ringway.errors import ConflictError, NotFoundError, UsageError
 from ringway.guest.aliases import endpoint_alias, port_alias, volume_alias
+from ringway.guest.base import Wish
 from ringway.guest.document import facts, memory, overrides
 from ringway.guest.document.boot import make_room
 from ringway.guest.document.disks import (
@@ -34,7 +35,7 @@ from ringway.guest.document.endpoints import (
     foreign_devices,
     place_of,
 )
-from ringway.guest.document.faces import DiskBus, DiskFace, EndpointFace, PortFace, ScsiController
+from ringway.guest.document.faces import DiskBus, DiskFace, PortFace, ScsiController
 from ringway.guest.document.facts import Chipset, alias_of, devices_of, each_device
 from ringway.guest.document.names import free_name
 from ringway.guest.document.pci import (
@@ -162,19 +163,20 @@ class Document:
         """Devices of vhost and vhost-user that others put there."""
         return tuple(foreign_devices(self._root))
 
-    def add_endpoint(self, face: EndpointFace) -> tuple[str, ...]:
+    def add_endpoint(self, wish: Wish, address: PciAddress | None = None) -> tuple[str, ...]:
         """Give the guest an endpoint.
 
+        :param address: where; ``None``: libvirt chooses.
         :returns: the device for libvirt's attachDevice. It has no override, without which ``VHOST_USER_SCSI``
             is vhost-user-blk: libvirt does not hot-plug that one.
         :raises ConflictError: the guest has this endpoint, its socket or its WWPN.
-        :raises UsageError: libvirt cannot be told such a face.
+        :raises UsageError: libvirt cannot be told such a wish.
         """
-        alias = endpoint_alias(face.endpoint)
-        element = endpoint_element(face, free_name(self._root, "vd"))
+        alias = endpoint_alias(wish.endpoint)
+        element = endpoint_element(wish, free_name(self._root, "vd"), address)
         self._check_new(alias, element)
-        self._put(element, face.boot_order)
-        if properties := endpoint_override(face):
+        self._put(element, wish.boot_order)
+        if properties := endpoint_override(wish):
             overrides.override(self._root, alias, properties)
         return (text_of_part(element),)
 
@@ -194,14 +196,15 @@ class Document:
         """Our network ports in it."""
         return tuple(plugged_ports(self._root))
 
-    def add_port(self, face: PortFace) -> tuple[str, ...]:
+    def add_port(self, face: PortFace, address: PciAddress | None = None) -> tuple[str, ...]:
         """Give the guest a network port.
 
+        :param address: where; ``None``: libvirt chooses.
         :returns: the interface for libvirt's attachDevice.
         :raises ConflictError: the guest has this port, its socket or its MAC address.
         :raises UsageError: libvirt or QEMU would refuse it.
         """
-        element = port_element(face)
+        element = port_element(face, address)
         self._check_new(port_alias(face.port), element)
         if face.mac.lower() in mac_addresses(self._root):
             raise ConflictError(f"guest '{self.name}' has {face.mac} already, at another interface")

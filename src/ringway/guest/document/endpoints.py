@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from ringway.errors import UsageError
 from ringway.guest.aliases import Kind, endpoint_alias, owner
+from ringway.guest.base import Wish
 from ringway.guest.document.boot import BOOT_INDEX, index_of, order_of
-from ringway.guest.document.faces import EndpointFace
 from ringway.guest.document.facts import SMALL, alias_of, each_device, number_at
 from ringway.guest.document.overrides import Value, overridden, properties_of
 from ringway.guest.document.parts import check_reconnect, closing, reconnect
@@ -45,28 +45,29 @@ class ForeignDevice(Struct, frozen=True):
     alias: str | None
 
 
-def endpoint_element(face: EndpointFace, target: str) -> Element:
+def endpoint_element(wish: Wish, target: str, address: PciAddress | None) -> Element:
     """Make the device's element. :param target: a name that no disk has; a ``hostdev`` needs none.
+    :param address: ``None``: libvirt chooses.
 
-    :raises UsageError: the face lacks what its element needs, or libvirt has no way to say it.
+    :raises UsageError: what its element needs is missing, or libvirt has no way to say it.
     """
-    _check(face)
-    return _hostdev(face) if face.face is Face.VHOST_SCSI else _disk(face, target)
+    _check(wish)
+    return _hostdev(wish, address) if wish.face is Face.VHOST_SCSI else _disk(wish, target, address)
 
 
-def endpoint_override(face: EndpointFace) -> dict[str, Value]:
-    """The properties to be overridden for a face; none if libvirt says all by itself."""
-    if face.face is Face.VHOST_USER_BLK:
+def endpoint_override(wish: Wish) -> dict[str, Value]:
+    """The properties to be overridden; none if libvirt says all by itself."""
+    if wish.face is Face.VHOST_USER_BLK:
         return {}
     properties: dict[str, Value] = {}
-    if face.face is Face.VHOST_USER_SCSI:
+    if wish.face is Face.VHOST_USER_SCSI:
         properties |= {"driver": _SCSI_DRIVER, "num-queues": None, "queue-size": None}
-    if face.queues is not None:
-        properties["num_queues"] = face.queues
-    if face.protection:
+    if wish.queues is not None:
+        properties["num_queues"] = wish.queues
+    if wish.protection:
         properties["t10_pi"] = True
-    if face.face is Face.VHOST_SCSI and face.boot_order is not None:
-        properties[BOOT_INDEX] = index_of(face.boot_order)  # libvirt refuses <boot> in such a hostdev
+    if wish.face is Face.VHOST_SCSI and wish.boot_order is not None:
+        properties[BOOT_INDEX] = index_of(wish.boot_order)  # libvirt refuses <boot> in such a hostdev
     return properties
 
 
@@ -110,20 +111,20 @@ def place_of(device: Element) -> str | None:
     return source.get("socket")  # virtiofs, with a daemon that others started
 
 
-def _check(face: EndpointFace) -> None:
-    if face.face is Face.VHOST_SCSI and not _WWPN.fullmatch(face.wwpn or ""):
+def _check(wish: Wish) -> None:
+    if wish.face is Face.VHOST_SCSI and not _WWPN.fullmatch(wish.wwpn or ""):
         raise UsageError(
-            f"libvirt takes no WWPN '{face.wwpn}'", hint="it has to be naa. and 16 hexadecimal digits"
+            f"libvirt takes no WWPN '{wish.wwpn}'", hint="it has to be naa. and 16 hexadecimal digits"
         )
-    if face.face in _VHOST_USER and not (face.socket or "").startswith("/"):
-        raise UsageError(f"'{face.socket}' is no socket's path: it has to begin with /")
-    if face.face is Face.VHOST_USER_BLK and face.protection:
+    if wish.face in _VHOST_USER and not (wish.socket or "").startswith("/"):
+        raise UsageError(f"'{wish.socket}' is no socket's path: it has to begin with /")
+    if wish.face is Face.VHOST_USER_BLK and wish.protection:
         raise UsageError("a vhost-user-blk device has no protection information")
-    if face.boot_order is not None and face.boot_order < 1:
+    if wish.boot_order is not None and wish.boot_order < 1:
         raise UsageError("the boot order begins with 1")
-    if face.queues is not None and face.queues < 1:
+    if wish.queues is not None and wish.queues < 1:
         raise UsageError("a device has at least one queue")
-    check_reconnect(face.reconnect_s)
+    check_reconnect(wish.reconnect_s)
 
 
 def _face(root: Element, device: Element) -> Face | None:
@@ -148,22 +149,22 @@ def _boot_order(root: Element, device: Element) -> int | None:
     return number_at(device, "boot", "order") if index is None else order_of(index) or None
 
 
-def _disk(face: EndpointFace, target: str) -> Element:
-    queues = face.queues if face.face is Face.VHOST_USER_BLK else None
+def _disk(wish: Wish, target: str, address: PciAddress | None) -> Element:
+    queues = wish.queues if wish.face is Face.VHOST_USER_BLK else None
     return make(
         "disk",
         {"type": "vhostuser", "device": "disk"},
         make("driver", {"name": "qemu", "type": "raw", "queues": queues}),
-        make("source", {"type": "unix", "path": face.socket}, reconnect(face.reconnect_s)),
+        make("source", {"type": "unix", "path": wish.socket}, reconnect(wish.reconnect_s)),
         make("target", {"dev": target, "bus": "virtio"}),
-        *closing(endpoint_alias(face.endpoint), face.boot_order, face.address),
+        *closing(endpoint_alias(wish.endpoint), wish.boot_order, address),
     )
 
 
-def _hostdev(face: EndpointFace) -> Element:
+def _hostdev(wish: Wish, address: PciAddress | None) -> Element:
     return make(
         "hostdev",
         {"mode": "subsystem", "type": "scsi_host"},
-        make("source", {"protocol": "vhost", "wwpn": face.wwpn}),
-        *closing(endpoint_alias(face.endpoint), None, face.address),
+        make("source", {"protocol": "vhost", "wwpn": wish.wwpn}),
+        *closing(endpoint_alias(wish.endpoint), None, address),
     )

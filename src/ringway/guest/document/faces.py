@@ -1,4 +1,7 @@
-"""What can be put into a domain, as it is asked for: endpoints, network ports, plain disks, controllers."""
+"""What can be put into a domain, as it is asked for: network ports, plain disks, controllers.
+
+Endpoints are asked for by :class:`ringway.guest.base.Wish`.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from ringway.guest.document.pci import PciAddress
-from ringway.model import Face, PortMode
-
-
-class EndpointFace(Struct, frozen=True, kw_only=True):
-    """An endpoint as a guest is to see it."""
-
-    endpoint: str
-    face: Face
-    socket: str | None = None  #: of the user engine's faces
-    wwpn: str | None = None  #: of ``VHOST_SCSI``
-    queues: int | None = None  #: ``None``: what QEMU takes by default
-    boot_order: int | None = None
-    protection: bool = False  #: ``t10_pi``; of ``VHOST_USER_SCSI``
-    reconnect_s: int | None = 1  #: seconds until QEMU connects again; ``None``: it never does
-    address: PciAddress | None = None  #: ``None``: libvirt chooses
+from ringway.model import PortMode
 
 
 class PortFace(Struct, frozen=True, kw_only=True):
@@ -36,7 +24,6 @@ class PortFace(Struct, frozen=True, kw_only=True):
     tx_queue_size: int | None = None
     reconnect_s: int | None = None  #: as a client only
     boot_order: int | None = None
-    address: PciAddress | None = None
 
 
 class DiskSource(StrEnum):

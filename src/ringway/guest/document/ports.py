@@ -35,7 +35,7 @@ class Plugged(Struct, frozen=True, kw_only=True):
     address: PciAddress | None = None
 
 
-def port_element(face: PortFace) -> Element:
+def port_element(face: PortFace, address: PciAddress | None) -> Element:
     """Make the interface. :raises UsageError: libvirt or QEMU would refuse it."""
     _check(face)
     sizes = {"rx_queue_size": face.rx_queue_size, "tx_queue_size": face.tx_queue_size}
@@ -47,7 +47,7 @@ def port_element(face: PortFace) -> Element:
         make("source", {"type": "unix", "path": face.socket, "mode": face.mode}, reconnect(face.reconnect_s)),
         make("model", {"type": "virtio"}),
         make("driver", driver) if any(driver.values()) else None,
-        *closing(port_alias(face.port), face.boot_order, face.address),
+        *closing(port_alias(face.port), face.boot_order, address),
     )
 
 

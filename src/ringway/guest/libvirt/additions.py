@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Final
 
 import libvirt
-from msgspec.structs import replace
 
 from ringway.errors import ConflictError
 from ringway.guest.aliases import endpoint_alias, port_alias
-from ringway.guest.document import Document, EndpointFace, PciAddress, PortFace, difference
+from ringway.guest.base import Wish
+from ringway.guest.document import Document, PciAddress, PortFace, difference
 from ringway.guest.libvirt import hotplug, places, reach
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.looks import Look, persistent_document
 from ringway.guest.libvirt.monitor import Monitor
 from ringway.model import Face, PortMode
 
-NewDevice = EndpointFace | PortFace
+NewDevice = Wish | PortFace
 Edit = Callable[[Document], object]
 
 _TRIES: Final = 5
@@ -25,7 +25,7 @@ _TRIES: Final = 5
 
 def alias_of(device: NewDevice) -> str:
     """The name that it has in the domain."""
-    return endpoint_alias(device.endpoint) if isinstance(device, EndpointFace) else port_alias(device.port)
+    return endpoint_alias(device.endpoint) if isinstance(device, Wish) else port_alias(device.port)
 
 
 def check_halves(look: Look, *, live: bool, persistent: bool) -> None:
@@ -42,7 +42,7 @@ def memory_is_shared(document: Document, device: NewDevice, *, fix: bool) -> boo
 
     :raises ConflictError: it may not, and it is not to be fixed.
     """
-    if isinstance(device, EndpointFace) and device.face is Face.VHOST_SCSI:
+    if isinstance(device, Wish) and device.face is Face.VHOST_SCSI:
         return True
     if document.shares_memory:
         return True
@@ -74,14 +74,14 @@ def check_socket(device: NewDevice, look: Look, capabilities: str, *, now: bool)
 def add_live(domain: libvirt.virDomain, look: Look, device: NewDevice) -> None:
     """Give a device to the guest that runs. :raises RingwayError: it could not; nothing of it is left."""
     assert look.live is not None
-    by_monitor = isinstance(device, EndpointFace) and device.face is Face.VHOST_USER_SCSI
+    by_monitor = isinstance(device, Wish) and device.face is Face.VHOST_USER_SCSI
     # libvirt chooses well as long as it knows of all that is there.
     address = places.free_place(domain, look.live, look.persistent) if by_monitor or look.hides else None
     if by_monitor:
-        assert isinstance(device, EndpointFace)
+        assert isinstance(device, Wish)
         hotplug.plug(Monitor(domain), device, address)
     else:
-        for element in _add(Document(look.live.xml), replace(device, address=address)):
+        for element in _add(Document(look.live.xml), device, address):
             with translated(f"guest '{look.name}' does not get {alias_of(device)}"):
                 domain.attachDeviceFlags(element, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
@@ -96,9 +96,9 @@ def add_persistent(domain: libvirt.virDomain, device: NewDevice, address: PciAdd
 
     def edit(document: Document) -> None:
         wanted = address if address not in places.used(document) else None
-        if not (isinstance(device, EndpointFace) and device.face is Face.VHOST_SCSI):
+        if not (isinstance(device, Wish) and device.face is Face.VHOST_SCSI):
             memory[:] = [document.share_memory()]
-        _add(document, replace(device, address=wanted))
+        _add(document, device, wanted)
 
     rewrite(domain, edit)
     return "".join(memory)
@@ -113,9 +113,9 @@ def preview(look: Look, device: NewDevice) -> str:
     """What :func:`add_persistent` would change, as a diff."""
     assert look.persistent is not None
     document = Document(look.persistent.xml)
-    if not (isinstance(device, EndpointFace) and device.face is Face.VHOST_SCSI):
+    if not (isinstance(device, Wish) and device.face is Face.VHOST_SCSI):
         document.share_memory()
-    _add(document, device)
+    _add(document, device, None)
     return difference(look.persistent.xml, document.xml)
 
 
@@ -138,7 +138,7 @@ def rewrite(domain: libvirt.virDomain, edit: Edit) -> None:
     raise ConflictError(f"somebody else changes guest '{domain.name()}' all the time")
 
 
-def _add(document: Document, device: NewDevice) -> tuple[str, ...]:
-    if isinstance(device, EndpointFace):
-        return document.add_endpoint(device)
-    return document.add_port(device)
+def _add(document: Document, device: NewDevice, address: PciAddress | None) -> tuple[str, ...]:
+    if isinstance(device, Wish):
+        return document.add_endpoint(device, address)
+    return document.add_port(device, address)

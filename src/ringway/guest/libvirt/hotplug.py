@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from ringway.errors import GuestError, UnreachableError
 from ringway.guest.aliases import endpoint_alias
-from ringway.guest.document import EndpointFace, PciAddress
+from ringway.guest.base import Wish
+from ringway.guest.document import PciAddress
 from ringway.guest.libvirt.monitor import Monitor, Refused
 
 CONNECT_S: Final = 5.0
@@ -20,16 +21,16 @@ def socket_name(alias: str) -> str:
     return f"chr-vu-{alias}"
 
 
-def plug(monitor: Monitor, face: EndpointFace, address: PciAddress | None) -> None:
+def plug(monitor: Monitor, wish: Wish, address: PciAddress | None) -> None:
     """Give the guest the adapter of an endpoint.
 
     :param address: ``None``: QEMU chooses.
     :raises RingwayError: it could not; nothing of it is left.
     """
-    alias = endpoint_alias(face.endpoint)
+    alias = endpoint_alias(wish.endpoint)
     try:
-        _connect(monitor, face, alias)
-        monitor.add_device(_properties(face, alias, address))
+        _connect(monitor, wish, alias)
+        monitor.add_device(_properties(wish, alias, address))
     except Refused as error:
         clear(monitor, alias)
         raise GuestError(f"QEMU does not give guest '{monitor.guest}' the adapter: {error.text}") from error
@@ -58,27 +59,27 @@ def clear(monitor: Monitor, alias: str) -> None:
         raise GuestError(f"QEMU of guest '{monitor.guest}': {error.text}") from error
 
 
-def _connect(monitor: Monitor, face: EndpointFace, alias: str) -> None:
+def _connect(monitor: Monitor, wish: Wish, alias: str) -> None:
     """Have QEMU connect: a device on a socket that is not connected hangs QEMU, and its guest with it."""
-    reconnect = {} if face.reconnect_s is None else {"reconnect-ms": face.reconnect_s * 1000}
-    address = {"type": "unix", "data": {"path": face.socket}}
+    reconnect = {} if wish.reconnect_s is None else {"reconnect-ms": wish.reconnect_s * 1000}
+    address = {"type": "unix", "data": {"path": wish.socket}}
     backend = {"type": "socket", "data": {"addr": address, "server": False, **reconnect}}
     monitor.execute("chardev-add", id=socket_name(alias), backend=backend)
     deadline = time.monotonic() + CONNECT_S
     while not monitor.sockets().get(socket_name(alias), False):
         if time.monotonic() > deadline:
             raise UnreachableError(
-                f"QEMU of guest '{monitor.guest}' does not get a connection at {face.socket}",
+                f"QEMU of guest '{monitor.guest}' does not get a connection at {wish.socket}",
                 hint="another guest may have it; see ringway endpoint show",
             )
         time.sleep(0.05)
 
 
-def _properties(face: EndpointFace, alias: str, address: PciAddress | None) -> dict[str, Any]:
+def _properties(wish: Wish, alias: str, address: PciAddress | None) -> dict[str, Any]:
     properties: dict[str, Any] = {"driver": _DRIVER, "id": alias, "chardev": socket_name(alias)}
-    if face.queues is not None:
-        properties["num_queues"] = face.queues
-    if face.protection:
+    if wish.queues is not None:
+        properties["num_queues"] = wish.queues
+    if wish.protection:
         properties["t10_pi"] = True
     if address is not None:
         properties |= {"bus": f"pci.{address.bus}", "addr": f"{address.slot:#x}.{address.function:#x}"}

@@ -19,7 +19,7 @@ from ringway.errors import (
 )
 from ringway.guest.aliases import endpoint_alias, port_alias
 from ringway.guest.base import Notify, Wish
-from ringway.guest.document import Document, EndpointFace, PciAddress, PortFace
+from ringway.guest.document import Document, PciAddress
 from ringway.guest.libvirt import additions, reach
 from ringway.guest.libvirt.additions import NewDevice, alias_of
 from ringway.guest.libvirt.connection import Connection
@@ -27,6 +27,7 @@ from ringway.guest.libvirt.events import Events
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.looks import Look
 from ringway.guest.libvirt.removals import Removals
+from ringway.guest.vifs import port_face
 from ringway.model import AttachmentInfo, Check, GuestInfo, PortSpec
 
 _log: Final = logging.getLogger(__name__)
@@ -100,11 +101,10 @@ class LibvirtHypervisor:
 
     def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
         """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
-        device = _endpoint(wish)
         look = self._look(self._find(guest))
-        live = self._checked(look, device, live=live, persistent=persistent, fix_memory=wish.fix_memory)
-        lines = [f"guest '{look.name}' gets {alias_of(device)} now"] * live
-        return (*lines, *(additions.preview(look, device).splitlines() if persistent else ()))
+        live = self._checked(look, wish, live=live, persistent=persistent, fix_memory=wish.fix_memory)
+        lines = [f"guest '{look.name}' gets {alias_of(wish)} now"] * live
+        return (*lines, *(additions.preview(look, wish).splitlines() if persistent else ()))
 
     def attach(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> AttachmentInfo:
         """Give a guest an endpoint, first to the one that runs. Doing it again changes nothing.
@@ -112,9 +112,7 @@ class LibvirtHypervisor:
         :raises RingwayError: it could not; the guest is as before.
         """
         domain = self._find(guest)
-        note = self._add(
-            domain, _endpoint(wish), live=live, persistent=persistent, fix_memory=wish.fix_memory
-        )
+        note = self._add(domain, wish, live=live, persistent=persistent, fix_memory=wish.fix_memory)
         info = self._look(domain).attachment(wish.endpoint)
         if info is None:
             raise GuestError(f"guest '{guest}' lost '{wish.endpoint}' as soon as it had it")
@@ -146,7 +144,7 @@ class LibvirtHypervisor:
 
         :raises RingwayError: it could not; the guest is as before.
         """
-        self._add(self._find(guest), _port(port), live=live, persistent=persistent, fix_memory=False)
+        self._add(self._find(guest), port_face(port), live=live, persistent=persistent, fix_memory=False)
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         """Take a port away; what is not there is fine. :raises TimedOutError: as :meth:`detach`."""
@@ -259,34 +257,6 @@ class LibvirtHypervisor:
             self._removals.remove(lambda: self._find(uuid), alias, timeout_s)
         if persistent and self._look(domain := self._find(guest)).is_persistent(alias):
             additions.remove_persistent(domain, alias)
-
-
-def _endpoint(wish: Wish) -> EndpointFace:
-    return EndpointFace(
-        endpoint=wish.endpoint,
-        face=wish.face,
-        socket=wish.socket,
-        wwpn=wish.wwpn,
-        queues=wish.queues,
-        boot_order=wish.boot_order,
-        protection=wish.protection,
-        reconnect_s=wish.reconnect_s,
-    )
-
-
-def _port(port: PortSpec) -> PortFace:
-    if port.mac is None or port.socket is None:
-        raise UsageError(f"port '{port.name}' has no MAC address or no socket yet")
-    return PortFace(
-        port=port.name,
-        mac=port.mac,
-        socket=port.socket,
-        mode=port.mode,
-        queues=port.queues,
-        rx_queue_size=port.rx_queue_size,
-        tx_queue_size=port.tx_queue_size,
-        reconnect_s=port.reconnect_s,
-    )
 
 
 def _version(number: int) -> str:
