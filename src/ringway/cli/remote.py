@@ -218,18 +218,18 @@ def print_plan(plan: Plan, output: Output) -> None:
 
 
 def _describe_change(change: Change) -> Iterator[str]:
-    yield f"{_MARKS[change.action]} {change.action} {printable(change.endpoint)}"
+    yield f"{_MARKS[change.action]} {change.action} {printable(change.object.replace('/', ' ', 1))}"
     yield from (f"    {printable(detail)}" for detail in change.details)
 
 
 _CHANGES: Final = View["Change"](
     {
         "action": Column(lambda change: change.action),
-        "endpoint": Column(lambda change: change.endpoint),
+        "object": Column(lambda change: change.object),
         "details": Column(lambda change: "; ".join(change.details)),
     },
-    ("action", "endpoint", "details"),
-    lambda change: change.endpoint,
+    ("action", "object", "details"),
+    lambda change: change.object,
 )
 
 

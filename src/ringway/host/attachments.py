@@ -112,7 +112,7 @@ class Attachments:
         lines = await self._guests.ask(
             self._guests.hypervisor.check, found.uuid, wish, live=live, persistent=persistent
         )
-        return Plan(changes=(Change(action=Action.UPDATE, endpoint=f"guest {found.name}", details=lines),))
+        return Plan(changes=(Change(action=Action.UPDATE, object=_thing(found.name), details=lines),))
 
     async def attach(self, operation: Operation, guest: str, spec: AttachSpec) -> AttachmentInfo:
         """Give a guest an endpoint. When it fails, the guest is as before.
@@ -241,7 +241,7 @@ class Attachments:
         info = _attachment(found, endpoint)
         places = {"the guest that runs": live and info.live, "its next start": persistent and info.persistent}
         details = tuple(f"detach {endpoint} from {place}" for place, there in places.items() if there)
-        return Plan(changes=(Change(action=Action.UPDATE, endpoint=f"guest {found.name}", details=details),))
+        return Plan(changes=(Change(action=Action.UPDATE, object=_thing(found.name), details=details),))
 
     async def release(self, endpoint: str, *, force: bool) -> None:
         """Let an endpoint go that is to be deleted; its lock is held.

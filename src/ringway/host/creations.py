@@ -47,11 +47,11 @@ class Creations:
     async def plan(self, spec: GuestSpec) -> Plan:
         """What :meth:`create` would do. :raises RingwayError: why it could not."""
         spec, made = await self._drawn(spec)
-        endpoints = [f"endpoint {each.name}" for each in made.endpoints.specs]
-        ports = [f"port {port.name}" for port in spec.ports if not self._host.ports.has(port.name)]
-        first = [Change(action=Action.CREATE, endpoint=name) for name in (*endpoints, *ports)]
+        endpoints = [f"endpoint/{each.name}" for each in made.endpoints.specs]
+        ports = [f"port/{port.name}" for port in spec.ports if not self._host.ports.has(port.name)]
+        first = [Change(action=Action.CREATE, object=name) for name in (*endpoints, *ports)]
         disks = tuple(f"disk {disk.target}: {disk.volume.path}" for disk in made.disks)
-        guest = Change(action=Action.CREATE, endpoint=f"guest {spec.name}", details=disks)
+        guest = Change(action=Action.CREATE, object=f"guest/{spec.name}", details=disks)
         return Plan(changes=(*first, guest))
 
     async def create(self, operation: Operation, spec: GuestSpec) -> GuestInfo:

@@ -335,7 +335,7 @@ class Host:
         """What :meth:`create` would do. :raises RingwayError: why it could not."""
         resolved = await self._changes.check(spec)
         details = specs.description(resolved)
-        return Plan(changes=(Change(action=Action.CREATE, endpoint=spec.name, details=details),))
+        return Plan(changes=(Change(action=Action.CREATE, object=f"endpoint/{spec.name}", details=details),))
 
     def plan_update(self, name: str, change: SpecChange) -> Plan:
         """What :meth:`update` would do."""
@@ -348,7 +348,7 @@ class Host:
         if not force:
             self.attachments.refuse_attached(name)
         details = (f"{len(wanted.spec.luns)} LUNs",)
-        return Plan(changes=(Change(action=Action.DELETE, endpoint=name, details=details),))
+        return Plan(changes=(Change(action=Action.DELETE, object=f"endpoint/{name}", details=details),))
 
     def plan(self, config: HostConfig, *, prune: bool, notes: tuple[str, ...] = ()) -> Plan:
         """What a file would change."""
@@ -378,10 +378,10 @@ class Host:
         async def make(change: Change) -> None:
             nonlocal done
             async with limit:
-                part = self._part(change, wanted.get(change.endpoint), force)
+                part = self._part(change, wanted.get(change.name), force)
                 await part.ended()
             if part.error is not None:
-                failed[change.endpoint] = part.error
+                failed[change.name] = part.error
             done += 1
             operation.step(done / total, f"{done} of {total} endpoints")
 
@@ -392,10 +392,10 @@ class Host:
 
     def _part(self, change: Change, spec: EndpointSpec | None, force: bool) -> Operation:
         if spec is None:
-            return self.delete(change.endpoint, force=force)
+            return self.delete(change.name, force=force)
         if change.action is Action.CREATE:
             return self.create(spec)
-        return self.update(change.endpoint, lambda _old: spec, force=force)
+        return self.update(change.name, lambda _old: spec, force=force)
 
     # Files
 

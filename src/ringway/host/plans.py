@@ -22,7 +22,9 @@ def plan(present: Mapping[str, EndpointSpec], config: HostConfig, *, prune: bool
     wanted = _by_name(config)
     changes = [_change(present.get(name), spec) for name, spec in wanted.items()]
     if prune:
-        changes += [Change(action=Action.DELETE, endpoint=name) for name in present if name not in wanted]
+        changes += [
+            Change(action=Action.DELETE, object=f"endpoint/{name}") for name in present if name not in wanted
+        ]
     return Plan(changes=tuple(sorted(changes, key=lambda change: ORDER.index(change.action))))
 
 
@@ -37,9 +39,11 @@ def _by_name(config: HostConfig) -> dict[str, EndpointSpec]:
 
 def _change(old: EndpointSpec | None, new: EndpointSpec) -> Change:
     if old is None:
-        return Change(action=Action.CREATE, endpoint=new.name, details=specs.description(new))
+        return Change(action=Action.CREATE, object=f"endpoint/{new.name}", details=specs.description(new))
     details = tuple(specs.differences(old, specs.inherit(old, new)))
-    return Change(action=Action.UPDATE if details else Action.KEEP, endpoint=new.name, details=details)
+    return Change(
+        action=Action.UPDATE if details else Action.KEEP, object=f"endpoint/{new.name}", details=details
+    )
 
 
 def steps(plan: Plan) -> Iterator[tuple[Change, ...]]:

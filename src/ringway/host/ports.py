@@ -137,14 +137,14 @@ class Ports:
             return Plan(changes=())
         resolved = await self._check(spec)
         details = (f"{resolved.switch}: {resolved.socket}, QEMU as {resolved.mode}", f"mac {resolved.mac}")
-        return Plan(changes=(Change(action=Action.CREATE, endpoint=f"port {spec.name}", details=details),))
+        return Plan(changes=(Change(action=Action.CREATE, object=f"port/{spec.name}", details=details),))
 
     def plan_deletion(self, name: str, *, force: bool = False) -> Plan:
         """What :meth:`delete` would do. :raises BusyError: a guest has it."""
         row = self._get(name)
         if not force:
             _refuse_plugged(row, for_guest=None)
-        return Plan(changes=(Change(action=Action.DELETE, endpoint=f"port {name}"),))
+        return Plan(changes=(Change(action=Action.DELETE, object=f"port/{name}"),))
 
     async def plan_plug(self, guest: str, plug: PlugSpec) -> Plan:
         """What :meth:`plug` would do."""
@@ -428,7 +428,7 @@ def _lock(name: str) -> str:
 
 
 def _plan_of(guest: GuestInfo, detail: str) -> Plan:
-    return Plan(changes=(Change(action=Action.UPDATE, endpoint=f"guest {guest.name}", details=(detail,)),))
+    return Plan(changes=(Change(action=Action.UPDATE, object=f"guest/{guest.name}", details=(detail,)),))
 
 
 def _refuse_unplugged(guest: GuestInfo, port: str) -> None:

@@ -191,7 +191,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 class Action(StrEnum):
-    """What a plan would do to an endpoint."""
+    """What a plan would do to an object."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -203,8 +203,13 @@ class Change(Struct, frozen=True, kw_only=True):
     """A step of a plan; ``details`` are lines for a person (``lun 0:1: add /dev/sdb``)."""
 
     action: Action
-    endpoint: str
+    object: str  #: ``endpoint/db0``, ``guest/web0``, ``port/p0``
     details: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The object's, without its kind."""
+        return self.object.partition("/")[2]
 
 
 class Plan(Struct, frozen=True, kw_only=True):

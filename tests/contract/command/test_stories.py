@@ -97,10 +97,10 @@ def test_a_dry_run_changes_nothing(host: Host) -> None:
     host.create("db0", "--lun", "0=ram:1M")
     before = host.do("endpoint", "list", "-o", "json")
     planned = host.do("lun", "add", "db0", "1=ram:1M", "--dry-run")
-    assert planned.startswith("~ update db0\n    lun 0:1: add ")
-    assert host.do("endpoint", "delete", "db0", "--dry-run").startswith("- delete db0\n")
+    assert planned.startswith("~ update endpoint db0\n    lun 0:1: add ")
+    assert host.do("endpoint", "delete", "db0", "--dry-run").startswith("- delete endpoint db0\n")
     created = host.create("db1", "--dry-run")
-    assert created.startswith("+ create db1\n")
+    assert created.startswith("+ create endpoint db1\n")
     assert host.do("endpoint", "list", "-o", "json") == before
 
 
@@ -141,8 +141,12 @@ def test_a_host_is_declared(host: Host) -> None:
     host.create("old")
     (host.folder / "host.toml").write_text(FILE.format(engine=host.plant.engine))
     planned = host.do("plan", "--prune", "host.toml")
-    steps = {tuple(line.split()[:3]) for line in planned.splitlines() if line[0] != " "}
-    assert steps == {("+", "create", "db0"), ("+", "create", "db1"), ("-", "delete", "old")}
+    steps = {tuple(line.split(maxsplit=2)) for line in planned.splitlines() if line[0] != " "}
+    assert steps == {
+        ("+", "create", "endpoint db0"),
+        ("+", "create", "endpoint db1"),
+        ("-", "delete", "endpoint old"),
+    }
     assert host.do("apply", "--prune", "host.toml", "--dry-run") == planned
     assert host.do("apply", "--prune", "host.toml") == planned
     assert host.do("endpoint", "list", "-q") == "db0\ndb1\n"

@@ -91,7 +91,9 @@ def test_targetclis_file_is_written_and_read(lio: Plant, kernels: Daemon) -> Non
     assert [target["wwn"] for target in saved["targets"]] == [WWPN]
     kernels.ask("DELETE", "/1.0/endpoints/a")
     planned = kernels.ask("POST", "/1.0/config/import?dry_run=1", saved)
-    assert [(change["action"], change["endpoint"]) for change in planned["changes"]] == [("create", WWPN)]
+    assert [(change["action"], change["object"]) for change in planned["changes"]] == [
+        ("create", f"endpoint/{WWPN}")
+    ]
     assert kernels.names() == {}
     assert kernels.ask("POST", "/1.0/config/import", saved) == planned
     assert kernels.names() == {WWPN: "ready"}

@@ -210,9 +210,9 @@ class FakeDaemon:
             old = self.endpoints.get(name)
             action = Action.CREATE if old is None else Action.KEEP if old.spec == spec else Action.UPDATE
             details = () if action is Action.KEEP else (f"{len(spec.luns)} luns",)
-            changes.append(Change(action=action, endpoint=name, details=details))
+            changes.append(Change(action=action, object=f"endpoint/{name}", details=details))
         gone = self.endpoints.keys() - wanted.keys() if "prune" in query else set()
-        changes += [Change(action=Action.DELETE, endpoint=name) for name in sorted(gone)]
+        changes += [Change(action=Action.DELETE, object=f"endpoint/{name}") for name in sorted(gone)]
         return Plan(changes=tuple(changes))
 
     def apply(self, match: Any, query: dict[str, str], body: bytes) -> Any:
@@ -222,7 +222,7 @@ class FakeDaemon:
                 self.endpoints[spec.name] = info(spec)
             for change in planned.changes:
                 if change.action is Action.DELETE:
-                    del self.endpoints[change.endpoint]
+                    del self.endpoints[change.name]
         return planned
 
     def export(self, _match: Any, query: dict[str, str], _body: bytes) -> Any:
@@ -232,7 +232,7 @@ class FakeDaemon:
 
     def import_(self, _match: Any, query: dict[str, str], body: bytes) -> Plan:
         detail = f"{len(msgspec.json.decode(body)['targets'])} targets"
-        change = Change(action=Action.CREATE, endpoint="kernel", details=(detail, *query))
+        change = Change(action=Action.CREATE, object="endpoint/kernel", details=(detail, *query))
         return Plan(changes=(change,), notes=("iscsi iqn.x: skipped: another fabric",))
 
     # State
@@ -287,7 +287,7 @@ class FakeDaemon:
 
 
 def plan(action: Action, name: str) -> Plan:
-    return Plan(changes=(Change(action=action, endpoint=name, details=("a detail",)),))
+    return Plan(changes=(Change(action=action, object=f"endpoint/{name}", details=("a detail",)),))
 
 
 def info(spec: EndpointSpec) -> EndpointInfo:

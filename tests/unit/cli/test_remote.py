@@ -204,7 +204,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_work(db0: FakeDaemon) -> None:
 def test_a_dry_run_changes_nothing(db0: FakeDaemon, run: Run, words: tuple[str, ...]) -> None:
     before = dict(db0.endpoints)
     planned = run(*words, "--dry-run")
-    assert re.fullmatch(r"[+~-] (create|update|delete) db[01]\n    a detail\n", planned.out)
+    assert re.fullmatch(r"[+~-] (create|update|delete) endpoint db[01]\n    a detail\n", planned.out)
     assert db0.endpoints == before
 
 
@@ -225,12 +225,15 @@ def test_a_host_is_declared(db0: FakeDaemon, run: Run, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "host.toml").write_text(FILE)
     file = folder / "host.toml"
-    assert run("plan", file).out == "~ update db0\n    2 luns\n+ create new\n    0 luns\n"
-    assert run("apply", file, "--dry-run", "--prune").out.endswith("- delete old\n")
-    assert run("plan", file, "--prune", "-q").out == "db0\nnew\nold\n"
-    assert run("plan", file, "-o", "csv", "--no-headers").out == "update,db0,2 luns\ncreate,new,0 luns\n"
+    assert run("plan", file).out == "~ update endpoint db0\n    2 luns\n+ create endpoint new\n    0 luns\n"
+    assert run("apply", file, "--dry-run", "--prune").out.endswith("- delete endpoint old\n")
+    assert run("plan", file, "--prune", "-q").out == "endpoint/db0\nendpoint/new\nendpoint/old\n"
+    assert (
+        run("plan", file, "-o", "csv", "--no-headers").out
+        == "update,endpoint/db0,2 luns\ncreate,endpoint/new,0 luns\n"
+    )
     assert set(db0.endpoints) == {"db0", "old"}
-    assert run("apply", file, "--prune").out.endswith("- delete old\n")
+    assert run("apply", file, "--prune").out.endswith("- delete endpoint old\n")
     assert set(db0.endpoints) == {"db0", "new"}
     assert "force" not in db0.asked[-1]
     run("apply", file, "--force")
@@ -252,7 +255,7 @@ def test_what_is_exported_is_what_is_planned(db0: FakeDaemon, run: Run, tmp_path
 def test_targetclis_configuration_is_taken_over(daemon: FakeDaemon, run: Run, tmp_path: Path) -> None:
     (tmp_path / "saveconfig.json").write_text('{"targets": []}')
     taken = run("config", "import", "saveconfig.json", "--adopt")
-    assert taken.out == "+ create kernel\n    0 targets\n    adopt\n    dry_run\n"
+    assert taken.out == "+ create endpoint kernel\n    0 targets\n    adopt\n    dry_run\n"
     assert taken.err == "note: iscsi iqn.x: skipped: another fabric\n"
     assert "targets" in json.loads(run("config", "export", "--format", "targetcli").out)
     assert run("config", "import").status == 2

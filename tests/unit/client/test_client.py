@@ -204,7 +204,7 @@ def test_an_operation_that_was_cancelled_is_a_conflict(both: Both) -> None:
 
 
 def test_a_plan_changes_nothing(both: Both) -> None:
-    plan = Plan(changes=(Change(action=Action.CREATE, endpoint="db0", details=("a line",)),))
+    plan = Plan(changes=(Change(action=Action.CREATE, object="endpoint/db0", details=("a line",)),))
     script = Scripted(answer(plan))
     assert both(script, lambda client: client.endpoints.create.plan(SPEC)) == plan
     assert script.lines_asked == ["POST /1.0/endpoints?dry_run=1"]

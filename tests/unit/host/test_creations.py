@@ -51,7 +51,7 @@ async def test_a_guest_has_what_was_asked_for(tmp_path: Path, spec: GuestSpec) -
     guests, switch = GuestWorld(), SwitchWorld()
     async with running_host(_state(tmp_path), World(), guests, switch) as host:
         plan = await host.creations.plan(spec)
-        assert [change.endpoint for change in plan.changes] == ["endpoint web", "port p0", "guest web"]
+        assert [change.object for change in plan.changes] == ["endpoint/web", "port/p0", "guest/web"]
         assert (guests.guests, switch.ports, list((tmp_path / "pool").iterdir())) == ({}, {}, [])
         made = await done(host.create_guest(spec))
         assert (made.state, made.ports) == (GuestState.RUNNING, ("p0",))

@@ -392,7 +392,7 @@ async def test_apply_makes_a_file_true(open_host: OpenHost, world: World) -> Non
     async with open_host() as host:
         await done(host.create(spec("c", disk(0, "/x"))))
         plan = host.plan(config, prune=True)
-        assert [(c.action, c.endpoint) for c in plan.changes] == [
+        assert [(c.action, c.name) for c in plan.changes] == [
             (Action.DELETE, "c"),
             (Action.CREATE, "a"),
             (Action.CREATE, "b"),
