@@ -65,9 +65,16 @@ class FaultyTarget(ServedTarget):
         self._marker = -1
 
     def start_with(self, fault: Fault | None) -> None:
-        """As :meth:`start`; the process will die of ``fault``, if it gets there."""
+        """As :meth:`start`; the process will die of ``fault``, if it gets there.
+
+        A guest that waits for it may bring that about before it has said that it is ready.
+        """
         self._fault = fault
-        self.start()
+        try:
+            self.start()
+        except GuestError:
+            if not self._reached(0):
+                raise
 
     @property
     def deathbed(self) -> int:
@@ -79,7 +86,7 @@ class FaultyTarget(ServedTarget):
 
         :raises GuestError: it was not reached in time.
         """
-        if not select.select([self._marker], [], [], timeout_s)[0]:
+        if not self._reached(timeout_s):
             raise GuestError(f"{self._fault} was not reached")
 
     def cause_of_death(self) -> Fault:
@@ -95,6 +102,9 @@ class FaultyTarget(ServedTarget):
         """As :meth:`ServedTarget.kill`."""
         super().kill()
         self._forget_marker()
+
+    def _reached(self, timeout_s: float) -> bool:
+        return bool(select.select([self._marker], [], [], timeout_s)[0])
 
     def _forget_marker(self) -> None:
         if self._marker >= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import tempfile
@@ -73,7 +74,8 @@ class UserHost:
     def reboot(self) -> None:
         """All processes end at once, and the runtime folder is empty."""
         for info in self.driver().list():
-            os.kill(info.pid or 0, signal.SIGKILL)
+            assert info.pid is not None
+            _end(info.pid)
         self.end_spawner(signal.SIGKILL)
         shutil.rmtree(self.places.run)
 
@@ -93,6 +95,16 @@ class UserHost:
             self.end_spawner(signal.SIGTERM)
         self._folder.cleanup()
         assert error is not None or left == []
+
+
+def _end(pid: int) -> None:
+    """Kill a process, and wait until it is gone; its parent need not have noticed."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        assert select.select([process], [], [], 10)[0]
+    finally:
+        os.close(process)
 
 
 def file_disk(path: Path, **more: Any) -> BackstoreSpec:

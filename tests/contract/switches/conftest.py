@@ -35,9 +35,9 @@ def database(run_dir: Path) -> Iterator[OpenVSwitch]:
 
 @pytest.fixture
 def vswitchd(database: OpenVSwitch) -> Iterator[StandIn]:
-    """Who reads that database."""
+    """Who reads that database, and has read it once."""
     with stand_in(database.remote) as running:
-        database.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true")
+        database.vsctl("set", "Open_vSwitch", ".", "other_config:dpdk-init=true")
         yield running
 
 
