@@ -66,13 +66,13 @@ def die_at(daemon: Daemon, point: str, method: str, path: str, body: Any = None)
 
 @pytest.mark.guest
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("point", ["attach.committed", "attach.made", "attach.acknowledged"])
+@pytest.mark.parametrize("point", ["attachment.begun", "attachment.made", "attachment.confirmed"])
 def test_an_attachment_that_the_daemon_dies_in_is_whole_or_nothing(
     daemon: Daemon, libvirtd: Libvirtd, point: str
 ) -> None:
     die_at(daemon, point, "POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})
     endpoints, _ = web(daemon)
-    assert endpoints == (["db0"] if point == "attach.acknowledged" else [])
+    assert endpoints == (["db0"] if point == "attachment.confirmed" else [])
     assert ("ua-ringway-db0" in libvirtd.virsh("dumpxml", "web")) is bool(endpoints)
     if endpoints:
         with pytest.raises(BusyError, match="attached to guest 'web'"):
@@ -82,7 +82,7 @@ def test_an_attachment_that_the_daemon_dies_in_is_whole_or_nothing(
 
 @pytest.mark.guest
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("point", ["detach.committed", "detach.made"])
+@pytest.mark.parametrize("point", ["attachment.going", "attachment.gone"])
 def test_a_detachment_that_the_daemon_dies_in_leaves_domain_and_host_in_agreement(
     daemon: Daemon, libvirtd: Libvirtd, point: str
 ) -> None:
@@ -98,7 +98,7 @@ def test_a_detachment_that_the_daemon_dies_in_leaves_domain_and_host_in_agreemen
 
 @pytest.mark.guest
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("point", ["plug.committed", "plug.made"])
+@pytest.mark.parametrize("point", ["plug.begun", "plug.made"])
 def test_a_plug_that_the_daemon_dies_in_is_nothing(daemon: Daemon, libvirtd: Libvirtd, point: str) -> None:
     daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})  # its memory is shared now
     die_at(daemon, point, "POST", "/1.0/guests/web/ports", {"port": "p0"})

@@ -167,7 +167,7 @@ async def detach_endpoint(call: Call) -> Any:
 async def plug_port(call: Call) -> Any:
     """POST …/guests/NAME/ports."""
     if call.query.dry_run:
-        return await call.host.ports.plan_plug(call.name, call.body)
+        return await call.host.plugs.plan(call.name, call.body)
     return call.host.plug(call.name, call.body)
 
 
@@ -175,7 +175,7 @@ async def unplug_port(call: Call) -> Any:
     """DELETE …/guests/NAME/ports/PORT."""
     query = call.query
     if query.dry_run:
-        return await call.host.ports.plan_unplug(call.name, call.port)
+        return await call.host.plugs.plan_unplug(call.name, call.port)
     return call.host.unplug(
         call.name, call.port, live=query.live, persistent=query.persistent, timeout_s=query.timeout
     )

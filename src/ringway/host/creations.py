@@ -110,7 +110,7 @@ class Creations:
             f"endpoint '{one.name}'": self._host.attachments.guest_of(one.name)
             for one in made.endpoints.specs
         }
-        taken |= {f"port '{port.name}'": self._host.ports.guest_of(port.name) for port in spec.ports}
+        taken |= {f"port '{port.name}'": self._host.plugs.guest_of(port.name) for port in spec.ports}
         for thing, guest in taken.items():
             if guest is not None:
                 raise BusyError(

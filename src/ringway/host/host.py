@@ -20,7 +20,7 @@ from ringway.errors import NotFoundError, RingwayError, error_from_code
 from ringway.guest.base import Hypervisor
 from ringway.host import plans, probe, specs, transfer
 from ringway.host.actual import Actual
-from ringway.host.attachments import Attached, Attachments
+from ringway.host.attachments import Attachments
 from ringway.host.changes import Change as SpecChange
 from ringway.host.changes import Changes
 from ringway.host.config import DaemonConfig
@@ -28,16 +28,19 @@ from ringway.host.creations import Creations
 from ringway.host.desired import Desired
 from ringway.host.events import Events
 from ringway.host.health import Health
+from ringway.host.holdings import Holding
 from ringway.host.hypervisors import Guests
-from ringway.host.kept import Kept
 from ringway.host.operations import Operation, Operations
-from ringway.host.ports import Ports, WantedPort
+from ringway.host.plugs import Plugs, WantedPort
+from ringway.host.ports import Ports
 from ringway.host.reconcile import Reconciler
 from ringway.host.restarts import Restarts
+from ringway.host.rows import R, Rows
 from ringway.host.specs import Address
 from ringway.host.store import Store
 from ringway.host.strangers import Strangers
 from ringway.host.surroundings import Surroundings
+from ringway.host.switches import Switches
 from ringway.host.transfer import Format, Import
 from ringway.model import (
     API_VERSION,
@@ -56,6 +59,7 @@ from ringway.model import (
     HostInfo,
     Plan,
     PlugSpec,
+    PortInfo,
     PortSpec,
     TargetStatistics,
 )
@@ -107,18 +111,23 @@ class Host:
             every_s=config.reconcile_s,
             parallel=config.parallel,
         )
-        write, locks = self.desired.write, self._changes.locks
+        locks, rows = self._changes.locks, self._rows
         self.guests = Guests(hypervisor)
-        self.attachments = Attachments(
-            Kept(store.table("attachment", Attached), write), self.guests, locks, self.events, self.endpoint
-        )
-        self.ports = Ports(
-            Kept(store.table("port", WantedPort), write), switches, self.guests, locks, self.events
-        )
+        self.switches = Switches(switches)
+        around = (self.guests, locks, self.events)
+        self.attachments = Attachments(rows("attachment", Holding, store), *around, self.endpoint)
+        ports = rows("port", WantedPort, store)
+        self.plugs = Plugs(rows("plug", Holding, store), *around, ports, self.switches)
+        self.ports = Ports(ports, self.switches, self.plugs, locks, self.events)
         self.creations = Creations(self, sockets)
-        self._surroundings = Surroundings(self.guests, self.attachments, self.ports, self.events)
+        self._surroundings = Surroundings(
+            self.guests, self.switches, self.attachments, self.plugs, self.ports, self.events
+        )
         self._parallel = config.parallel
         self._began = time.monotonic()
+
+    def _rows(self, table: str, kind: type[R], store: Store) -> Rows[R]:
+        return Rows(store.table(table, kind), self.desired.write, self._changes.locks)
 
     def _wake(self, name: str) -> None:
         self.reconciler.wake(name)
@@ -162,7 +171,7 @@ class Host:
             uptime_s=round(time.monotonic() - self._began, 3),
             read_only=read_only,
             engines=reports,
-            checks=(*await self.guests.probe(), *await self.ports.probe()),
+            checks=(*await self.guests.probe(), *await self.switches.probe()),
             endpoints=len(self.desired),
             degraded=self.degraded(),
         )
@@ -283,7 +292,7 @@ class Host:
         """Begin to take an endpoint from a guest. The operation has no result."""
         return self.operations.start(
             f"detach endpoint {endpoint} from guest {guest}",
-            lambda operation: self.attachments.detach(
+            lambda operation: self.attachments.take(
                 operation, guest, endpoint, live=live, persistent=persistent, timeout_s=timeout_s
             ),
             f"guest/{guest}",
@@ -294,16 +303,20 @@ class Host:
         """Begin to give a guest a port. The operation's result: PortInfo."""
         return self.operations.start(
             f"plug port {plug.port} into guest {guest}",
-            lambda operation: self.ports.plug(operation, guest, plug),
+            lambda operation: self._plug(operation, guest, plug),
             f"guest/{guest}",
             f"port/{plug.port}",
         )
+
+    async def _plug(self, operation: Operation, guest: str, plug: PlugSpec) -> PortInfo:
+        await self.plugs.plug(operation, guest, plug)
+        return await self.ports.show(plug.port)
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> Operation:
         """Begin to take a port from a guest. The operation has no result."""
         return self.operations.start(
             f"unplug port {port} from guest {guest}",
-            lambda operation: self.ports.unplug(
+            lambda operation: self.plugs.take(
                 operation, guest, port, live=live, persistent=persistent, timeout_s=timeout_s
             ),
             f"guest/{guest}",
@@ -346,7 +359,7 @@ class Host:
         """What :meth:`delete` would do. :raises BusyError: a guest has it."""
         wanted = self.desired.get(name)
         if not force:
-            self.attachments.refuse_attached(name)
+            self.attachments.refuse_held(name)
         details = (f"{len(wanted.spec.luns)} LUNs",)
         return Plan(changes=(Change(action=Action.DELETE, object=f"endpoint/{name}", details=details),))
 

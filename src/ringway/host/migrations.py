@@ -21,6 +21,32 @@ SCRIPTS: Final = (
     CREATE TABLE attachment (name TEXT NOT NULL PRIMARY KEY, document TEXT NOT NULL) STRICT;
     CREATE TABLE port (name TEXT NOT NULL PRIMARY KEY, document TEXT NOT NULL) STRICT;
     """,
+    # What a guest has of ports comes out of the ports' rows, and all rows say in one way how far they are.
+    """
+    CREATE TABLE plug (name TEXT NOT NULL PRIMARY KEY, document TEXT NOT NULL) STRICT;
+    INSERT INTO plug SELECT name, json_object(
+        'name', name,
+        'created', json_extract(document, '$.created'),
+        'guest', json_extract(document, '$.guest'),
+        'guest_name', json_extract(document, '$.guest_name'),
+        'stage', iif(json_extract(document, '$.plugging'), 'begun', 'confirmed')
+    ) FROM port WHERE json_extract(document, '$.guest') IS NOT NULL;
+    UPDATE port SET document = json_object(
+        'name', name,
+        'created', json_extract(document, '$.created'),
+        'spec', json_extract(document, '$.spec'),
+        'stage', iif(json_extract(document, '$.deleting'), 'going',
+            iif(json_extract(document, '$.made'), 'confirmed', 'begun'))
+    );
+    UPDATE attachment SET document = json_object(
+        'name', name,
+        'created', json_extract(document, '$.created'),
+        'guest', json_extract(document, '$.guest'),
+        'guest_name', json_extract(document, '$.name'),
+        'stage', CASE json_extract(document, '$.state')
+            WHEN 'attaching' THEN 'begun' WHEN 'detaching' THEN 'going' ELSE 'confirmed' END
+    );
+    """,
 )
 """``applied``: the specification that the engine confirmed last, NULL until the creation was.
 ``deletion``: the endpoint is on its way out."""

@@ -142,36 +142,34 @@ class Table(Generic[T]):
     """Documents by name, in a table of the store."""
 
     def __init__(self, store: Store, name: str, kind: type[T]) -> None:
+        self.name: Final = name
         self._store = store
-        self._name = name
         self._kind = kind
 
     def load(self) -> dict[str, T]:
         """All documents. :raises RingwayError: one cannot be understood; it is named."""
         with _errors_of(self._store._path):
-            rows = self._store._db.execute(
-                f"SELECT name, document FROM {self._name} ORDER BY name"
-            ).fetchall()
+            rows = self._store._db.execute(f"SELECT name, document FROM {self.name} ORDER BY name").fetchall()
         return {name: self._decoded(name, document) for name, document in rows}
 
     def put(self, name: str, document: T) -> None:
         """Write one down, or replace it."""
         with self._store._transaction():
             self._store._db.execute(
-                f"INSERT OR REPLACE INTO {self._name} (name, document) VALUES (?, ?)",
+                f"INSERT OR REPLACE INTO {self.name} (name, document) VALUES (?, ?)",
                 (name, msgspec.json.encode(document).decode()),
             )
 
     def delete(self, name: str) -> None:
         """Remove one, if it is there."""
         with self._store._transaction():
-            self._store._db.execute(f"DELETE FROM {self._name} WHERE name = ?", (name,))
+            self._store._db.execute(f"DELETE FROM {self.name} WHERE name = ?", (name,))
 
     def _decoded(self, name: str, document: str) -> T:
         try:
             return msgspec.json.decode(document, type=self._kind)
         except (msgspec.MsgspecError, RingwayError) as error:
-            raise RingwayError(f"the stored {self._name} '{name}' cannot be understood: {error}") from error
+            raise RingwayError(f"the stored {self.name} '{name}' cannot be understood: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:

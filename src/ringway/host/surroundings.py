@@ -14,8 +14,11 @@ from ringway.errors import RingwayError
 from ringway.guest.base import GuestEvent
 from ringway.host.attachments import Attachments
 from ringway.host.events import Events, Kind
+from ringway.host.holdings import Holdings
 from ringway.host.hypervisors import Guests
+from ringway.host.plugs import Plugs
 from ringway.host.ports import Ports
+from ringway.host.switches import Switches
 
 _EVERY_S: Final = 30.0
 _SETTLE_S: Final = 20.0  #: how long a start waits for what was left half done
@@ -23,11 +26,20 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Surroundings:
-    """Keeps attachments and ports true. For one event loop."""
+    """Keeps what guests have, and ports, true. For one event loop."""
 
-    def __init__(self, guests: Guests, attachments: Attachments, ports: Ports, events: Events) -> None:
+    def __init__(
+        self,
+        guests: Guests,
+        switches: Switches,
+        attachments: Attachments,
+        plugs: Plugs,
+        ports: Ports,
+        events: Events,
+    ) -> None:
         self._guests = guests
-        self._attachments = attachments
+        self._switches = switches
+        self._holdings: tuple[Holdings, ...] = (attachments, plugs)
         self._ports = ports
         self._events = events
         self._loop = asyncio.get_running_loop()
@@ -36,15 +48,16 @@ class Surroundings:
     async def start(self) -> None:
         """Settle what was left half done, and listen. A guest that does not answer holds up no start."""
         self._guests.watch(self._notify)
-        self._ports.watch(self._notify_of_port)
+        self._switches.watch(self._notify_of_port)
         settling = self._begin(self._settle())
         done, _ = await asyncio.wait((settling,), timeout=_SETTLE_S)
         for task in done:
             task.result()
         self._begin(self._look_again())
 
-    async def _settle(self) -> None:
-        await self._attachments.settle()
+    async def _settle(self, *, unconfirmed: bool = False) -> None:
+        for holdings in self._holdings:
+            await holdings.settle(unconfirmed=unconfirmed)
         await self._ports.settle()
 
     async def stop(self) -> None:
@@ -56,14 +69,13 @@ class Surroundings:
     async def close(self) -> bool:
         """Let go. Guests and ports stay. :returns: whether all has ended."""
         ended = await self._guests.close()
-        return self._ports.close() and ended
+        return self._switches.close() and ended
 
     async def _look_again(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_S)
             try:
-                await self._attachments.settle(unconfirmed=True)
-                await self._ports.settle()
+                await self._settle(unconfirmed=True)
             except Exception:
                 _log.exception("guests and ports could not be looked at; the next look is due")
 
@@ -75,13 +87,7 @@ class Surroundings:
     def _notify_of_port(self, name: str) -> None:
         """From a switch's thread."""
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(lambda: self._begin(self._look_at_port(name)))
-
-    async def _look_at_port(self, name: str) -> None:
-        try:
-            await self._ports.look_at(name)
-        except RingwayError as error:
-            _log.warning("port '%s' cannot be looked at: %s", name, error)
+            self._loop.call_soon_threadsafe(lambda: self._begin(self._ports.look_at(name)))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
@@ -94,7 +100,7 @@ class Surroundings:
             device = f" {event.alias}" if event.alias else ""
             self._events.tell(Kind.GUEST, f"guest/{event.guest}", f"{event.kind}{device}")
         try:
-            await self._attachments.heed(event)
-            await self._ports.heed(event)
+            for holdings in self._holdings:
+                await holdings.heed(event)
         except RingwayError as error:
             _log.warning("guest '%s' cannot be looked at: %s", event.guest, error)

@@ -1,17 +1,22 @@
-"""The switches that a host's ports can be of, opened once."""
+"""The switches that a host's ports can be of: opened once, and asked on threads."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from ringway.errors import NotFoundError, RingwayError
+from ringway.errors import NotFoundError, RingwayError, UsageError
+from ringway.host.calls import Calls
 from ringway.host.config import NetConfig
 from ringway.host.places import Places
+from ringway.model import Check, PortSpec
 from ringway.net import drivers
 from ringway.net.account import Account
 from ringway.net.base import Settings, Switch
 
+_WORKERS: Final = 8
 _log: Final = logging.getLogger(__name__)
 
 
@@ -37,3 +42,40 @@ def _account(config: NetConfig, places: Places) -> Account | None:
         return Account.named(config.qemu_user)
     except NotFoundError:
         return None
+
+
+class Switches:
+    """The drivers of a host. For one event loop."""
+
+    def __init__(self, drivers: Mapping[str, Switch]) -> None:
+        self._drivers = dict(drivers)
+        self.ask = Calls(_WORKERS, "switch")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._drivers
+
+    def of(self, port: PortSpec) -> Switch:
+        """The switch of a port. :raises UsageError: this host has no driver for it."""
+        if (found := self._drivers.get(port.switch)) is None:
+            raise UsageError(
+                f"there is no driver for the switch '{port.switch}'",
+                hint=f"there are: {', '.join(sorted(self._drivers))}",
+            )
+        return found
+
+    async def probe(self) -> tuple[Check, ...]:
+        """What they are able to on this host."""
+        found = await asyncio.gather(*(self.ask(switch.probe) for switch in self._drivers.values()))
+        return tuple(check for checks in found for check in checks)
+
+    def watch(self, wake: Callable[[str], None]) -> None:
+        """Tell of ports that change by themselves. :param wake: called with a name, from any thread."""
+        for switch in self._drivers.values():
+            switch.watch(wake)
+
+    def close(self) -> bool:
+        """Let go of them; ports stay. :returns: whether all has ended."""
+        ended = self.ask.close()
+        for switch in self._drivers.values():
+            switch.close()
+        return ended

@@ -33,7 +33,7 @@ from ringway.model import (
     PortState,
 )
 from ringway.testing.engine import World
-from ringway.testing.hypervisor import GuestWorld, MemoryHypervisor, SwitchWorld
+from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
 from ..hosts import running_host
 from .helpers import done, spec
@@ -148,7 +148,7 @@ async def test_of_two_that_come_at_once_one_gets_it(start: OpenHost, guests: Gue
 
 async def test_what_the_guest_refuses_leaves_no_row(start: OpenHost, guests: GuestWorld) -> None:
     guests.add("web")
-    guests.before = fail
+    guests.before = lambda verb, name: fail(verb, name) if verb == "attach" else None
     async with start() as host:
         await done(host.create(spec("db0")))
         with pytest.raises(RingwayError, match="no"):
@@ -175,8 +175,8 @@ async def test_an_attachment_of_which_nobody_was_told_is_taken_back(
     web = guests.add("web")
     async with start() as host:
         await done(host.create(spec("db0")))
-        monkeypatch.setattr("ringway.host.attachments.Attachments._give_up", _nothing)
-        monkeypatch.setattr("ringway.faults.point", _die_at("attach.made"))
+        monkeypatch.setattr("ringway.host.rows.Rows._try", _nothing)
+        monkeypatch.setattr("ringway.faults.point", _die_at("attachment.made"))
         with contextlib.suppress(asyncio.CancelledError, RingwayError, DiedError):
             await done(host.attach("web", AttachSpec(endpoint="db0")))
         assert web.live
@@ -332,7 +332,7 @@ async def test_what_a_guest_had_is_not_taken_back_when_it_is_attached_again(
     async with start() as host:
         await done(host.create(spec("db0")))
         await done(host.attach("web", AttachSpec(endpoint="db0", persistent=False)))
-        monkeypatch.setattr("ringway.faults.point", _die_at("attach.committed"))
+        monkeypatch.setattr("ringway.faults.point", _die_at("attachment.confirmed"))
         operation = host.attach("web", AttachSpec(endpoint="db0"))
         with contextlib.suppress(DiedError):
             await operation.ended()
@@ -363,7 +363,7 @@ async def test_an_endpoint_is_mended_while_its_guest_takes_its_time(
         detaching = host.detach("web", "db0", **_FROM_BOTH)
         await until(waiting.is_set)
         await done(host.update("db0", lambda old: replace(old, queues=old.queues + 1)))
-        with pytest.raises(BusyError, match="is just being"):
+        with pytest.raises(BusyError, match="is just on its way"):
             await done(host.delete("db0", force=True))
         mended.set()
         await done(detaching)
@@ -398,18 +398,14 @@ async def test_a_guest_that_got_another_name_is_still_heard(start: OpenHost, gue
 
 
 async def test_what_is_forced_goes_also_without_libvirt_or_a_guest_that_answers(
-    start: OpenHost, tmp_path: Path, guests: GuestWorld, monkeypatch: pytest.MonkeyPatch
+    start: OpenHost, tmp_path: Path, guests: GuestWorld
 ) -> None:
     web = guests.add("web")
-
-    def refuse(*_: object) -> None:
-        raise TimedOutError("it does not answer")
-
+    web.holds = {"db0"}
     async with start() as host:
         for name in ("db0", "db1"):
             await done(host.create(spec(name)))
             await done(host.attach("web", AttachSpec(endpoint=name)))
-        monkeypatch.setattr(MemoryHypervisor, "take_back", refuse)
         await done(host.delete("db0", force=True))
         assert (set(web.live), set(web.kept)) == ({"db0", "db1"}, {"db1"})
     async with running_host(tmp_path, World()) as host:
@@ -437,7 +433,7 @@ async def test_a_port_that_a_guest_had_is_not_taken_back_when_it_is_plugged_in_a
     async with start() as host:
         await done(host.create_port(PortSpec(name="p0", switch="memory")))
         await done(host.plug("web", PlugSpec(port="p0")))
-        monkeypatch.setattr("ringway.faults.point", _die_at("plug.committed"))
+        monkeypatch.setattr("ringway.faults.point", _die_at("plug.confirmed"))
         with contextlib.suppress(DiedError):
             await host.plug("web", PlugSpec(port="p0")).ended()
         monkeypatch.undo()
@@ -490,7 +486,7 @@ async def test_a_plan_refuses_what_would_be_refused(start: OpenHost, guests: Gue
         with pytest.raises(ConflictError, match="a port 'p0' already"):
             await host.ports.plan_creation(replace(port, queues=2))
         with pytest.raises(BusyError, match="guest 'web'"):
-            await host.ports.plan_plug("mail", PlugSpec(port="p0"))
+            await host.plugs.plan("mail", PlugSpec(port="p0"))
         with pytest.raises(BusyError, match="guest 'web'"):
             host.ports.plan_deletion("p0")
         with pytest.raises(BusyError, match="guest 'web'"):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, RingwayError
 from ringway.host import migrations
+from ringway.host.holdings import Holding
+from ringway.host.plugs import WantedPort
+from ringway.host.rows import Stage
 from ringway.host.store import APPLICATION, Deletion, Store, Wanted
+from ringway.model import PortSpec
 
 from .helpers import spec
 
@@ -110,3 +116,56 @@ def test_each_script_runs_once_and_a_failed_one_leaves_nothing(
             assert [wanted.name for wanted in store.load()] == ["a"]
             assert store._db.execute("PRAGMA user_version").fetchone() == (len(migrations.SCRIPTS) + 1,)
             assert store._db.execute("PRAGMA application_id").fetchone() == (APPLICATION,)
+
+
+def _format_2(path: Path) -> sqlite3.Connection:
+    """A store as it was before all rows had stages."""
+    db = sqlite3.connect(path)
+    db.executescript("".join(migrations.SCRIPTS[:2]))
+    db.execute(f"PRAGMA application_id = {APPLICATION}")
+    db.execute("PRAGMA user_version = 2")
+    return db
+
+
+@pytest.mark.parametrize(
+    ("state", "stage"),
+    [("attaching", Stage.BEGUN), ("attached", Stage.CONFIRMED), ("detaching", Stage.GOING)],
+)
+def test_an_older_attachment_keeps_its_guest_and_how_far_it_is(path: Path, state: str, stage: Stage) -> None:
+    old = {"wish": {"endpoint": "db0"}, "guest": "u1", "name": "web", "state": state, "created": "then"}
+    with _format_2(path) as db:
+        db.execute("INSERT INTO attachment VALUES ('db0', ?)", (json.dumps(old),))
+    db.close()
+    with Store(path) as store:
+        assert store.table("attachment", Holding).load() == {
+            "db0": Holding(name="db0", guest="u1", guest_name="web", stage=stage, created="then")
+        }
+
+
+@pytest.mark.parametrize(
+    ("flags", "port", "plug"),
+    [
+        ({}, Stage.BEGUN, None),
+        ({"made": True}, Stage.CONFIRMED, None),
+        ({"made": True, "deleting": True}, Stage.GOING, None),
+        ({"made": True, "guest": "u1", "plugging": True}, Stage.CONFIRMED, Stage.BEGUN),
+        ({"made": True, "guest": "u1"}, Stage.CONFIRMED, Stage.CONFIRMED),
+    ],
+    ids=["begun", "made", "deleting", "plugging", "plugged"],
+)
+def test_an_older_port_becomes_a_port_and_a_plug(
+    path: Path, flags: dict[str, object], port: Stage, plug: Stage | None
+) -> None:
+    wanted = PortSpec(name="p0", mac="52:54:00:00:00:01", options={"bridge": "br0"})
+    old: dict[str, object] = {"made": False, "deleting": False, "plugging": False, "created": "then"}
+    old |= {"spec": msgspec.to_builtins(wanted), "guest": None, "guest_name": "web", **flags}
+    with _format_2(path) as db:
+        db.execute("INSERT INTO port VALUES ('p0', ?)", (json.dumps(old),))
+    db.close()
+    with Store(path) as store:
+        assert store.table("port", WantedPort).load() == {
+            "p0": WantedPort(name="p0", spec=wanted, stage=port, created="then")
+        }
+        plugs = store.table("plug", Holding).load()
+    row = plug and Holding(name="p0", guest="u1", guest_name="web", stage=plug, created="then")
+    assert plugs == ({"p0": row} if row else {})

@@ -1,0 +1,354 @@
+"""Which guest has which thing of ours: each a row, written before the domain is touched.
+
+The domain's own document says what a guest has; a row says what was asked for, and whose the thing is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from typing import ClassVar, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ringway import faults
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
+from ringway.guest.base import GuestEvent, GuestEventKind
+from ringway.host.events import Events, Kind, now
+from ringway.host.hypervisors import Guests
+from ringway.host.locks import Locks
+from ringway.host.operations import Operation
+from ringway.host.rows import Row, Rows, Stage
+from ringway.model import Action, Change, GuestInfo, GuestState, Plan
+
+_RUNNING: Final = (GuestState.RUNNING, GuestState.PAUSED)
+_GIVE_UP_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
+_log: Final = logging.getLogger(__name__)
+
+
+class Holding(Row, frozen=True, kw_only=True):
+    """A row, by the thing's name."""
+
+    guest: str  #: its UUID: it may get another name
+    guest_name: str  #: when it was looked at last
+
+
+class Words(Struct, frozen=True, kw_only=True):
+    """How one kind of thing is spoken of."""
+
+    thing: str
+    given: str  #: "attached to" a guest
+    take: str  #: the verb, and the command
+    told_given: Kind
+    told_taken: Kind
+
+
+class Holdings(ABC):
+    """What guests have of one kind of thing. For one event loop.
+
+    Who works on a holding has a lock of its own, and the thing's for a moment only: a guest may take its
+    time, and meanwhile whoever mends the thing must get at it, or the guest waits for a dead disk.
+    Locks are taken in one order: the holding's, the thing's (and given back), the guest's.
+
+    :param locks: of things and guests.
+    """
+
+    words: ClassVar[Words]
+
+    def __init__(self, rows: Rows[Holding], guests: Guests, locks: Locks, events: Events) -> None:
+        self._rows = rows
+        self._guests = guests
+        self._locks = locks
+        self._events = events
+        self._changing: Counter[str] = Counter()  #: things that are given or taken, or wait for it
+
+    # What one kind of thing is
+
+    @abstractmethod
+    def _of(self, guest: GuestInfo) -> Iterable[str]:
+        """The names of the things that a guest has."""
+
+    @abstractmethod
+    async def _pull(self, guest: str, thing: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        """Take a thing out of a domain. :raises NotFoundError: there is no such guest."""
+
+    @abstractmethod
+    def _lock_of(self, thing: str) -> str:
+        """The name of the thing's own lock."""
+
+    @abstractmethod
+    async def _is_there(self, thing: str) -> bool:
+        """Whether there is such a thing, for a guest to have."""
+
+    @abstractmethod
+    async def _tell(self, thing: str, guest: str | None) -> None:
+        """Tell others whose it is now. Never raises :class:`RingwayError`."""
+
+    # Looks
+
+    def find(self, thing: str) -> Holding | None:
+        """Who has a thing, or is about to."""
+        return self._rows.find(thing)
+
+    def guest_of(self, thing: str) -> str | None:
+        """The name of the guest that has a thing."""
+        row = self._rows.find(thing)
+        return row.guest_name if row is not None else None
+
+    def refuse_held(self, thing: str, *, but: str | None = None) -> None:
+        """:raises BusyError: a guest has it, as far as is known. :param but: a guest's UUID that may."""
+        row = self._rows.find(thing)
+        if row is None or row.guest == but:
+            return
+        words = self.words
+        more = "; --force takes it away all the same" if but is None else ""
+        raise BusyError(
+            f"{words.thing} '{thing}' is {words.given} guest '{row.guest_name}', now or at its next start",
+            holder=f"guest {row.guest_name}",
+            hint=f"first: ringway guest {words.take} {row.guest_name} {thing}{more}",
+        )
+
+    def refuse_absent(self, guest: GuestInfo, thing: str) -> None:
+        """:raises NotFoundError: the guest has no such thing."""
+        if thing not in self._of(guest):
+            raise NotFoundError(
+                f"guest '{guest.name}' has no {self.words.thing} '{thing}'",
+                hint=f"see: ringway guest show {guest.name}",
+            )
+
+    # Give
+
+    @contextlib.asynccontextmanager
+    async def changing(self, thing: str) -> AsyncIterator[None]:
+        """Be alone with a holding, to change it."""
+        self._changing[thing] += 1
+        try:
+            async with self._rows.alone(thing):
+                yield
+        finally:
+            self._changing[thing] -= 1
+            self._changing += Counter()  # what is at zero goes
+
+    async def _refuse_others(self, thing: str, guest: GuestInfo) -> None:
+        """Look whether another guest has it still. :raises BusyError: it has."""
+        row = self._rows.find(thing)
+        if row is not None and row.guest != guest.uuid and row.stage is not Stage.BEGUN:
+            await self._compare(row)
+        self.refuse_held(thing, but=guest.uuid)
+
+    async def _begin(self, thing: str, guest: GuestInfo) -> Holding:
+        """Write down that a guest gets a thing. What it has already is not to be taken back."""
+        before = self._rows.find(thing)
+        half_done = before is not None and before.stage is Stage.BEGUN
+        had = thing in self._of(guest) and not half_done
+        return await self._rows.mark(_holding(thing, guest), Stage.CONFIRMED if had else Stage.BEGUN)
+
+    @contextlib.asynccontextmanager
+    async def _giving(self, row: Holding) -> AsyncIterator[None]:
+        """Change the guest's domain in the block; when that fails, it is as before."""
+        async with (
+            self._locks.hold(_guest_lock(row.guest)),
+            self._rows.confirming(row, self._take_back),
+        ):
+            yield
+        self._events.tell(self.words.told_given, _thing(row.guest_name), self._named(row.name))
+
+    # Take
+
+    async def take(
+        self, operation: Operation, guest: str, thing: str, *, live: bool, persistent: bool, timeout_s: float
+    ) -> None:
+        """Take a thing from a guest, from the one that runs and from its next start.
+
+        :param timeout_s: how long the guest may take. :raises TimedOutError: it did not let go in that time.
+        :raises NotFoundError: it has none of this name.
+        """
+        async with self.changing(thing):
+            found = await self._guests.show(guest)
+            async with self._locks.hold(_guest_lock(found.uuid)):
+                self.refuse_absent(found, thing)
+                operation.cancellable(False)
+                operation.step(
+                    0.3, "waiting for the guest to let it go" if live else "changing its next start"
+                )
+                row = self._rows.find(thing)
+                async with self._going(row if row is not None and row.guest == found.uuid else None):
+                    await self._pull(found.uuid, thing, live=live, persistent=persistent, timeout_s=timeout_s)
+            self._events.tell(self.words.told_taken, _thing(found.name), self._named(thing))
+
+    @contextlib.asynccontextmanager
+    async def _going(self, row: Holding | None) -> AsyncIterator[None]:
+        """Take a thing from its guest in the block; then the domain says what has become of it."""
+        if row is None:  # what is there is nothing that we know of
+            yield
+            return
+        row = await self._rows.mark(row, Stage.GOING)
+        try:
+            yield
+            faults.point(f"{self._rows.kind}.gone")
+        finally:
+            await self._compare(row)
+
+    async def release(self, thing: str, *, force: bool) -> None:
+        """Let a thing go that is to be deleted; its lock is held.
+
+        :param force: take it out of the guest that has it; what the guest or libvirt does not let go stays
+            in the domain, and is nobody's.
+        :raises BusyError: a guest has it, or is just getting it or losing it.
+        """
+        row = self._rows.find(thing)
+        if row is None:
+            return
+        if self._changing[thing]:  # who does that may want the thing's lock
+            raise BusyError(
+                f"{self.words.thing} '{thing}' is just on its way to guest '{row.guest_name}', or back",
+                holder=f"guest {row.guest_name}",
+                hint="wait for that: ringway operation list",
+            )
+        async with self._rows.alone(thing):
+            if force:
+                await self._force_out(row)
+            else:
+                await self._refuse_any(row)
+
+    async def _refuse_any(self, row: Holding) -> None:
+        """:raises BusyError: a guest has it, as far as can be told."""
+        with contextlib.suppress(RingwayError):
+            if row.stage is not Stage.BEGUN:
+                await self._compare(row)
+        self.refuse_held(row.name)
+
+    async def _force_out(self, row: Holding) -> None:
+        async with self._locks.hold(_guest_lock(row.guest)):
+            try:
+                await self._take_back(row)
+            except RingwayError as error:
+                _log.warning("guest '%s' keeps %s: %s", row.guest_name, self._named(row.name), error)
+                with contextlib.suppress(RingwayError):  # its next start must not wait for what is gone then
+                    await self._pull(row.guest, row.name, live=False, persistent=True, timeout_s=0.0)
+                await self._free(row)
+
+    # What others do
+
+    async def settle(self, *, unconfirmed: bool = False) -> None:
+        """Compare all rows with the domains: after a start, and when libvirt is there again.
+
+        :param unconfirmed: only those that were left half done.
+        """
+        if not self._guests.there:
+            return
+        if not unconfirmed:
+            await self._take_in()
+        rows = self._rows.all()
+        await self._look_at(row.name for row in rows if not (unconfirmed and row.stage is Stage.CONFIRMED))
+
+    async def heed(self, event: GuestEvent) -> None:
+        """Something happened to a guest: look at what it had."""
+        if event.kind is GuestEventKind.CONNECTED:
+            await self.settle()
+        else:
+            await self._look_at(
+                row.name for row in self._rows.all() if event.is_of(row.guest, row.guest_name)
+            )
+
+    async def _look_at(self, things: Iterable[str]) -> None:
+        await asyncio.gather(*(self._rows.look_at(thing, self._settle) for thing in things))
+
+    async def _settle(self, row: Holding) -> None:
+        async with self._locks.hold(_guest_lock(row.guest)):
+            await (self._take_back if row.stage is Stage.BEGUN else self._compare)(row)
+
+    async def _take_in(self) -> None:
+        """Write down what guests have of ours without a row: it was lost, or they were given it by others."""
+        with contextlib.suppress(UnreachableError):
+            for guest in await self._guests.list():
+                for thing in self._of(guest):
+                    await self._enter(guest, thing)
+
+    async def _enter(self, guest: GuestInfo, thing: str) -> None:
+        async with self._rows.alone(thing):
+            if thing in self._rows or await self._who_has(guest.uuid, thing) is None:
+                return
+            if self._locks.is_held(
+                self._lock_of(thing)
+            ):  # who deletes it may wait for us; a later look does it
+                return
+            async with self._locks.hold(self._lock_of(thing)):
+                if not await self._is_there(thing):
+                    _log.info("guest '%s' has %s, which is not known", guest.name, self._named(thing))
+                    return
+                await self._rows.mark(_holding(thing, guest), Stage.CONFIRMED)
+            await self._tell(thing, guest.uuid)
+
+    # The row, and the domain
+
+    async def _take_back(self, row: Holding) -> None:
+        """Leave nothing in a guest of what it has; the guest's lock is held."""
+        try:
+            await self._pull(row.guest, row.name, live=True, persistent=True, timeout_s=_GIVE_UP_S)
+        except NotFoundError:
+            _log.info("guest '%s' is gone, and %s is free", row.guest_name, self._named(row.name))
+        await self._free(row)
+
+    async def _free(self, row: Holding) -> None:
+        await self._rows.remove(row.name)
+        await self._tell(row.name, None)
+
+    async def _compare(self, row: Holding) -> None:
+        """Make the row say what the domain says; without it there, there is no row."""
+        name = await self._who_has(row.guest, row.name)
+        if name is None:
+            await self._free(row)
+        elif row != (there := replace(row, guest_name=name, stage=Stage.CONFIRMED)):
+            await self._rows.put(there)
+            await self._tell(row.name, row.guest)
+
+    async def _who_has(self, guest: str, thing: str) -> str | None:
+        """The name that a guest has now, if it has a thing."""
+        try:
+            found = await self._guests.show(guest)
+        except NotFoundError:
+            return None
+        return found.name if thing in self._of(found) else None
+
+    def _named(self, thing: str) -> str:
+        return f"{self.words.thing} {thing}"
+
+
+def _holding(thing: str, guest: GuestInfo) -> Holding:
+    return Holding(name=thing, guest=guest.uuid, guest_name=guest.name, created=now())
+
+
+def _guest_lock(uuid: str) -> str:
+    """The name of a guest's lock; no endpoint has a slash in its name."""
+    return f"guest/{uuid}"
+
+
+def _thing(guest: str) -> str:
+    return f"guest/{guest}"
+
+
+def change_of(guest: GuestInfo, *details: str) -> Plan:
+    """What would change in one guest."""
+    return Plan(changes=(Change(action=Action.UPDATE, object=_thing(guest.name), details=details),))
+
+
+def when(guest: GuestInfo, live: bool | None, persistent: bool | None) -> tuple[bool, bool]:
+    """Whether the guest that runs is meant, and whether its next start; both, if nothing is said.
+
+    :raises ConflictError: the guest does not run, or has no next start.
+    """
+    runs_now = guest.state in _RUNNING
+    if live and not runs_now:
+        raise ConflictError(f"guest '{guest.name}' does not run", hint="leave out --live")
+    if persistent and not guest.persistent:
+        raise ConflictError(f"guest '{guest.name}' has no next start", hint="leave out --persistent")
+    wanted = (runs_now if live is None else live, guest.persistent if persistent is None else persistent)
+    if not any(wanted):
+        raise UsageError("neither the guest that runs nor its next start is meant", hint="take one of them")
+    return wanted

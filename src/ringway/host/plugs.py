@@ -1,0 +1,149 @@
+"""Which guest has which port."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from ringway.errors import ConflictError, RingwayError
+from ringway.host.events import Events, Kind
+from ringway.host.holdings import Holding, Holdings, Words, change_of, when
+from ringway.host.hypervisors import Guests
+from ringway.host.locks import Locks
+from ringway.host.operations import Operation
+from ringway.host.rows import Row, Rows, Stage
+from ringway.host.switches import Switches
+from ringway.model import GuestInfo, Plan, PlugSpec, PortMode, PortSpec, PortState
+
+_log: Final = logging.getLogger(__name__)
+
+
+class WantedPort(Row, frozen=True, kw_only=True):
+    """A row: a port as its switch shall have it, with nothing left open."""
+
+    spec: PortSpec
+
+
+class Plugs(Holdings):
+    """The ports that guests have. Their switches are told whose they are.
+
+    :param ports: all that there are.
+    """
+
+    words = Words(
+        thing="port",
+        given="plugged into",
+        take="unplug",
+        told_given=Kind.PLUGGED,
+        told_taken=Kind.UNPLUGGED,
+    )
+
+    def __init__(
+        self,
+        rows: Rows[Holding],
+        guests: Guests,
+        locks: Locks,
+        events: Events,
+        ports: Rows[WantedPort],
+        switches: Switches,
+    ) -> None:
+        super().__init__(rows, guests, locks, events)
+        self._ports = ports
+        self._switches = switches
+
+    async def plan(self, guest: str, plug: PlugSpec) -> Plan:
+        """What :meth:`plug` would do. :raises RingwayError: why it could not."""
+        found = await self._guests.show(guest)
+        self.refuse_held(plug.port, but=found.uuid)
+        await self._understand(found, plug)
+        return change_of(found, f"plug port {plug.port} in")
+
+    async def plan_unplug(self, guest: str, port: str) -> Plan:
+        """What :meth:`take` would do. :raises NotFoundError: there is nothing to unplug."""
+        found = await self._guests.show(guest)
+        self.refuse_absent(found, port)
+        return change_of(found, f"unplug port {port}")
+
+    async def plug(self, operation: Operation, guest: str, plug: PlugSpec) -> None:
+        """Give a guest a port, the one that runs and its next start. When it fails, it is as before.
+
+        :raises BusyError: another guest has it.
+        """
+        async with self.changing(plug.port):
+            operation.step(0.1, "looking at the guest")
+            found = await self._guests.show(guest)
+            await self._refuse_others(plug.port, found)
+            async with self._ports.alone(plug.port):  # nobody deletes it before there is a row
+                spec, live, persistent = await self._understand(found, plug)
+                operation.cancellable(False)
+                row = await self._begin(plug.port, found)
+            async with self._giving(row):
+                operation.step(0.4, "plugging it in")
+                await self._switches.ask(self._switches.of(spec).plug, spec, found.uuid)
+                await self._guests.ask(
+                    self._guests.hypervisor.plug, found.uuid, spec, live=live, persistent=persistent
+                )
+
+    async def _understand(self, guest: GuestInfo, plug: PlugSpec) -> tuple[PortSpec, bool, bool]:
+        """:returns: the port, and whether it is for the guest that runs and for its next start."""
+        row = self._ports.get(plug.port)
+        if row.stage is not Stage.CONFIRMED:
+            raise ConflictError(f"port '{row.name}' is being made or deleted", hint="wait, then look again")
+        live, persistent = when(guest, plug.live, plug.persistent)
+        if live:
+            await self._refuse_standstill(row.spec)
+        return row.spec, live, persistent
+
+    async def _refuse_standstill(self, spec: PortSpec) -> None:
+        """:raises ConflictError: the guest that runs would stand still until a switch connects.
+
+        QEMU that listens at a port waits for its switch, and nobody knows when an unknown one comes.
+        """
+        if spec.mode is PortMode.SERVER and not await self._is_known(spec):
+            raise ConflictError(
+                f"a guest that runs would stand still until the switch connects to port '{spec.name}'",
+                hint="plug it in for the next start (--no-live), or make the port with --mode client",
+            )
+
+    async def _is_known(self, spec: PortSpec) -> bool:
+        """Whether a switch of ours has a port."""
+        if spec.switch == "external":
+            return False
+        try:
+            found = await self._switches.ask(self._switches.of(spec).show, spec)
+        except RingwayError:
+            return False
+        return found.state is not PortState.DEGRADED
+
+    async def tell_again(self, port: str) -> None:
+        """Tell a switch that has lost a port, and has it again, which guest has it."""
+        if (row := self.find(port)) is not None:
+            await self._tell(port, row.guest)
+
+    # As holdings
+
+    def _of(self, guest: GuestInfo) -> Iterable[str]:
+        return guest.ports
+
+    async def _pull(self, guest: str, thing: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        unplug = self._guests.hypervisor.unplug
+        await self._guests.ask(unplug, guest, thing, live=live, persistent=persistent, timeout_s=timeout_s)
+
+    def _lock_of(self, thing: str) -> str:
+        return self._ports.lock(thing)
+
+    async def _is_there(self, thing: str) -> bool:
+        return thing in self._ports
+
+    async def _tell(self, thing: str, guest: str | None) -> None:
+        if (port := self._ports.find(thing)) is None:
+            return
+        try:
+            switch = self._switches.of(port.spec)
+            if guest is None:
+                await self._switches.ask(switch.unplug, port.spec)
+            else:
+                await self._switches.ask(switch.plug, port.spec, guest)
+        except RingwayError as error:
+            _log.warning("the switch of port '%s' does not know whose it is: %s", thing, error)
