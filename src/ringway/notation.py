@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ringway.errors import UsageError
 from ringway.model import BLOCK_SIZES, MAX_LUN, MAX_TARGET, BackstoreSpec, Limits, LunSpec, Mapped, SpecKind
+from ringway.model.validation import reason
 from ringway.scsi.identity import check_serial
 from ringway.units import parse_duration, parse_size
 
@@ -76,17 +77,15 @@ def parse_limits(iops: str | None = None, bandwidth: str | None = None, burst: s
 
     :raises UsageError: no such form.
     """
+    fields = {
+        "iops": 0 if iops is None else _parse_count(iops),
+        "bytes_per_s": 0 if bandwidth is None else parse_size(bandwidth.removesuffix("/s")),
+        "burst_s": 0.0 if burst is None else parse_duration(burst),
+    }
     try:
-        return convert(
-            {
-                "iops": 0 if iops is None else _parse_count(iops),
-                "bytes_per_s": 0 if bandwidth is None else parse_size(bandwidth.removesuffix("/s")),
-                "burst_s": 0.0 if burst is None else parse_duration(burst),
-            },
-            Limits,
-        )
+        return convert(fields, Limits)
     except ValidationError as error:
-        raise UsageError(f"such a limit is not possible: {error}", hint=_LIMITS_HINT) from error
+        raise UsageError(f"no such limit is possible: {reason(error, fields)}", hint=_LIMITS_HINT) from error
 
 
 def parse_address(text: str) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from ringway.api.routes import ADDRESS, IDENTITY, NAME, Call, Route
 from ringway.errors import NotFoundError, UsageError
 from ringway.host.host import Host
 from ringway.model import MAX_LUN, MAX_TARGET
+from ringway.model.validation import reason
 
 BODY_TIMEOUT_S: Final = 30.0  #: for a whole body, however slowly it drips
 _PATTERNS: Final = {"name": NAME, "endpoint": NAME, "port": NAME, "address": ADDRESS, "identity": IDENTITY}
@@ -58,7 +59,7 @@ def _query(route: Route, request: Request) -> Any:
     try:
         return msgspec.convert(dict(pairs), route.query, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"the query is not understood: {_plain(error)}", hint=_hint(request)) from error
+        raise UsageError(f"the query is not understood: {reason(error)}", hint=_hint(request)) from error
 
 
 def _check_path(name: str, text: str) -> None:
@@ -85,7 +86,7 @@ async def _body(route: Route, request: Request) -> Any:
     try:
         return msgspec.json.decode(raw, type=route.body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the body is not understood: {_plain(error)}", hint=_hint(request)) from error
+        raise UsageError(f"the body is not understood: {reason(error)}", hint=_hint(request)) from error
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -100,11 +101,6 @@ async def _read(request: Request, limit: int) -> bytes:
     except TimeoutError as error:
         raise SlowError(f"the body did not come within {BODY_TIMEOUT_S:g} s") from error
     return bytes(body)
-
-
-def _plain(error: Exception) -> str:
-    """msgspec's words without its quotes: ``Object contains unknown field 'x' - at '$.luns[0]'``."""
-    return str(error).replace("`", "'")
 
 
 def _hint(request: Request) -> str:

@@ -86,11 +86,16 @@ def parse_config(text: bytes, name: str, folder: str) -> HostConfig:
     import msgspec
 
     from ringway.model import HostConfig
+    from ringway.model.validation import reason
 
     try:
-        data = _parsed(text, name)
-        return msgspec.convert(_without_notation(data, folder), HostConfig)
-    except (ValueError, msgspec.ValidationError) as error:
+        data = _without_notation(_parsed(text, name), folder)
+        return msgspec.convert(data, HostConfig)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"'{name}' is no configuration: {reason(error, data)}", hint="see ringway plan --help"
+        ) from error
+    except ValueError as error:
         raise UsageError(f"'{name}' is no configuration: {error}", hint="see ringway plan --help") from error
 
 

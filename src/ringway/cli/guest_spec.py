@@ -9,6 +9,7 @@ import click
 
 from ringway.errors import UsageError
 from ringway.model import GuestSpec, Via
+from ringway.model.validation import reason
 from ringway.units import parse_size
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -99,7 +100,9 @@ def spec_of(name: str, options: dict[str, Any], **more: Any) -> GuestSpec:
     try:
         return msgspec.convert(fields, GuestSpec)
     except msgspec.ValidationError as error:
-        raise UsageError(f"no such guest is possible: {error}", hint="see --help") from error
+        raise UsageError(
+            f"no such guest is possible: {reason(error, fields)}", hint="see: ringway guest create --help"
+        ) from error
 
 
 def _once(pairs: Iterator[tuple[str, str]], what: str) -> dict[str, str]:

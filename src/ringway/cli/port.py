@@ -13,6 +13,7 @@ from ringway.cli.format import Column, View, coloured, printable
 from ringway.cli.remote import NounGroup, Performer, as_output, connect, dry_run, output, remote, waiting
 from ringway.errors import UsageError
 from ringway.model import PortInfo, PortMode, PortSpec
+from ringway.model.validation import reason
 
 _EPILOG: Final = """\b
 Examples:
@@ -127,10 +128,13 @@ def create(name: str, options_: dict[str, str], mode: str, **options: Any) -> No
     fields = ("switch", "mac", "socket", "queues", "rx_queue_size", "tx_queue_size", "mtu", "reconnect_s")
     given = {field: options.pop(field) for field in fields}
     performer = Performer.of(options)
+    given |= {"name": name, "mode": mode, "options": options_}
     try:
-        spec = msgspec.convert({**given, "name": name, "mode": mode, "options": options_}, PortSpec)
+        spec = msgspec.convert(given, PortSpec)
     except msgspec.ValidationError as error:
-        raise UsageError(f"that is no port: {error}".replace("`", "'")) from error
+        raise UsageError(
+            f"no such port is possible: {reason(error, given)}", hint="see: ringway port create --help"
+        ) from error
     found = performer(lambda client: client.ports.create, spec)
     if found is not None:
         performer.output.show_list([found], VIEW)

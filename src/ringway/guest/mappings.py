@@ -35,6 +35,7 @@ from ringway.model import (
     VolumeSource,
     check_together,
 )
+from ringway.model.validation import reason
 from ringway.units import parse_size
 
 
@@ -268,7 +269,8 @@ def _device(pairs: Mapping[str, Any], form: Form) -> BlockDevice:
     try:
         return msgspec.convert(values, BlockDevice)
     except msgspec.ValidationError as error:
-        raise UsageError(f"no such mapping is possible: {error}", hint=f"keys are {_listed(form)}") from error
+        words = reason(error, values)
+        raise UsageError(f"no such mapping is possible: {words}", hint=f"keys are {_listed(form)}") from error
 
 
 def _field(key: str, form: Form) -> str:

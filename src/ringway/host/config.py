@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from ringway.errors import UsageError
 from ringway.host.places import Places
+from ringway.model.validation import reason
 
 BUILT_IN: Final = "built in"
 
@@ -172,7 +173,7 @@ def _convert(tables: dict[str, Any], path: Path) -> None:
         msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
         hint = "docs/reference/configuration.md has all values"
-        raise UsageError(f"'{path}': {error}".replace("`", "'"), hint=hint) from error
+        raise UsageError(f"'{path}': {reason(error, tables)}", hint=hint) from error
 
 
 def _values(config: Config, origins: Mapping[str, str]) -> Iterator[Value]:

@@ -1,8 +1,8 @@
 """The data that all layers share. Everything is frozen, and goes through JSON unchanged.
 
 ``target``, ``statistics``, ``sandbox``: one target process and its control socket. ``endpoint``: what a host
-keeps. ``guest``: libvirt's domains and their ports. ``mapping``: what a new guest is made of. Imports
-``errors`` only.
+keeps. ``guest``: libvirt's domains and their ports. ``mapping``: what a new guest is made of. ``validation``:
+what texts have to be like. Imports ``errors`` only.
 """
 
 import ringway.model.known  # noqa: F401 - so that threads may decode what they like

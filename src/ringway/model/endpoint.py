@@ -10,16 +10,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 
 from ringway.errors import UsageError
 from ringway.model.target import DeviceKind, IoEngine, Limits, LunSpec, OwnershipState, Poll
+from ringway.model.validation import text
 
 MAX_NAME: Final = 63
 API_VERSION: Final = "1.0"
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=MAX_NAME)]
-Naa = Annotated[str, Meta(pattern=r"^naa\.[0-9a-f]{16}([0-9a-f]{16})?$")]
+_NAME: Final = f"made of letters, digits, _ . and -, {MAX_NAME} at most, the first a letter or a digit"
+Name = Annotated[str, text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", _NAME, max_length=MAX_NAME)]
+Naa = Annotated[str, text(r"naa\.[0-9a-f]{16}([0-9a-f]{16})?", "'naa.' and 16 or 32 digits of 0-9 and a-f")]
 """An NAA name as it was given: 8 bytes, or 16 for ``naa.6…``. The kernel keeps any; nothing is rewritten."""
 
 

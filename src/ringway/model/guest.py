@@ -10,14 +10,16 @@ from enum import StrEnum
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from ringway.model.endpoint import Name
+from ringway.model.validation import text
 
 #: In front of the aliases of all that we put into a domain; libvirt keeps those that begin with ``ua-``.
 ALIAS_PREFIX: Final = "ua-ringway-"
 
-Mac = Annotated[str, Meta(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
-"""In small letters, and not a group's address."""
+_MAC: Final = "six pairs of hexadecimal digits, as in 52:54:00:12:34:56"
+Mac = Annotated[str, text(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}", _MAC)]
 
 
 class GuestState(StrEnum):
@@ -93,7 +95,7 @@ class PortMode(StrEnum):
 class PortSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A vhost-user network port as it is wanted. What is ``None`` is chosen once, and kept.
 
-    ``options`` are the switch driver's (``bridge=br0`` of ``ovs``).
+    ``options`` are the switch driver's (``bridge=br0`` of ``ovs``). A MAC is kept in small letters.
     """
 
     name: Name
@@ -107,6 +109,11 @@ class PortSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     mtu: int | None = None
     reconnect_s: int | None = None  #: seconds until QEMU connects again; as a client only
     options: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Write what means the same in one way."""
+        if self.mac is not None:
+            force_setattr(self, "mac", self.mac.lower())
 
 
 class PortState(StrEnum):

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from ringway.errors import UsageError
 from ringway.model.endpoint import Name
 from ringway.model.guest import PortSpec
+from ringway.model.validation import text
 
 NO_BOOT: Final = -1  #: the boot index of what is never booted from
 MAX_BOOT_INDEX: Final = 1 << 15
@@ -90,12 +91,13 @@ _DEFAULT_OF_PREFIX: Final = {
 #: What two mappings of a guest cannot share.
 _ONCE: Final = {"id": "volume", "device": "device name", "tag": "tag", "boot_index": "boot index"}
 _NEVER_LOCAL: Final = (VolumeSource.VOLUME, VolumeSource.SNAPSHOT)
-_TEXT: Final = r"^[^\x00-\x1f\x7f\ufffe\uffff]+$"
+_PRINTABLE: Final = text(r"[^\x00-\x1f\x7f\ufffe\uffff]+", "printable, and not empty", max_length=MAX_TEXT)
+_IN_TAG: Final = r"[^,/\x00-\x1f\x7f\ufffe\uffff]+"
 
-VolumeId = Annotated[str, Meta(pattern=_TEXT, max_length=MAX_TEXT)]
-Word = Annotated[str, Meta(pattern=_TEXT, max_length=MAX_TEXT)]
-Tag = Annotated[str, Meta(pattern=r"^[^,/\x00-\x1f\x7f\ufffe\uffff]+$", max_length=MAX_TAG)]
-DeviceName = Annotated[str, Meta(pattern=r"^(sd|vd|hd|fd)[a-z]{1,3}$")]
+VolumeId = Annotated[str, _PRINTABLE]
+Word = Annotated[str, _PRINTABLE]
+Tag = Annotated[str, text(_IN_TAG, "printable, without comma and slash, and not empty", max_length=MAX_TAG)]
+DeviceName = Annotated[str, text(r"(sd|vd|hd|fd)[a-z]{1,3}", "sd, vd, hd or fd and up to three letters")]
 """As libvirt writes it, without ``/dev/``."""
 
 

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, field
 
 from ringway.errors import UsageError
 from ringway.model.sandbox import SandboxInfo
+from ringway.model.validation import text
 
 MAX_TARGET: Final = 255
 MAX_LUN: Final = 16383
@@ -20,7 +21,7 @@ MAX_QUEUES: Final = 254  #: request queues; with the two others of scsi, all tha
 MAX_FETCH: Final = 2048  #: samples in one answer
 BLOCK_SIZES: Final = (512, 4096)
 
-DiskPath = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
+DiskPath = Annotated[str, text(r"[^\x00]*", "without zero bytes")]
 Target = Annotated[int, Meta(ge=0, le=MAX_TARGET)]
 Lun = Annotated[int, Meta(ge=0, le=MAX_LUN)]
 

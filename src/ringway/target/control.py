@@ -40,6 +40,7 @@ from ringway.model import (
     StatisticsRequest,
     TraceFetchRequest,
 )
+from ringway.model.validation import reason
 from ringway.target.backstore import open_file, serial_of
 from ringway.target.listen import Listener, peer_process
 from ringway.vhost_user.throttle import Throttle
@@ -175,7 +176,7 @@ def decode_request(line: bytes) -> ControlRequest:
         envelope = _ENVELOPE.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ControlError(
-            f"not a control request: {error}", hint='send {"version":1,"verb":"info"}'
+            f"not a control request: {reason(error)}", hint='send {"version":1,"verb":"info"}'
         ) from error
     if envelope.version != CONTROL_VERSION:
         raise ControlError(
@@ -184,7 +185,7 @@ def decode_request(line: bytes) -> ControlRequest:
     try:
         return _REQUEST.decode(line)
     except msgspec.ValidationError as error:
-        problem = f"the verb '{envelope.verb}' is not known" if "$.verb" in str(error) else f"{error}"
+        problem = f"the verb '{envelope.verb}' is not known" if "$.verb" in str(error) else reason(error)
         raise ControlError(problem, hint=_VERBS_HINT) from error
 
 

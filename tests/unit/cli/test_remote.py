@@ -268,7 +268,7 @@ def test_targetclis_configuration_is_taken_over(daemon: FakeDaemon, run: Run, tm
         ("[[endpoint]]\nname = 'a'\nspeed = 3", "speed"),
         ("[[endpoint]]\nname = 'a'\nluns = ['x']", "is not a LUN"),
         ("endpoint = 3", "endpoint"),
-        ("endpoint = [3]", "object"),
+        ("endpoint = [3]", "a table"),
         ("[[endpoint", "is no configuration"),
         ("{", "is no configuration"),
     ],

@@ -59,7 +59,7 @@ WRONG = [
     (("endpoint", "fly"), "fly"),
     (("lun", "limit", "a", "0"), "no limit to set"),
     (("lun", "limit", "a", "0", "--none", "--iops", "3"), "no limit to set"),
-    (("lun", "limit", "a", "0", "--burst", "2h"), "not possible"),
+    (("lun", "limit", "a", "0", "--burst", "2h"), "burst_s is 7200.0, and has to be 60.0 at most"),
     (("lun", "limit", "a", "0", "--iops", "many"), "no number of requests"),
     (("lun", "add", "a", "0=d,name=a/b"), "not possible"),
     (("lun", "remove", "a", "x"), "not the address of a LUN"),

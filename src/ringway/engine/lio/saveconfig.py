@@ -27,6 +27,7 @@ from ringway.model import (
     Protection,
     SpecKind,
 )
+from ringway.model.validation import reason
 
 _FABRIC: Final = "vhost"
 _PROTECTION: Final = {0: Protection.NONE, 1: Protection.TYPE1, 3: Protection.TYPE3}
@@ -105,7 +106,7 @@ def read_saveconfig(text: str) -> Imported:
         document = msgspec.json.decode(text.encode(), type=Document)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise UsageError(
-            f"this is no saveconfig.json: {printable(str(error))}",
+            f"this is no saveconfig.json: {printable(reason(error))}",
             hint="it lies in /etc/target, or targetcli saveconfig writes one",
         ) from error
     stores = {f"/backstores/{store.plugin}/{store.name}": store for store in document.storage_objects}
@@ -114,7 +115,9 @@ def read_saveconfig(text: str) -> Imported:
         try:
             endpoints.append(_checked(_endpoint(target, stores)))
             mapped |= {lun.storage_object for group in target.tpgs for lun in group.luns}
-        except (Unfit, UsageError, msgspec.ValidationError) as error:
+        except msgspec.ValidationError as error:
+            notes.append(f"{target.fabric} {target.wwn}: skipped: {reason(error)}")
+        except (Unfit, UsageError) as error:
             notes.append(f"{target.fabric} {target.wwn}: skipped: {error}")
     notes += [f"{path}: skipped: no endpoint maps it" for path in stores if path not in mapped]
     notes += _changed(stores, mapped)
