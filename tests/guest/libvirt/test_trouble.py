@@ -188,7 +188,7 @@ def test_a_port_of_the_next_start_comes_and_goes(bench: Bench) -> None:
 
 
 def test_a_port_that_is_not_whole(bench: Bench, web0: DomainGuest) -> None:
-    with pytest.raises(UsageError, match="no MAC address"):
+    with pytest.raises(UsageError, match="no socket"):
         bench.hypervisor.plug(web0.name, PortSpec(name="p0"), live=True, persistent=True)
 
 
