@@ -85,7 +85,7 @@ class DomainGuest(Shell):
         self._paths = {stream: folder / f"{name}.{stream}" for stream in _STREAMS}
         self._streams: dict[str, Stream] = {}
         self._initrd = _kept(initramfs.build(kernel), folder / f"{name}.initrd")
-        self.xml: Final = _DOMAIN.format(
+        self.xml = _DOMAIN.format(
             name=name,
             memory_mib=memory_mib,
             cpus=cpus,

@@ -18,7 +18,7 @@ from ringway.errors import GuestError
 from ringway.model import PortMode, PortSpec, PortState
 from ringway.net.base import Settings, Switch, mac_of, socket_of
 from ringway.net.drivers import open_switch
-from ringway.testing.guest import LinuxGuest
+from ringway.testing.guest import LinuxGuest, Shell
 from ringway.testing.openvswitch import OpenVSwitch, hugepages
 from ringway.testing.qemu import vhost_user_net
 
@@ -89,7 +89,7 @@ def guest_on(spec: PortSpec, **more: object) -> LinuxGuest:
     return LinuxGuest(card, cpus=spec.queues, **more)  # type: ignore[arg-type]
 
 
-def set_address(guest: LinuxGuest, address: str) -> None:
+def set_address(guest: Shell, address: str) -> None:
     guest.run(f"ip addr add {address}/24 dev eth0 && ip link set eth0 up")
 
 

@@ -16,23 +16,14 @@ from ringway.testing.guest import LinuxGuest
 from ringway.testing.openvswitch import OpenVSwitch
 
 from .conftest import BRIDGE, MakePort, guest_on, set_address, wait_state, wait_until
+from .traffic import HERE, THERE, carrier, ping
 
-HERE, THERE = "10.9.0.1", "10.9.0.2"
 #: 8 MiB that nobody has seen, with their sum.
 _SERVE = "head -c 8388608 /dev/urandom >/tmp/file; cd /tmp; sha256sum file >file.sum; httpd -p 80 -h /tmp"
 _FETCH = (
     f"cd /root && wget -q http://{THERE}/file.sum && wget -q http://{THERE}/file && sha256sum -c file.sum"
     " && rm file file.sum"
 )
-
-
-def ping(guest: LinuxGuest, *, size: int = 56, cpu: int = 0) -> None:
-    """:raises GuestError: no answer."""
-    guest.run(f"taskset -c {cpu} ping -c 3 -w 30 -s {size} {THERE}")
-
-
-def carrier(guest: LinuxGuest) -> str:
-    return guest.run("cat /sys/class/net/eth0/carrier").strip()
 
 
 def test_guests_that_are_servers(driver: Switch, ovs_dpdk: OpenVSwitch, make_port: MakePort) -> None:

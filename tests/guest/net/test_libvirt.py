@@ -1,0 +1,196 @@
+"""libvirt's guests on ports of a real switch: from what a person types to the packets that arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lxml import etree
+
+from ringway.errors import GuestError
+from ringway.testing.daemon import Daemon
+from ringway.testing.domain import DomainGuest
+from ringway.testing.libvirtd import Libvirtd, check_programs
+from ringway.testing.openvswitch import OpenVSwitch
+
+from .conftest import BRIDGE, set_address, wait_until
+from .traffic import HERE, THERE, carrier, ping
+
+_TYPING_S = 120
+
+
+class Host:
+    """A daemon with a libvirt and a switch, and a person who types."""
+
+    def __init__(self, daemon: Daemon, libvirtd: Libvirtd, ovs: OpenVSwitch) -> None:
+        self.daemon = daemon
+        self.libvirtd = libvirtd
+        self.ovs = ovs
+
+    def try_(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run ``ringway WORD…`` to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "ringway", *words],
+            env={**os.environ, "RINGWAY_SOCKET": str(self.daemon.api)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TYPING_S,
+        )
+
+    def do(self, *words: str) -> str:
+        """The same for what has to go well. :returns: what it prints."""
+        done = self.try_(*words)
+        assert done.returncode == 0, f"ringway {' '.join(words)}: {done.stderr}\n{self.daemon.log}"
+        return done.stdout
+
+    def port(self, name: str) -> tuple[str, str | None]:
+        """A port's state, and the guest that has it."""
+        found: dict[str, Any] = json.loads(self.do("port", "show", name, "-o", "json"))
+        return found["state"], found.get("guest")
+
+    def wait_port(self, name: str, state: str, guest: str | None) -> None:
+        """:raises GuestError: it does not get so; says how it is."""
+        try:
+            wait_until(lambda: self.port(name) == (state, guest), f"port {name} is {state} of {guest}")
+        except GuestError as error:
+            error.add_note(f"{self.do('port', 'show', name)}\n{self.daemon.log}")
+            raise
+
+    def ports_of_switch(self) -> set[str]:
+        return set(self.ovs.vsctl("list-ports", BRIDGE).split())
+
+
+class CreatedGuest(DomainGuest):
+    """A guest that ``ringway guest create`` made. Its owner gives it a kernel to boot, and us a way in."""
+
+    def define(self) -> None:
+        """Edit what is there, as ``virsh edit`` does."""
+        theirs = etree.fromstring(self.libvirtd.virsh("dumpxml", "--inactive", self.name))
+        ours = etree.fromstring(self.xml)
+        theirs.replace(part(theirs, "cpu"), part(ours, "cpu"))
+        part(theirs, "os").extend(part(ours, "os").iterchildren("kernel", "initrd", "cmdline"))
+        for terminal in theirs.xpath("devices/serial | devices/console"):
+            terminal.getparent().remove(terminal)
+        part(theirs, "devices").extend(part(ours, "devices").iterchildren("serial", "channel"))
+        self.xml = etree.tostring(theirs, encoding="unicode")
+        super().define()
+
+
+def part(root: Any, tag: str) -> Any:
+    """A domain's only child of that tag."""
+    (found,) = root.iterchildren(tag)
+    return found
+
+
+@pytest.fixture(scope="module")
+def libvirtd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
+    """One for all tests here."""
+    try:
+        check_programs()
+    except GuestError as error:
+        pytest.fail(f"{error}; {error.hint}", pytrace=False)
+    with Libvirtd(tmp_path_factory.mktemp("l")) as found:
+        yield found
+
+
+@pytest.fixture
+def host(run_dir: Path, libvirtd: Libvirtd, ovs_dpdk: OpenVSwitch) -> Iterator[Host]:
+    with Daemon(run_dir / "d") as daemon:
+        daemon.configure(
+            "[lio]\nenabled = false\n"
+            f'[guests]\nenabled = true\nuri = "{libvirtd.uri}"\n'
+            f'[net.switch.ovs]\ndatabase = "{ovs_dpdk.remote}"\nbridge = "{BRIDGE}"\n'
+        )
+        daemon.start()
+        host = Host(daemon, libvirtd, ovs_dpdk)
+        yield host
+        for port in json.loads(host.do("port", "list", "-o", "json")):
+            host.do("port", "delete", port["name"], "--force")
+
+
+@contextlib.contextmanager
+def created(host: Host, folder: Path, name: str, *words: str) -> Iterator[CreatedGuest]:
+    """A guest that the daemon makes; it runs."""
+    host.do("guest", "create", name, "--no-start", "--emulate", "--memory", "512M", *words)
+    with CreatedGuest(host.libvirtd, name, folder) as guest:
+        yield guest
+
+
+def test_guests_of_libvirts_talk_through_the_switch(host: Host, run_dir: Path) -> None:
+    """One is made with its port, the other gets one while it runs; switch, daemon and guests restart."""
+    vif = "id=there0,switch=ovs,ovs.create=yes,mtu=9000"
+    with created(host, run_dir, "there", "--vif", vif) as there:
+        set_address(there, THERE)
+        host.wait_port("there0", "up", "there")
+        host.do("port", "create", "here0", "--switch", "ovs", "--queues", "2", "--mtu", "9000")
+        with DomainGuest(host.libvirtd, "here", run_dir, cpus=2) as here:
+            host.do("guest", "plug", "here", "here0")
+            set_address(here, HERE)
+            host.wait_port("here0", "up", "here")
+            ping(here)
+            check_switch_restart(host, here)
+            check_daemon_restart(host, here)
+            check_unplug(host, here)
+            check_stop(host, here)
+        host.wait_port("here0", "ready", None)
+    host.wait_port("there0", "ready", None)
+    host.do("port", "delete", "here0")
+    host.do("port", "delete", "there0")
+    assert host.ports_of_switch() == set()
+
+
+def check_switch_restart(host: Host, here: DomainGuest) -> None:
+    """A switch that died comes back to guests that wait for it; what would hang meanwhile is refused."""
+    host.ovs.stop_switch()
+    wait_until(lambda: carrier(here) == "0", "the guest sees that its cable is out")
+    state, _ = host.port("here0")
+    assert state == "degraded"
+    host.ovs.start_switch()
+    host.wait_port("here0", "up", "here")
+    host.wait_port("there0", "up", "there")
+    ping(here)
+
+
+def check_daemon_restart(host: Host, here: DomainGuest) -> None:
+    """The daemon forwards nothing, and finds all again."""
+    host.daemon.stop()
+    ping(here)
+    host.daemon.start()
+    host.wait_port("here0", "up", "here")
+    host.wait_port("there0", "up", "there")
+
+
+def check_unplug(host: Host, here: DomainGuest) -> None:
+    """The guest loses its card and gets it again, with its address."""
+    mac = here.run("cat /sys/class/net/eth0/address")
+    refused = host.try_("port", "delete", "here0")
+    assert "is plugged into guest 'here'" in refused.stderr
+    assert "ringway guest unplug here here0" in refused.stderr
+    host.do("guest", "unplug", "here", "here0")
+    assert here.try_run("ls /sys/class/net/eth0").status != 0
+    host.wait_port("here0", "ready", None)
+    assert "vm-uuid" not in host.ovs.vsctl("get", "Interface", "vhu-here0", "external_ids")
+    assert "here0" not in host.libvirtd.virsh("dumpxml", "here")
+    host.do("guest", "plug", "here", "here0")
+    assert here.run("cat /sys/class/net/eth0/address") == mac
+    set_address(here, HERE)
+    ping(here)
+
+
+def check_stop(host: Host, here: DomainGuest) -> None:
+    """A guest that was shut off has its port when it starts again."""
+    here.stop_domain()
+    host.wait_port("here0", "ready", "here")
+    here.start_domain()
+    here.wait_ready()
+    set_address(here, HERE)
+    host.wait_port("here0", "up", "here")
+    ping(here)
