@@ -128,9 +128,11 @@ def parse(command: click.Command, name: str, words: list[str]) -> None:
         context = command.make_context(command.name, words)
     except click.exceptions.Exit:  # --help and its like
         return
+    if "luns" not in context.params or name == "bench":
+        return
     if name == "create":
         assert all(disks.read_lun(text) for text in context.params["luns"])
-    elif "luns" in context.params and name != "bench":
+    else:
         serve.disks(context.params.get("disk"), context.params["luns"], BackstoreSpec(SpecKind.PATH))
 
 
