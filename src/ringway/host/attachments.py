@@ -14,7 +14,7 @@ from ringway.host.health import runs
 from ringway.host.holdings import Holding, Holdings, Words, change_of, when
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
-from ringway.host.operations import Operation
+from ringway.host.operations import Progress
 from ringway.host.rows import Rows, Stage
 from ringway.model import (
     AttachmentInfo,
@@ -70,21 +70,21 @@ class Attachments(Holdings):
         )
         return change_of(found, *lines)
 
-    async def attach(self, operation: Operation, guest: str, spec: AttachSpec) -> AttachmentInfo:
+    async def attach(self, progress: Progress, guest: str, spec: AttachSpec) -> AttachmentInfo:
         """Give a guest an endpoint. When it fails, the guest is as before.
 
         :raises ConflictError: another guest has it. :raises RingwayError: as the hypervisor.
         """
         async with self.changing(spec.endpoint):
-            operation.step(0.1, "looking at the guest")
+            progress.step(0.1, "looking at the guest")
             found = await self._guests.show(guest)
             await self._refuse_others(spec.endpoint, found)
             async with self._locks.hold(spec.endpoint):  # nobody deletes it before there is a row
                 wish, live, persistent = await self._understand(found, spec)
-                operation.cancellable(False)
+                progress.cancellable(False)
                 row = await self._begin(spec.endpoint, found)
             async with self._giving(row):
-                operation.step(0.4, "attaching")
+                progress.step(0.4, "attaching")
                 return await self._guests.ask(
                     self._guests.hypervisor.attach, found.uuid, wish, live=live, persistent=persistent
                 )

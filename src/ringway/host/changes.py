@@ -20,7 +20,7 @@ from ringway.host.desired import Desired
 from ringway.host.events import Events, Kind
 from ringway.host.health import Health, runs
 from ringway.host.locks import Locks
-from ringway.host.operations import Operation
+from ringway.host.operations import Progress
 from ringway.host.specs import Address
 from ringway.host.store import Wanted
 from ringway.host.strangers import Strangers
@@ -74,7 +74,7 @@ class Changes:
             await self._actual.check(resolved, others)
         return resolved
 
-    async def create(self, operation: Operation, spec: EndpointSpec) -> EndpointInfo:
+    async def create(self, progress: Progress, spec: EndpointSpec) -> EndpointInfo:
         """Make an endpoint; one that is there and equal is fine. When it fails, there is nothing of it.
 
         :raises ConflictError: another has its name or WWPN. :raises RingwayError: as the engine.
@@ -83,9 +83,9 @@ class Changes:
             if (same := self._same(spec)) is not None:
                 return await self._view(same)
             driver = self._actual.driver(spec.engine)
-            wanted = await self._admit(operation, driver, spec)
+            wanted = await self._admit(progress, driver, spec)
             faults.point("create.committed")
-            operation.step(0.5, "making the endpoint")
+            progress.step(0.5, "making the endpoint")
             try:
                 info = await self._actual.make(wanted.spec)
                 faults.point("create.made")
@@ -105,14 +105,14 @@ class Changes:
         alike = (found.spec.engine, found.spec.device) == (spec.engine, spec.device)
         return found if alike and specs.inherit(found.spec, spec) == found.spec else None
 
-    async def _admit(self, operation: Operation, driver: Driver, spec: EndpointSpec) -> Wanted:
+    async def _admit(self, progress: Progress, driver: Driver, spec: EndpointSpec) -> Wanted:
         """Check a new endpoint, and write it down."""
         self._refuse_name(spec.name)
-        operation.step(0.1, "checking")
+        progress.step(0.1, "checking")
         resolved = await self._actual.ask(driver.resolve, spec)
         with self._desired.claim(resolved) as others:
             await self._actual.check(resolved, others)
-            operation.cancellable(False)
+            progress.cancellable(False)
             faults.point("create.checked")
             return await self._desired.insert(resolved)
 
@@ -147,7 +147,7 @@ class Changes:
     # update
 
     async def update(
-        self, operation: Operation, name: str, change: Change, *, force: bool = False
+        self, progress: Progress, name: str, change: Change, *, force: bool = False
     ) -> EndpointInfo:
         """Change an endpoint's specification, and the endpoint. When it fails, both are as they were.
 
@@ -160,13 +160,13 @@ class Changes:
             new = specs.inherit(wanted.spec, change(wanted.spec))
             if new == wanted.spec:
                 return await self._view(wanted)
-            operation.step(0.1, "checking")
+            progress.step(0.1, "checking")
             driver = self._actual.driver(wanted.spec.engine)
             running = runs(await self._actual.look(new.engine, name))
-            changed = await self._commit(operation, driver, wanted, new)
+            changed = await self._commit(progress, driver, wanted, new)
             faults.point("update.committed")
             if running:
-                await self._carry_out(operation, driver, wanted, changed, force)
+                await self._carry_out(progress, driver, wanted, changed, force)
             else:
                 self._wake(name)
             self._events.tell(Kind.UPDATED, _thing(name), "; ".join(specs.differences(wanted.spec, new)))
@@ -180,19 +180,19 @@ class Changes:
         return wanted
 
     async def _commit(
-        self, operation: Operation, driver: Driver, wanted: Wanted, new: EndpointSpec
+        self, progress: Progress, driver: Driver, wanted: Wanted, new: EndpointSpec
     ) -> Wanted:
         """Check the new specification, and write it down beside the one that runs."""
         resolved = await self._actual.ask(driver.resolve, new)
         with self._desired.claim(resolved) as others:
             await self._actual.check(resolved, others, had=wanted.spec.luns)
-            operation.cancellable(False)
+            progress.cancellable(False)
             return await self._desired.put(wanted, spec=resolved, generation=wanted.generation + 1)
 
     async def _carry_out(
-        self, operation: Operation, driver: Driver, wanted: Wanted, changed: Wanted, force: bool
+        self, progress: Progress, driver: Driver, wanted: Wanted, changed: Wanted, force: bool
     ) -> None:
-        operation.step(0.5, "changing the endpoint")
+        progress.step(0.5, "changing the endpoint")
         try:
             await self._actual.change(driver.update, wanted.spec, changed.spec, force=force)
             faults.point("update.made")
@@ -204,7 +204,7 @@ class Changes:
         faults.point("update.acknowledged")
 
     async def resize(
-        self, operation: Operation, name: str, address: Address, size_bytes: int | None
+        self, progress: Progress, name: str, address: Address, size_bytes: int | None
     ) -> EndpointInfo:
         """Look at a LUN's size again, and tell the guest.
 
@@ -213,7 +213,7 @@ class Changes:
         async with self.locks.hold(name):
             wanted = self._settled(name)
             spec = specs.with_size(wanted.spec, address, size_bytes)
-            operation.cancellable(False)
+            progress.cancellable(False)
             driver = self._actual.driver(spec.engine)
             if runs(await self._actual.look(spec.engine, name)):
                 await self._actual.change(driver.resize, name, specs.lun_of(spec, address))
@@ -228,7 +228,7 @@ class Changes:
 
     # delete
 
-    async def delete(self, operation: Operation, name: str, *, force: bool = False) -> None:
+    async def delete(self, progress: Progress, name: str, *, force: bool = False) -> None:
         """Remove an endpoint, and all that belonged to it.
 
         :raises BusyError: a guest uses it; it is as before.
@@ -236,12 +236,12 @@ class Changes:
         async with self.locks.hold(name):
             wanted = self._desired.get(name)
             self._actual.driver(wanted.spec.engine)  # one that is not run here removes nothing
-            operation.cancellable(False)
+            progress.cancellable(False)
             await self._release(name, force=force)
             faults.point("delete.begun")
             wanted = await self._desired.mark_deleted(wanted, force=force)
             faults.point("delete.committed")
-            operation.step(0.3, "removing the endpoint")
+            progress.step(0.3, "removing the endpoint")
             await self.finish_deletion(wanted, force=force)
 
     async def finish_deletion(self, wanted: Wanted, *, force: bool) -> None:

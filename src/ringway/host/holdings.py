@@ -22,7 +22,7 @@ from ringway.guest.base import GuestEvent, GuestEventKind
 from ringway.host.events import Events, Kind, now
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
-from ringway.host.operations import Operation
+from ringway.host.operations import Progress
 from ringway.host.rows import Row, Rows, Stage
 from ringway.model import Action, Change, GuestInfo, GuestState, Plan
 
@@ -161,7 +161,7 @@ class Holdings(ABC):
     # Take
 
     async def take(
-        self, operation: Operation, guest: str, thing: str, *, live: bool, persistent: bool, timeout_s: float
+        self, progress: Progress, guest: str, thing: str, *, live: bool, persistent: bool, timeout_s: float
     ) -> None:
         """Take a thing from a guest, from the one that runs and from its next start.
 
@@ -172,8 +172,8 @@ class Holdings(ABC):
             found = await self._guests.show(guest)
             async with self._locks.hold(_guest_lock(found.uuid)):
                 self.refuse_absent(found, thing)
-                operation.cancellable(False)
-                operation.step(
+                progress.cancellable(False)
+                progress.step(
                     0.3, "waiting for the guest to let it go" if live else "changing its next start"
                 )
                 row = self._rows.find(thing)

@@ -24,7 +24,29 @@ _REFUSALS: Final[tuple[tuple[type[OSError], type[RingwayError]], ...]] = (
 _log: Final = logging.getLogger(__name__)
 
 
-class Operation:
+class Progress:
+    """Where work says how far it is. This one tells nobody."""
+
+    def step(self, progress: float, step: str) -> None:
+        """Say how far it is, from 0 to 1, and what it does now."""
+
+    def cancellable(self, yes: bool) -> None:
+        """From here on it can be cancelled, or it cannot: what it began must come to an end."""
+
+
+class Part(Progress):
+    """A stretch of other work, which alone knows when that can be cancelled."""
+
+    def __init__(self, whole: Progress, begin: float, end: float) -> None:
+        self._whole = whole
+        self._begin, self._end = begin, end
+
+    def step(self, progress: float, step: str) -> None:
+        """Say it as so much of the whole."""
+        self._whole.step(self._begin + (self._end - self._begin) * progress, step)
+
+
+class Operation(Progress):
     """One piece of work. Made by :meth:`Operations.start`."""
 
     def __init__(self, description: str, objects: tuple[str, ...]) -> None:
@@ -41,11 +63,11 @@ class Operation:
         self.task: asyncio.Task[None] | None = None
 
     def step(self, progress: float, step: str) -> None:
-        """Say how far it is, from 0 to 1, and what it does now."""
+        """Let others see it."""
         self._progress, self._step, self._updated = progress, step, now()
 
     def cancellable(self, yes: bool) -> None:
-        """From here on it can be cancelled, or it cannot: what it began must come to an end."""
+        """Let :meth:`cancel` be refused, or not."""
         self._cancellable = yes
 
     async def wait(self, timeout_s: float) -> bool:

@@ -11,7 +11,7 @@ from ringway.host.events import Events, Kind
 from ringway.host.holdings import Holding, Holdings, Words, change_of, when
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
-from ringway.host.operations import Operation
+from ringway.host.operations import Progress
 from ringway.host.rows import Row, Rows, Stage
 from ringway.host.switches import Switches
 from ringway.model import GuestInfo, Plan, PlugSpec, PortMode, PortSpec, PortState
@@ -65,21 +65,21 @@ class Plugs(Holdings):
         self.refuse_absent(found, port)
         return change_of(found, f"unplug port {port}")
 
-    async def plug(self, operation: Operation, guest: str, plug: PlugSpec) -> None:
+    async def plug(self, progress: Progress, guest: str, plug: PlugSpec) -> None:
         """Give a guest a port, the one that runs and its next start. When it fails, it is as before.
 
         :raises BusyError: another guest has it.
         """
         async with self.changing(plug.port):
-            operation.step(0.1, "looking at the guest")
+            progress.step(0.1, "looking at the guest")
             found = await self._guests.show(guest)
             await self._refuse_others(plug.port, found)
             async with self._ports.alone(plug.port):  # nobody deletes it before there is a row
                 spec, live, persistent = await self._understand(found, plug)
-                operation.cancellable(False)
+                progress.cancellable(False)
                 row = await self._begin(plug.port, found)
             async with self._giving(row):
-                operation.step(0.4, "plugging it in")
+                progress.step(0.4, "plugging it in")
                 await self._switches.ask(self._switches.of(spec).plug, spec, found.uuid)
                 await self._guests.ask(
                     self._guests.hypervisor.plug, found.uuid, spec, live=live, persistent=persistent

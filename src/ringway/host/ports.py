@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ringway.errors import ConflictError, NotFoundError, RingwayError
 from ringway.host.events import Events, Kind, now
 from ringway.host.locks import Locks
-from ringway.host.operations import Operation
+from ringway.host.operations import Progress
 from ringway.host.plugs import Plugs, WantedPort
 from ringway.host.rows import Rows, Stage
 from ringway.host.switches import Switches
@@ -88,16 +88,16 @@ class Ports:
         await self._ask(switch.check, resolved, others)
         return resolved
 
-    async def create(self, operation: Operation, spec: PortSpec) -> PortInfo:
+    async def create(self, progress: Progress, spec: PortSpec) -> PortInfo:
         """Make a port; one that is there and equal is fine. When it fails, there is nothing of it."""
         async with self._rows.alone(spec.name):
             switch = self._switches.of(spec)
             if (same := self._same(spec)) is not None:
                 return await self._view(same)
-            operation.step(0.2, "checking")
+            progress.step(0.2, "checking")
             async with self._locks.hold(_PLACES):  # of two that want one address, the second is refused
                 resolved = await self._check(spec)
-                operation.cancellable(False)
+                progress.cancellable(False)
                 row = await self._rows.mark(
                     WantedPort(name=spec.name, spec=resolved, created=now()), Stage.BEGUN
                 )
@@ -116,14 +116,14 @@ class Ports:
             hint=f"take another name, or delete it first: ringway port delete {spec.name}",
         )
 
-    async def delete(self, operation: Operation, name: str, *, force: bool = False) -> None:
+    async def delete(self, progress: Progress, name: str, *, force: bool = False) -> None:
         """Remove a port from its switch. :raises BusyError: a guest has it.
 
         :param force: take it from its guest; a switch whose driver is not there any more has nothing of it.
         """
         async with self._rows.alone(name):
             row = self._rows.get(name)
-            operation.cancellable(False)
+            progress.cancellable(False)
             await self._plugs.release(name, force=force)
             row = await self._rows.mark(row, Stage.GOING)
             if row.spec.switch in self._switches or not force:
