@@ -143,24 +143,17 @@ class Operations:
             raise BusyError(f"{MAX_RUNNING} operations are running", hint="wait until some have ended")
         operation = Operation(description, objects)
         self._running[operation.id] = operation
-        operation.task = asyncio.create_task(self._run(operation, work), name=description)
+        operation.task = asyncio.create_task(_run(operation, work), name=description)
+        operation.task.add_done_callback(lambda task: self._end(operation, task))
         return operation
 
-    async def _run(self, operation: Operation, work: Callable[[Operation], Awaitable[Any]]) -> None:
-        try:
-            operation.result = await work(operation)
-            state = OperationState.DONE
-        except asyncio.CancelledError:
+    def _end(self, operation: Operation, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # maybe before it had begun
             operation.error = ConflictError("the operation was cancelled")
-            state = OperationState.CANCELLED
-        except Exception as error:
-            operation.error = as_ringway_error(error)
-            state = OperationState.FAILED
-        operation.end(state)
+            operation.end(OperationState.CANCELLED)
+        else:
+            operation.end(OperationState.FAILED if operation.error else OperationState.DONE)
         del self._running[operation.id]
-        self._keep(operation)
-
-    def _keep(self, operation: Operation) -> None:
         self._ended[operation.id] = operation
         if len(self._ended) > KEPT:
             del self._ended[next(iter(self._ended))]
@@ -199,6 +192,13 @@ class Operations:
             return True
         _, hanging = await asyncio.wait(tasks, timeout=CLOSING_S)
         return not hanging
+
+
+async def _run(operation: Operation, work: Callable[[Operation], Awaitable[Any]]) -> None:
+    try:
+        operation.result = await work(operation)
+    except Exception as error:
+        operation.error = as_ringway_error(error)
 
 
 def as_ringway_error(error: Exception) -> RingwayError:

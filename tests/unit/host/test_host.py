@@ -326,6 +326,16 @@ async def test_an_engine_that_cannot_be_asked_is_no_death(
 # Operations
 
 
+async def test_an_operation_that_has_not_begun_can_be_cancelled(open_host: OpenHost) -> None:
+    async with open_host() as host:
+        early = host.create(spec("a"))
+        early.cancel()
+        with pytest.raises(ConflictError, match="was cancelled"):
+            await done(early)
+        assert (host.operations.running, early.state) == (0, OperationState.CANCELLED)
+        assert host.desired.find("a") is None
+
+
 async def test_an_operation_is_cancelled_before_it_changes_anything(
     open_host: OpenHost, world: World
 ) -> None:
