@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ringway.errors import BusyError
+from ringway.errors import BusyError, ConflictError, GuestError, RingwayError
 from ringway.testing.daemon import Daemon
 from ringway.testing.libvirtd import Libvirtd
 
@@ -123,3 +125,148 @@ def test_what_virsh_takes_away_is_free_again(daemon: Daemon, libvirtd: Libvirtd)
         pass
     daemon.ask("DELETE", "/1.0/endpoints/db0")
     daemon.ask("POST", "/1.0/endpoints", DB0)
+
+
+@pytest.fixture
+def mail(daemon: Daemon, libvirtd: Libvirtd, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A guest to be made: an endpoint serves it a disk that is there and one that is new; two ports, one of
+    which is there."""
+    (tmp_path / "root.img").write_bytes(bytes(MIB))
+    (tmp_path / "pool").mkdir()
+    try:
+        yield {
+            "name": "mail",
+            "memory_bytes": 64 * MIB,
+            "emulate": True,
+            "via": "endpoint",
+            "block_devices": [
+                {"id": "root", "boot_index": 0},
+                {"source": "blank", "size_bytes": MIB},
+            ],
+            "volumes": {"root": str(tmp_path / "root.img")},
+            "pools": {"": str(tmp_path / "pool")},
+            "ports": [PORT, {"name": "p1", "switch": "external", "mode": "client"}],
+            "start": False,
+        }
+    finally:
+        for verb in ("destroy", "undefine"):
+            with contextlib.suppress(GuestError):
+                libvirtd.virsh(verb, "mail")
+        for path in ("endpoints/mail", "ports/p1"):
+            with contextlib.suppress(RingwayError, OSError):
+                daemon.ask("DELETE", f"/1.0/{path}?force=1")
+
+
+def _there(daemon: Daemon, libvirtd: Libvirtd, pool: Path) -> dict[str, list[str]]:
+    """All that a creation makes, and what was there before."""
+    return {
+        "guests": sorted(libvirtd.virsh("list", "--all", "--name").split()),
+        "endpoints": sorted(daemon.names()),
+        "ports": sorted(port["name"] for port in daemon.ask("GET", "/1.0/ports")),
+        "volumes": sorted(path.name for path in pool.iterdir()),
+    }
+
+
+_BEFORE = {"guests": ["web"], "endpoints": ["db0"], "ports": ["p0"], "volumes": []}
+_AFTER = {
+    "guests": ["mail", "web"],
+    "endpoints": ["db0", "mail"],
+    "ports": ["p0", "p1"],
+    "volumes": ["mail-sdb.raw"],
+}
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "point",
+    [
+        "creation.begun",
+        "creation.volume",
+        "port.begun",
+        "port.made",
+        "port.confirmed",
+        "create.committed",
+        "create.made",
+        "create.acknowledged",
+    ],
+)
+def test_a_creation_that_the_daemon_dies_in_before_there_is_a_domain_is_nothing(
+    daemon: Daemon, libvirtd: Libvirtd, mail: dict[str, Any], tmp_path: Path, point: str
+) -> None:
+    die_at(daemon, point, "POST", "/1.0/guests", mail)
+    assert _there(daemon, libvirtd, tmp_path / "pool") == _BEFORE
+    assert (tmp_path / "root.img").stat().st_size == MIB
+    daemon.ask("POST", "/1.0/guests", mail)
+    assert _there(daemon, libvirtd, tmp_path / "pool") == _AFTER
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("point", "start"),
+    [
+        ("creation.defined", False),
+        ("creation.made", True),
+        ("creation.confirmed", False),
+        ("attachment.confirmed", True),
+        ("plug.confirmed", False),
+    ],
+)
+def test_a_creation_that_the_daemon_dies_in_once_there_is_a_domain_is_whole(
+    daemon: Daemon, libvirtd: Libvirtd, mail: dict[str, Any], tmp_path: Path, point: str, start: bool
+) -> None:
+    """It would stand still with ports at which QEMU waits, when it is started."""
+    if start:
+        mail["ports"] = []
+    die_at(daemon, point, "POST", "/1.0/guests", {**mail, "start": start})
+    ports = ["p0"] if start else ["p0", "p1"]
+    assert _there(daemon, libvirtd, tmp_path / "pool") == {**_AFTER, "ports": ports}
+    found = daemon.ask("GET", "/1.0/guests/mail")
+    assert (found["state"], [one["endpoint"] for one in found["attachments"]]) == (
+        "running" if start else "shut-off",
+        ["mail"],
+    )
+    assert found["ports"] == ([] if start else ["p0", "p1"])
+    with pytest.raises(BusyError, match="attached to guest 'mail'"):
+        daemon.ask("DELETE", "/1.0/endpoints/mail")
+    for port in found["ports"]:
+        with pytest.raises(BusyError, match="plugged into guest 'mail'"):
+            daemon.ask("DELETE", f"/1.0/ports/{port}")
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(180)
+def test_a_creation_is_settled_when_libvirt_is_there_again(
+    daemon: Daemon, libvirtd: Libvirtd, mail: dict[str, Any], tmp_path: Path
+) -> None:
+    daemon.stop()
+    daemon.fault = "create.acknowledged:1"
+    daemon.start()
+    with pytest.raises((OSError, http.client.HTTPException)):
+        daemon.ask("POST", "/1.0/guests", mail)
+    daemon.wait_dead()
+    daemon.fault = ""
+    libvirtd.stop()
+    daemon.start()
+    assert sorted(daemon.names()) == ["db0", "mail"]  # nobody can tell whether there is a domain
+    libvirtd.start()
+    while sorted(daemon.names()) != ["db0"]:
+        time.sleep(0.1)
+    assert _there(daemon, libvirtd, tmp_path / "pool") == _BEFORE
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(180)
+def test_a_creation_that_is_cancelled_too_late_is_whole(
+    daemon: Daemon, libvirtd: Libvirtd, mail: dict[str, Any], tmp_path: Path
+) -> None:
+    """Whoever cancels it at any time has the whole guest, or nothing."""
+    operation = daemon.ask("POST", "/1.0/guests?wait=0", mail)
+    with contextlib.suppress(ConflictError):
+        daemon.ask("DELETE", f"/1.0/operations/{operation['id']}")
+    while (ended := daemon.ask("GET", f"/1.0/operations/{operation['id']}"))["state"] == "running":
+        time.sleep(0.05)
+    assert ended["state"] in ("done", "cancelled")
+    expected = _AFTER if ended["state"] == "done" else _BEFORE
+    assert _there(daemon, libvirtd, tmp_path / "pool") == expected

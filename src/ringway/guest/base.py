@@ -85,9 +85,6 @@ class Hypervisor(Protocol):
         :raises TimedOutError: it did not; it was asked, and nothing else changed.
         """
 
-    def take_back(self, guest: str, endpoint: str) -> None:
-        """Undo an :meth:`attach` of which nobody was told; a guest that is gone has nothing of it."""
-
     def plug(self, guest: str, port: PortSpec, *, live: bool, persistent: bool) -> None:
         """Give a guest a port. :raises RingwayError: it could not; the guest is as before."""
 
@@ -97,11 +94,17 @@ class Hypervisor(Protocol):
     def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
         """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
 
-    def create(self, xml: str, *, start: bool) -> GuestInfo:
-        """Define a guest, and start it.
+    def define(self, xml: str) -> GuestInfo:
+        """Make a guest, which does not run yet.
 
         :raises ConflictError: there is one of its name. :raises RingwayError: it could not; there is none.
         """
+
+    def start(self, guest: str) -> None:
+        """Let a guest run. :raises RingwayError: it does not."""
+
+    def undefine(self, guest: str) -> None:
+        """Forget a guest; one that is not there is fine. :raises ConflictError: it runs."""
 
     def watch(self, notify: Notify) -> None:
         """Tell of what happens from now on."""

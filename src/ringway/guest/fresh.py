@@ -23,7 +23,7 @@ _QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 _PORTS: Final = 12  #: PCI Express ports; what its first devices leave is for hot-plug
 _DOMAIN: Final = """\
 <domain type='{type}'>
-  <name>{name}</name>
+  <name>{name}</name>{uuid}
   <memory unit='KiB'>{memory_kib}</memory>
   <vcpu>{vcpus}</vcpu>{iothreads}
   <os>
@@ -63,14 +63,18 @@ class Fresh(Struct, frozen=True, kw_only=True):
     endpoints: Endpoints
 
 
-def bare(spec: GuestSpec, *, kvm: bool = True) -> Document:
-    """The domain without its disks and ports. :param kvm: or QEMU emulates the CPU."""
+def bare(spec: GuestSpec, *, kvm: bool = True, uuid: str | None = None) -> Document:
+    """The domain without its disks and ports.
+
+    :param kvm: or QEMU emulates the CPU. :param uuid: libvirt's choice if ``None``.
+    """
     threads = f"\n  <iothreads>{spec.iothreads}</iothreads>" if spec.iothreads else ""
     return Document(
         _DOMAIN.format(
             type="kvm" if kvm else "qemu",
             cpu="host-passthrough" if kvm else "maximum",
             name=spec.name,
+            uuid=f"\n  <uuid>{uuid}</uuid>" if uuid else "",
             memory_kib=-(-spec.memory_bytes // 1024),
             vcpus=spec.vcpus,
             iothreads=threads,
@@ -85,14 +89,16 @@ def fresh(
     *,
     name: str | None = None,
     kvm: bool = True,
+    uuid: str | None = None,
 ) -> Fresh:
     """Make a whole domain. Nothing on this host is touched.
 
     :param socket: where an endpoint's socket is.
     :param name: of its endpoint; the guest's if ``None``.
+    :param uuid: the guest's; libvirt's choice if ``None``.
     :raises RingwayError: as the parts say.
     """
-    document = bare(spec, kvm=kvm)
+    document = bare(spec, kvm=kvm, uuid=uuid)
     document.add_hot_plug_ports(_PORTS)
     first = msgspec.structs.replace(spec, block_devices=bootable(spec.block_devices))
     put_in = put(document, first, catalogue, socket, name=name)

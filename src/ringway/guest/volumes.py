@@ -10,6 +10,7 @@ head of another format into its raw disk, and read whatever file that names at i
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -224,13 +225,12 @@ def look(text: str, name: str, *, readonly: bool = False) -> Volume:
     )
 
 
-def make(volume: Volume) -> None:
+def make(volume: Volume) -> int:
     """Make a new volume: a file of zeros that takes no space yet. What is there already stays as it is.
 
+    :returns: its inode, by which :func:`unmake` knows it.
     :raises ConflictError: something else is there. :raises BackstoreError: it cannot be made.
     """
-    if not volume.new:
-        return
     try:
         fd = os.open(volume.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError as error:
@@ -239,6 +239,7 @@ def make(volume: Volume) -> None:
         raise BackstoreError(f"cannot make {volume.path}: {error.strerror}") from error
     try:
         os.truncate(fd, volume.size_bytes or 0)
+        return os.fstat(fd).st_ino
     except OSError as error:
         os.unlink(volume.path)
         raise BackstoreError(f"cannot make {volume.path}: {error.strerror}") from error
@@ -246,10 +247,32 @@ def make(volume: Volume) -> None:
         os.close(fd)
 
 
-def unmake(volume: Volume) -> None:
-    """Take back a :func:`make` of this call's. Only new volumes go."""
-    if volume.new:
-        Path(volume.path).unlink(missing_ok=True)
+def unmake(path: str, inode: int | None) -> None:
+    """Take back a :func:`make`; what is not there is fine, and what is another's stays.
+
+    :param inode: ``None``: whether it came to be made is not known. A file that has data is another's then.
+    :raises BackstoreError: it cannot be removed.
+    """
+    try:
+        there = os.stat(path).st_ino
+        if there == inode or (inode is None and _is_empty(path)):
+            os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BackstoreError(f"cannot remove {path}: {error.strerror}") from error
+
+
+def _is_empty(path: str) -> bool:
+    """Whether a file is nothing but a hole."""
+    with open(path, "rb", buffering=0) as file:
+        try:
+            os.lseek(file.fileno(), 0, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return True
+            raise
+    return False
 
 
 def _parse_place(text: str) -> tuple[str, str | None, bool]:

@@ -74,16 +74,19 @@ class Changes:
             await self._actual.check(resolved, others)
         return resolved
 
-    async def create(self, progress: Progress, spec: EndpointSpec) -> EndpointInfo:
+    async def create(
+        self, progress: Progress, spec: EndpointSpec, *, made_for: str | None = None
+    ) -> EndpointInfo:
         """Make an endpoint; one that is there and equal is fine. When it fails, there is nothing of it.
 
+        :param made_for: the UUID of the guest whose creation makes it.
         :raises ConflictError: another has its name or WWPN. :raises RingwayError: as the engine.
         """
         async with self.locks.hold(spec.name):
             if (same := self._same(spec)) is not None:
                 return await self._view(same)
             driver = self._actual.driver(spec.engine)
-            wanted = await self._admit(progress, driver, spec)
+            wanted = await self._admit(progress, driver, spec, made_for)
             faults.point("create.committed")
             progress.step(0.5, "making the endpoint")
             try:
@@ -97,6 +100,13 @@ class Changes:
             self._events.tell(Kind.CREATED, _thing(spec.name))
             return self._health.view(wanted, info)
 
+    def has(self, spec: EndpointSpec) -> bool:
+        """Whether :meth:`create` would find it there. :raises ConflictError: another has its name."""
+        if self._same(spec) is not None:
+            return True
+        self._refuse_name(spec.name)
+        return False
+
     def _same(self, spec: EndpointSpec) -> Wanted | None:
         """An endpoint that is there and is what ``spec`` asks for."""
         found = self._desired.find(spec.name)
@@ -105,7 +115,9 @@ class Changes:
         alike = (found.spec.engine, found.spec.device) == (spec.engine, spec.device)
         return found if alike and specs.inherit(found.spec, spec) == found.spec else None
 
-    async def _admit(self, progress: Progress, driver: Driver, spec: EndpointSpec) -> Wanted:
+    async def _admit(
+        self, progress: Progress, driver: Driver, spec: EndpointSpec, made_for: str | None
+    ) -> Wanted:
         """Check a new endpoint, and write it down."""
         self._refuse_name(spec.name)
         progress.step(0.1, "checking")
@@ -114,7 +126,7 @@ class Changes:
             await self._actual.check(resolved, others)
             progress.cancellable(False)
             faults.point("create.checked")
-            return await self._desired.insert(resolved)
+            return await self._desired.insert(resolved, made_for=made_for)
 
     def _refuse_name(self, name: str) -> None:
         """:raises ConflictError: an endpoint has this name."""
@@ -179,9 +191,7 @@ class Changes:
             raise ConflictError(f"endpoint '{name}' is being made or deleted", hint="wait, then look again")
         return wanted
 
-    async def _commit(
-        self, progress: Progress, driver: Driver, wanted: Wanted, new: EndpointSpec
-    ) -> Wanted:
+    async def _commit(self, progress: Progress, driver: Driver, wanted: Wanted, new: EndpointSpec) -> Wanted:
         """Check the new specification, and write it down beside the one that runs."""
         resolved = await self._actual.ask(driver.resolve, new)
         with self._desired.claim(resolved) as others:

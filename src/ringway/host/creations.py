@@ -1,30 +1,30 @@
-"""Guests that are to be made: volumes, endpoints and ports first, then the domain; all of it, or nothing."""
+"""Guests that are made with all that they need: volumes, ports and endpoints first, then the domain.
+
+All of it, or nothing: what a creation made is told by its row, and by marks in the rows of what it made.
+Until the domain is there it is undone, from then on it is finished, by whoever finds it. What was there
+before stays.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
 
-from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
-from ringway.host.locks import Locks
-from ringway.host.operations import Operation
-from ringway.model import (
-    Action,
-    AttachSpec,
-    Change,
-    EndpointSpec,
-    GuestInfo,
-    GuestSpec,
-    Plan,
-    PlugSpec,
-    PortSpec,
-)
+from ringway import faults
+from ringway.errors import BusyError, ConflictError, NotFoundError
+from ringway.host.changes import Changes
+from ringway.host.events import now
+from ringway.host.holdings import Holdings
+from ringway.host.operations import Part, Progress
+from ringway.host.rows import Row, Rows, Stage
+from ringway.model import Action, Change, GuestInfo, GuestSpec, Plan
 
 if TYPE_CHECKING:
     from ringway.guest.fresh import Fresh
@@ -33,60 +33,77 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 
 
+class Creation(Row, frozen=True, kw_only=True):
+    """A row: a guest that is being made. Endpoints and ports that it made have its UUID in their rows."""
+
+    guest: str  #: the UUID that it has, or would have
+    volumes: dict[str, int | None]  #: paths of new ones, and their inodes as soon as they are known
+
+
+class Delete(Protocol):
+    """Deletes a thing."""
+
+    async def __call__(self, progress: Progress, name: str, *, force: bool) -> None: ...
+
+
 class Creations:
-    """Makes guests on a host.
+    """Makes guests on a host. For one event loop.
 
     :param sockets: the folder of its endpoints' sockets.
     """
 
-    def __init__(self, host: Host, sockets: Path) -> None:
+    def __init__(self, rows: Rows[Creation], host: Host, changes: Changes, sockets: Path) -> None:
+        self._rows = rows
         self._host = host
+        self._changes = changes
         self._sockets = sockets
-        self._locks = Locks()
 
     async def plan(self, spec: GuestSpec) -> Plan:
         """What :meth:`create` would do. :raises RingwayError: why it could not."""
-        spec, made = await self._drawn(spec)
-        endpoints = [f"endpoint/{each.name}" for each in made.endpoints.specs]
+        spec, made = await self._drawn(spec, str(uuid.uuid4()))
+        endpoints = [f"endpoint/{each.name}" for each in made.endpoints.specs if not self._changes.has(each)]
         ports = [f"port/{port.name}" for port in spec.ports if not self._host.ports.has(port.name)]
         first = [Change(action=Action.CREATE, object=name) for name in (*endpoints, *ports)]
         disks = tuple(f"disk {disk.target}: {disk.volume.path}" for disk in made.disks)
         guest = Change(action=Action.CREATE, object=f"guest/{spec.name}", details=disks)
         return Plan(changes=(*first, guest))
 
-    async def create(self, operation: Operation, spec: GuestSpec) -> GuestInfo:
+    async def create(self, progress: Progress, spec: GuestSpec) -> GuestInfo:
         """Make a guest and all that it needs, and start it. When it fails, there is nothing of it.
 
-        :raises ConflictError: there is one of this name.
+        :raises ConflictError: there is one of this name. :raises BusyError: another guest has what it needs.
         """
-        async with self._locks.hold(f"new/{spec.name}"):  # of two of one name, the second is refused
-            return await self._create(operation, spec)
+        async with self._rows.alone(spec.name):  # of two of one name, the second is refused
+            if (left := self._rows.find(spec.name)) is not None:
+                await self._settle(left)
+            progress.step(0.1, "checking")
+            row = Creation(name=spec.name, guest=str(uuid.uuid4()), volumes={}, created=now())
+            spec, made = await self._drawn(spec, row.guest)
+            async with self._alone(spec, made):
+                return await self._create(progress, row, spec, made)
 
-    async def _create(self, operation: Operation, spec: GuestSpec) -> GuestInfo:
-        operation.step(0.1, "checking")
-        spec, made = await self._drawn(spec)
-        operation.cancellable(False)
-        async with contextlib.AsyncExitStack() as undo:
-            operation.step(0.2, "making ports and disks")
-            for port in spec.ports:
-                await self._port(port, undo)
-            await self._make_volumes(made, undo)
-            for endpoint in made.endpoints.specs:
-                await self._endpoint(endpoint, undo)
-            operation.step(0.7, "starting the guest" if spec.start else "defining the guest")
+    async def _create(self, progress: Progress, row: Creation, spec: GuestSpec, made: Fresh) -> GuestInfo:
+        self._refuse_others(spec, made)
+        progress.cancellable(False)
+        new = {disk.volume.path: None for disk in made.disks if disk.volume.new}
+        row = await self._rows.mark(replace(row, volumes=new), Stage.BEGUN)
+        async with self._rows.confirming(row, self._undo):
+            await self._make_parts(progress, row, spec, made)
+            progress.step(0.7, "defining the guest")
             guests = self._host.guests
-            found = await guests.ask(guests.hypervisor.create, made.document.xml, start=spec.start)
-            undo.pop_all()
-        await self._enter(found, made, spec)
+            found = await guests.ask(guests.hypervisor.define, made.document.xml)
+            faults.point("creation.defined")
+            if spec.start:
+                progress.step(0.8, "starting the guest")
+                await guests.ask(guests.hypervisor.start, found.uuid)
+        for holdings in self._holdings:
+            await holdings.enter(found)
+        await self._rows.remove(row.name)
         return self._host.attachments.view(await guests.show(found.uuid))
 
-    async def _refuse_name(self, name: str) -> None:
-        """:raises ConflictError: there is a guest of this name."""
-        with contextlib.suppress(NotFoundError):
-            await self._host.guests.show(name)
-            raise ConflictError(f"there is a guest '{name}' already", hint="take another name")
+    # What it would be
 
-    async def _drawn(self, spec: GuestSpec) -> tuple[GuestSpec, Fresh]:
+    async def _drawn(self, spec: GuestSpec, guest: str) -> tuple[GuestSpec, Fresh]:
         """Choose what is open, and draw the domain; nothing is made.
 
         :raises RingwayError: what would fail.
@@ -100,62 +117,108 @@ class Creations:
         known = backstores_of(await self._host.backstores())
         catalogue = Catalogue(spec.volumes, spec.pools, backstores=known)
         ask = self._host.guests.ask
-        made = await ask(fresh.fresh, spec, catalogue, self._socket, kvm=not spec.emulate)
+        made = await ask(fresh.fresh, spec, catalogue, self._socket, kvm=not spec.emulate, uuid=guest)
         self._refuse_others(spec, made)
         return spec, made
 
+    async def _refuse_name(self, name: str) -> None:
+        """:raises ConflictError: there is a guest of this name."""
+        with contextlib.suppress(NotFoundError):
+            await self._host.guests.show(name)
+            raise ConflictError(f"there is a guest '{name}' already", hint="take another name")
+
+    @property
+    def _holdings(self) -> tuple[Holdings, ...]:
+        return self._host.attachments, self._host.plugs
+
+    def _needed(self, spec: GuestSpec, made: Fresh) -> Iterator[tuple[Holdings, str]]:
+        """What a guest shall have, in the order in which it is locked."""
+        attachments, plugs = self._holdings
+        yield from ((attachments, name) for name in sorted(each.name for each in made.endpoints.specs))
+        yield from ((plugs, name) for name in sorted(port.name for port in spec.ports))
+
     def _refuse_others(self, spec: GuestSpec, made: Fresh) -> None:
         """:raises BusyError: another guest has a port or an endpoint that this one shall have."""
-        taken = {
-            f"endpoint '{one.name}'": self._host.attachments.guest_of(one.name)
-            for one in made.endpoints.specs
-        }
-        taken |= {f"port '{port.name}'": self._host.plugs.guest_of(port.name) for port in spec.ports}
-        for thing, guest in taken.items():
-            if guest is not None:
+        for holdings, thing in self._needed(spec, made):
+            if (guest := holdings.guest_of(thing)) is not None:
                 raise BusyError(
-                    f"guest '{guest}' has {thing}", holder=f"guest {guest}", hint="take it away there first"
+                    f"guest '{guest}' has {holdings.words.thing} '{thing}'",
+                    holder=f"guest {guest}",
+                    hint="take it away there first",
                 )
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, spec: GuestSpec, made: Fresh) -> AsyncIterator[None]:
+        """Let nobody give to another guest what this one shall have."""
+        async with contextlib.AsyncExitStack() as stack:
+            for holdings, thing in self._needed(spec, made):
+                await stack.enter_async_context(holdings.changing(thing))
+            yield
 
     def _socket(self, endpoint: str) -> str:
         return str(self._sockets / f"{endpoint}.sock")
 
-    async def _port(self, spec: PortSpec, undo: contextlib.AsyncExitStack) -> None:
-        """Have a port; one that is there is taken as it is."""
-        was_there = self._host.ports.has(spec.name)
-        await _done(self._host.create_port(spec))
-        if not was_there:
-            undo.push_async_callback(_try, lambda: _done(self._host.delete_port(spec.name, force=True)))
+    # Making
 
-    async def _make_volumes(self, made: Fresh, undo: contextlib.AsyncExitStack) -> None:
+    async def _make_parts(self, progress: Progress, row: Creation, spec: GuestSpec, made: Fresh) -> None:
+        await self._make_volumes(row, made)
+        for port in spec.ports:
+            await self._host.ports.create(Part(progress, 0.2, 0.4), port, made_for=row.guest)
+        for endpoint in made.endpoints.specs:
+            await self._changes.create(Part(progress, 0.4, 0.7), endpoint, made_for=row.guest)
+
+    async def _make_volumes(self, row: Creation, made: Fresh) -> None:
         from ringway.guest import volumes
 
         for disk in made.disks:
-            await asyncio.to_thread(volumes.make, disk.volume)
-            undo.push_async_callback(asyncio.to_thread, volumes.unmake, disk.volume)
+            if disk.volume.new:
+                inode = await asyncio.to_thread(volumes.make, disk.volume)
+                faults.point("creation.volume")
+                row = await self._rows.put(replace(row, volumes={**row.volumes, disk.volume.path: inode}))
 
-    async def _endpoint(self, spec: EndpointSpec, undo: contextlib.AsyncExitStack) -> None:
-        was_there = self._host.desired.find(spec.name) is not None
-        await _done(self._host.create(spec))
-        if not was_there:
-            undo.push_async_callback(_try, lambda: _done(self._host.delete(spec.name, force=True)))
+    # Undoing, and finishing
 
-    async def _enter(self, guest: GuestInfo, made: Fresh, spec: GuestSpec) -> None:
-        """Write down what the guest has of ours. It has it already, so that nothing else is changed."""
-        for endpoint in made.endpoints.specs:
-            await _done(self._host.attach(guest.uuid, AttachSpec(endpoint=endpoint.name)))
-        for port in spec.ports:
-            await _done(self._host.plug(guest.uuid, PlugSpec(port=port.name)))
+    def left(self) -> tuple[str, ...]:
+        """The names of guests that are being made, or were left half made."""
+        return tuple(row.name for row in self._rows.all())
 
+    async def settle(self) -> None:
+        """Undo or finish what a daemon left that died; what is under way is left alone."""
+        left = [row.name for row in self._rows.all() if not self._rows.is_held(row.name)]
+        await asyncio.gather(*(self._rows.look_at(name, self._settle) for name in left))
 
-async def _done(operation: Operation) -> Any:
-    """:raises RingwayError: it failed."""
-    await operation.ended()
-    return operation.outcome()
+    async def _settle(self, row: Creation) -> None:
+        """:raises RingwayError: libvirt cannot be asked now."""
+        try:
+            found = await self._host.guests.show(row.guest)
+        except NotFoundError:
+            await self._undo(row)
+        else:
+            for holdings in self._holdings:
+                await holdings.take_in(found)
+            await self._rows.remove(row.name)
 
+    async def _undo(self, row: Creation) -> None:
+        """Leave nothing of what a creation made. :raises RingwayError: it cannot be removed now."""
+        guests, host = self._host.guests, self._host
+        await guests.ask(guests.hypervisor.undefine, row.guest)
+        for name in [wanted.name for wanted in host.desired.all() if wanted.made_for == row.guest]:
+            await self._free(host.attachments, name, self._changes.delete)
+        for name in host.ports.made_for(row.guest):
+            await self._free(host.plugs, name, host.ports.delete)
+        await self._unmake_volumes(row)
+        await self._rows.remove(row.name)
 
-async def _try(undo: Callable[[], Awaitable[object]]) -> None:
-    try:
-        await undo()
-    except RingwayError as error:
-        _log.warning("what a guest was to have stays: %s", error)
+    async def _free(self, holdings: Holdings, thing: str, delete: Delete) -> None:
+        """Delete what was made for a guest, unless another has been given it meanwhile."""
+        if holdings.find(thing) is None:
+            with contextlib.suppress(NotFoundError):
+                await delete(Progress(), thing, force=True)
+        else:
+            _log.info("%s '%s' is another guest's by now, and stays", holdings.words.thing, thing)
+
+    async def _unmake_volumes(self, row: Creation) -> None:
+        from ringway.guest import volumes
+
+        for path, inode in row.volumes.items():
+            await asyncio.to_thread(volumes.unmake, path, inode)

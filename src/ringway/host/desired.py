@@ -94,9 +94,12 @@ class Desired:
                 hint="take another one, or none: one is chosen then",
             )
 
-    async def insert(self, spec: EndpointSpec, *, confirmed: bool = False) -> Wanted:
+    async def insert(
+        self, spec: EndpointSpec, *, confirmed: bool = False, made_for: str | None = None
+    ) -> Wanted:
         """Write a new endpoint down. It is on disk when this returns. :param confirmed: it is there."""
-        wanted = Wanted(spec=spec, applied=spec if confirmed else None, created=now())
+        applied = spec if confirmed else None
+        wanted = Wanted(spec=spec, applied=applied, created=now(), made_for=made_for)
         await self.write(self._store.insert, wanted)
         self._rows[wanted.name] = wanted
         return wanted

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from ringway import faults
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
-from ringway.guest.base import GuestEvent, GuestEventKind
+from ringway.guest.base import GuestEvent
 from ringway.host.events import Events, Kind, now
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
@@ -249,12 +249,7 @@ class Holdings(ABC):
 
     async def heed(self, event: GuestEvent) -> None:
         """Something happened to a guest: look at what it had."""
-        if event.kind is GuestEventKind.CONNECTED:
-            await self.settle()
-        else:
-            await self._look_at(
-                row.name for row in self._rows.all() if event.is_of(row.guest, row.guest_name)
-            )
+        await self._look_at(row.name for row in self._rows.all() if event.is_of(row.guest, row.guest_name))
 
     async def _look_at(self, things: Iterable[str]) -> None:
         await asyncio.gather(*(self._rows.look_at(thing, self._settle) for thing in things))
@@ -267,23 +262,29 @@ class Holdings(ABC):
         """Write down what guests have of ours without a row: it was lost, or they were given it by others."""
         with contextlib.suppress(UnreachableError):
             for guest in await self._guests.list():
-                for thing in self._of(guest):
+                await self.take_in(guest)
+
+    async def take_in(self, guest: GuestInfo) -> None:
+        """Write down what a guest has of ours, and nobody is known to have."""
+        for thing in self._of(guest):
+            async with self._rows.alone(thing):
+                if self._locks.is_held(self._lock_of(thing)):  # by who deletes it, and may wait for us
+                    continue  # a later look does it
+                if thing not in self._rows and await self._who_has(guest.uuid, thing) is not None:
                     await self._enter(guest, thing)
 
+    async def enter(self, guest: GuestInfo) -> None:
+        """Write down what a new guest has of ours; whoever calls is :meth:`changing` all of it."""
+        for thing in self._of(guest):
+            await self._enter(guest, thing)
+
     async def _enter(self, guest: GuestInfo, thing: str) -> None:
-        async with self._rows.alone(thing):
-            if thing in self._rows or await self._who_has(guest.uuid, thing) is None:
+        async with self._locks.hold(self._lock_of(thing)):
+            if not await self._is_there(thing):
+                _log.info("guest '%s' has %s, which is not known", guest.name, self._named(thing))
                 return
-            if self._locks.is_held(
-                self._lock_of(thing)
-            ):  # who deletes it may wait for us; a later look does it
-                return
-            async with self._locks.hold(self._lock_of(thing)):
-                if not await self._is_there(thing):
-                    _log.info("guest '%s' has %s, which is not known", guest.name, self._named(thing))
-                    return
-                await self._rows.mark(_holding(thing, guest), Stage.CONFIRMED)
-            await self._tell(thing, guest.uuid)
+            await self._rows.mark(_holding(thing, guest), Stage.CONFIRMED)
+        await self._tell(thing, guest.uuid)
 
     # The row, and the domain
 

@@ -24,7 +24,7 @@ from ringway.host.attachments import Attachments
 from ringway.host.changes import Change as SpecChange
 from ringway.host.changes import Changes
 from ringway.host.config import DaemonConfig
-from ringway.host.creations import Creations
+from ringway.host.creations import Creation, Creations
 from ringway.host.desired import Desired
 from ringway.host.events import Events
 from ringway.host.health import Health
@@ -119,9 +119,14 @@ class Host:
         ports = rows("port", WantedPort, store)
         self.plugs = Plugs(rows("plug", Holding, store), *around, ports, self.switches)
         self.ports = Ports(ports, self.switches, self.plugs, locks, self.events)
-        self.creations = Creations(self, sockets)
+        self.creations = Creations(rows("creation", Creation, store), self, self._changes, sockets)
         self._surroundings = Surroundings(
-            self.guests, self.switches, self.attachments, self.plugs, self.ports, self.events
+            self.guests,
+            self.switches,
+            self.creations,
+            (self.attachments, self.plugs),
+            self.ports,
+            self.events,
         )
         self._parallel = config.parallel
         self._began = time.monotonic()

@@ -47,6 +47,10 @@ SCRIPTS: Final = (
             WHEN 'attaching' THEN 'begun' WHEN 'detaching' THEN 'going' ELSE 'confirmed' END
     );
     """,
+    """
+    CREATE TABLE creation (name TEXT NOT NULL PRIMARY KEY, document TEXT NOT NULL) STRICT;
+    ALTER TABLE endpoint ADD COLUMN made_for TEXT;
+    """,
 )
 """``applied``: the specification that the engine confirmed last, NULL until the creation was.
-``deletion``: the endpoint is on its way out."""
+``deletion``: the endpoint is on its way out. ``made_for``: the UUID of the guest whose creation made it."""

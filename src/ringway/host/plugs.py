@@ -23,6 +23,7 @@ class WantedPort(Row, frozen=True, kw_only=True):
     """A row: a port as its switch shall have it, with nothing left open."""
 
     spec: PortSpec
+    made_for: str | None = None  #: the UUID of the guest whose creation made it
 
 
 class Plugs(Holdings):

@@ -41,6 +41,10 @@ class Ports:
         """Whether there is a port of this name."""
         return name in self._rows
 
+    def made_for(self, guest: str) -> tuple[str, ...]:
+        """The names of the ports that the creation of a guest made. :param guest: its UUID."""
+        return tuple(row.name for row in self._rows.all() if row.made_for == guest)
+
     async def list(self) -> tuple[PortInfo, ...]:
         """All ports, by name."""
         return tuple(await asyncio.gather(*(self._view(row) for row in self._rows.all())))
@@ -88,8 +92,11 @@ class Ports:
         await self._ask(switch.check, resolved, others)
         return resolved
 
-    async def create(self, progress: Progress, spec: PortSpec) -> PortInfo:
-        """Make a port; one that is there and equal is fine. When it fails, there is nothing of it."""
+    async def create(self, progress: Progress, spec: PortSpec, *, made_for: str | None = None) -> PortInfo:
+        """Make a port; one that is there and equal is fine. When it fails, there is nothing of it.
+
+        :param made_for: the UUID of the guest whose creation makes it.
+        """
         async with self._rows.alone(spec.name):
             switch = self._switches.of(spec)
             if (same := self._same(spec)) is not None:
@@ -99,7 +106,7 @@ class Ports:
                 resolved = await self._check(spec)
                 progress.cancellable(False)
                 row = await self._rows.mark(
-                    WantedPort(name=spec.name, spec=resolved, created=now()), Stage.BEGUN
+                    WantedPort(name=spec.name, spec=resolved, created=now(), made_for=made_for), Stage.BEGUN
                 )
             async with self._rows.confirming(row, self._take_back):
                 await self._ask(switch.create, resolved)
@@ -145,7 +152,7 @@ class Ports:
 
     async def look_at(self, name: str) -> None:
         """Look at a port of which its switch told something."""
-        if not self._locks.is_held(self._rows.lock(name)):  # who works on it knows
+        if not self._rows.is_held(name):  # who works on it knows
             await self._rows.look_at(name, self._settle)
 
     async def _settle(self, row: WantedPort) -> None:

@@ -83,6 +83,10 @@ class Rows(Generic[R]):
         """The name of a row's lock; no endpoint, whose lock has its bare name, has a slash in it."""
         return f"{self.kind}/{name}"
 
+    def is_held(self, name: str) -> bool:
+        """Whether somebody is alone with a row, or waits for it."""
+        return self._locks.is_held(self.lock(name))
+
     @contextlib.asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[None]:
         """Be alone with a row, or with a name that has none."""
@@ -119,9 +123,9 @@ class Rows(Generic[R]):
         try:
             yield
             faults.point(f"{self.kind}.made")
-            await self.mark(row, Stage.CONFIRMED)
+            await self.mark(self.get(row.name), Stage.CONFIRMED)
         except BaseException:
-            await self._try(take_back, row)
+            await self._try(take_back, self.get(row.name))
             raise
 
     # All of them

@@ -36,7 +36,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """One endpoint of the desired state.
 
     ``applied`` is what its engine confirmed last: ``None`` until its creation was acknowledged, another than
-    ``spec`` while a change is under way.
+    ``spec`` while a change is under way. ``made_for`` is the UUID of the guest whose creation made it.
     """
 
     spec: EndpointSpec
@@ -44,6 +44,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     generation: int = 1
     deletion: Deletion | None = None
     created: str = ""
+    made_for: str | None = None
 
     @property
     def name(self) -> str:
@@ -87,15 +88,17 @@ class Store:
         """All rows, by name. :raises RingwayError: one cannot be understood; it is named."""
         with _errors_of(self._path):
             rows = self._db.execute(
-                "SELECT name, spec, applied, generation, deletion, created FROM endpoint ORDER BY name"
+                "SELECT name, spec, applied, generation, deletion, created, made_for FROM endpoint "
+                "ORDER BY name"
             ).fetchall()
         return tuple(_wanted(*row) for row in rows)
 
     def insert(self, wanted: Wanted) -> None:
         """Add a row. :raises ConflictError: its name or WWPN is taken."""
         self._change(
-            "INSERT INTO endpoint (spec, applied, generation, deletion, created, engine, wwpn, name) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO endpoint "
+            "(spec, applied, generation, deletion, created, made_for, engine, wwpn, name) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             wanted,
         )
 
@@ -103,7 +106,7 @@ class Store:
         """Replace a row. :raises ConflictError: its WWPN is taken."""
         self._change(
             "UPDATE endpoint SET spec = ?, applied = ?, generation = ?, deletion = ?, created = ?, "
-            "engine = ?, wwpn = ? WHERE name = ?",
+            "made_for = ?, engine = ?, wwpn = ? WHERE name = ?",
             wanted,
         )
 
@@ -124,6 +127,7 @@ class Store:
             wanted.generation,
             wanted.deletion,
             wanted.created,
+            wanted.made_for,
             spec.engine,
             spec.wwpn,
             spec.name,
@@ -212,7 +216,7 @@ def _json(spec: EndpointSpec) -> str:
 
 
 def _wanted(name: str, spec: str, applied: str | None, *rest: Any) -> Wanted:
-    generation, deletion, created = rest
+    generation, deletion, created, made_for = rest
     try:
         return Wanted(
             spec=msgspec.json.decode(spec, type=EndpointSpec),
@@ -220,6 +224,7 @@ def _wanted(name: str, spec: str, applied: str | None, *rest: Any) -> Wanted:
             generation=generation,
             deletion=Deletion(deletion) if deletion is not None else None,
             created=created,
+            made_for=made_for,
         )
     except (msgspec.MsgspecError, RingwayError) as error:
         raise RingwayError(f"the stored endpoint '{name}' cannot be understood: {error}") from error

@@ -11,12 +11,11 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from ringway.errors import RingwayError
-from ringway.guest.base import GuestEvent
-from ringway.host.attachments import Attachments
+from ringway.guest.base import GuestEvent, GuestEventKind
+from ringway.host.creations import Creations
 from ringway.host.events import Events, Kind
 from ringway.host.holdings import Holdings
 from ringway.host.hypervisors import Guests
-from ringway.host.plugs import Plugs
 from ringway.host.ports import Ports
 from ringway.host.switches import Switches
 
@@ -32,14 +31,15 @@ class Surroundings:
         self,
         guests: Guests,
         switches: Switches,
-        attachments: Attachments,
-        plugs: Plugs,
+        creations: Creations,
+        holdings: tuple[Holdings, ...],
         ports: Ports,
         events: Events,
     ) -> None:
         self._guests = guests
         self._switches = switches
-        self._holdings: tuple[Holdings, ...] = (attachments, plugs)
+        self._creations = creations
+        self._holdings = holdings
         self._ports = ports
         self._events = events
         self._loop = asyncio.get_running_loop()
@@ -56,6 +56,7 @@ class Surroundings:
         self._begin(self._look_again())
 
     async def _settle(self, *, unconfirmed: bool = False) -> None:
+        await self._creations.settle()
         for holdings in self._holdings:
             await holdings.settle(unconfirmed=unconfirmed)
         await self._ports.settle()
@@ -100,7 +101,10 @@ class Surroundings:
             device = f" {event.alias}" if event.alias else ""
             self._events.tell(Kind.GUEST, f"guest/{event.guest}", f"{event.kind}{device}")
         try:
-            for holdings in self._holdings:
-                await holdings.heed(event)
+            if event.kind is GuestEventKind.CONNECTED:
+                await self._settle()
+            else:
+                for holdings in self._holdings:
+                    await holdings.heed(event)
         except RingwayError as error:
             _log.warning("guest '%s' cannot be looked at: %s", event.guest, error)

@@ -5,6 +5,7 @@ The worlds outlive who uses them, as domains and bridges do.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -133,14 +134,6 @@ class MemoryHypervisor:
         if persistent:
             found.kept.pop(endpoint, None)
 
-    def take_back(self, guest: str, endpoint: str) -> None:
-        """Take it out, if the guest lets it go."""
-        found = self._guest(guest)
-        if endpoint in found.holds & found.live.keys():
-            raise TimedOutError(f"'{guest}' does not let '{endpoint}' go")
-        found.live.pop(endpoint, None)
-        found.kept.pop(endpoint, None)
-
     def plug(self, guest: str, port: PortSpec, *, live: bool, persistent: bool) -> None:
         """Enter a port."""
         self._world.before("plug", port.name)
@@ -151,15 +144,34 @@ class MemoryHypervisor:
         self._world.before("unplug", port)
         self._guest(guest).ports.discard(port)
 
-    def create(self, xml: str, *, start: bool) -> GuestInfo:
-        """Enter a guest."""
-        name = Document(xml).name
-        if name in self._world.guests:
-            raise ConflictError(f"there is a guest '{name}' already")
-        self._world.before("create", name)
-        self._world.documents[name] = xml
-        self._world.add(name, running=start)
-        return self.show(name)
+    def define(self, xml: str) -> GuestInfo:
+        """Enter a guest, with what its document says that it has."""
+        document = Document(xml)
+        if document.name in self._world.guests:
+            raise ConflictError(f"there is a guest '{document.name}' already")
+        self._world.before("define", document.name)
+        self._world.documents[document.name] = xml
+        guest = self._world.add(document.name, running=False)
+        guest.uuid = document.uuid or guest.uuid
+        guest.ports = {port.port for port in document.ports()}
+        guest.kept = {
+            each.endpoint: Wish(endpoint=each.endpoint, face=each.face) for each in document.attachments()
+        }
+        return self.show(document.name)
+
+    def start(self, guest: str) -> None:
+        """Let it run, with what its next start has."""
+        found = self._guest(guest)
+        self._world.before("start", found.name)
+        found.running, found.live = True, dict(found.kept)
+
+    def undefine(self, guest: str) -> None:
+        """Take a guest out."""
+        with contextlib.suppress(NotFoundError):
+            found = self._guest(guest)
+            if found.running:
+                raise ConflictError(f"guest '{guest}' runs")
+            del self._world.guests[found.name]
 
     def watch(self, notify: Notify) -> None:
         """What the test tells."""

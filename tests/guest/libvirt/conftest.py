@@ -57,7 +57,7 @@ def web0(booted: DomainGuest, bench: Bench) -> Iterator[DomainGuest]:
     """That guest, without disks before and after."""
     yield booted
     for attachment in bench.hypervisor.show("web0").attachments:
-        bench.hypervisor.take_back("web0", attachment.endpoint)
+        bench.detach("web0", attachment.endpoint)
 
 
 @pytest.fixture

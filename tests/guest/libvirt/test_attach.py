@@ -130,21 +130,22 @@ def test_taking_back_removes_whatever_is_there(bench: Bench, web0: DomainGuest) 
     """Each point at which somebody can have died: nothing, a connection, a device, both halves."""
     bench.target("db0")
     wish = bench.wish("db0")
-    bench.hypervisor.take_back("web0", "db0")
+    bench.detach("web0", "db0")
     backend = {
         "type": "socket",
         "data": {"addr": {"type": "unix", "data": {"path": wish.socket}}, "server": False},
     }
     bench.qmp("web0", "chardev-add", id="chr-vu-ua-ringway-db0", backend=backend)
-    bench.hypervisor.take_back("web0", "db0")
+    bench.detach("web0", "db0")
     assert bench.remains("web0") == []
     for persistent in (False, True):
         bench.hypervisor.attach("web0", wish, live=True, persistent=persistent)
-        bench.hypervisor.take_back("web0", "db0")
-        bench.hypervisor.take_back("web0", "db0")
+        bench.detach("web0", "db0")
+        bench.detach("web0", "db0")
         assert bench.remains("web0") == []
         assert bench.aliases("web0") == []
-    bench.hypervisor.take_back("nobody", "db0")
+    with pytest.raises(NotFoundError):
+        bench.detach("nobody", "db0")
     disks(web0, 0)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ringway.errors import ConflictError, NotFoundError, UnreachableError, UsageError
+from ringway.errors import ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
 from ringway.guest.base import GuestEventKind
 from ringway.guest.document import Document
 from ringway.guest.libvirt import LibvirtHypervisor
@@ -198,23 +198,31 @@ def test_a_port_that_is_not_whole(bench: Bench, web0: DomainGuest) -> None:
 def test_a_guest_is_made_from_a_document(bench: Bench) -> None:
     guest = bench.define("made")
     guest.close()
-    info = bench.hypervisor.create(guest.xml, start=False)
+    info = bench.hypervisor.define(guest.xml)
     assert (info.name, info.state, info.persistent) == ("made", GuestState.SHUT_OFF, True)
     assert isinstance(bench.hypervisor.document("made", persistent=True), Document)
     with pytest.raises(ConflictError, match="already"):
-        bench.hypervisor.create(guest.xml, start=False)
+        bench.hypervisor.define(guest.xml)
     with pytest.raises(ConflictError, match="does not run"):
         bench.hypervisor.document("made", persistent=False)
-    bench.libvirtd.virsh("undefine", "made")
+    bench.hypervisor.undefine("made")
+    bench.hypervisor.undefine("made")
     bench.wait_event(GuestEventKind.UNDEFINED)
 
 
-def test_a_guest_that_does_not_start_is_not_made(bench: Bench) -> None:
+def test_a_guest_that_does_not_start_says_so_and_one_that_runs_is_not_forgotten(bench: Bench) -> None:
     guest = bench.define("stuck")
     guest.close()
-    broken = guest.xml.replace("<kernel>", "<kernel>/none")
-    with pytest.raises(Exception, match="does not start"):
-        bench.hypervisor.create(broken, start=True)
+    bench.hypervisor.define(guest.xml.replace("<kernel>", "<kernel>/none"))
+    with pytest.raises(RingwayError, match="'stuck' does not start"):
+        bench.hypervisor.start("stuck")
+    bench.hypervisor.undefine("stuck")
+    bench.hypervisor.define(guest.xml)
+    bench.hypervisor.start("stuck")
+    with pytest.raises(ConflictError, match="runs"):
+        bench.hypervisor.undefine("stuck")
+    bench.libvirtd.virsh("destroy", "stuck")
+    bench.hypervisor.undefine("stuck")
     assert "stuck" not in bench.libvirtd.virsh("list", "--all", "--name")
 
 

@@ -59,7 +59,7 @@ class NestedGuest:
 
     def __enter__(self) -> Self:
         with contextlib.closing(LibvirtHypervisor(self._libvirtd.uri)) as hypervisor:
-            hypervisor.create(self.xml, start=False)
+            hypervisor.define(self.xml)
         return self
 
     def __exit__(

@@ -157,24 +157,26 @@ def test_a_blank_volume_is_made_in_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "web0-sda.raw"
     assert found == Volume(path=str(path), size_bytes=2 << 30, new=True)
     assert not path.exists()
-    make(found)
+    inode = make(found)
     assert (path.stat().st_size, path.stat().st_blocks) == (2 << 30, 0)
     with pytest.raises(ConflictError, match="is there already"):
         make(found)
     with pytest.raises(ConflictError, match="is there already"):
         catalogue.find(parse("source=blank,size=2"), "web0-sda")
-    unmake(found)
-    unmake(found)
+    for _ in range(2):
+        unmake(found.path, inode)
     assert not path.exists()
     with pytest.raises(NotFoundError, match="no folder /nowhere"):
         catalogue.find(parse("source=blank,size=2,dest=volume,volume_type=fast"), "n")
 
 
-def test_what_was_there_is_neither_made_nor_taken_away(image: Path) -> None:
-    found = look(str(image), "web0")
-    make(found)
-    unmake(found)
+def test_a_file_of_anothers_is_not_taken_away(image: Path, tmp_path: Path) -> None:
+    unmake(str(image), image.stat().st_ino + 1)
+    unmake(str(image), None)  # it was not made, or it was, and nobody could have written to it
     assert image.read_bytes() == bytes(MIB)
+    make(Volume(path=str(tmp_path / "x.raw"), size_bytes=MIB, new=True))
+    unmake(str(tmp_path / "x.raw"), None)
+    assert not (tmp_path / "x.raw").exists()
 
 
 def test_a_volume_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
@@ -182,11 +184,11 @@ def test_a_volume_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
         make(Volume(path=str(tmp_path / "none" / "x.raw"), size_bytes=1, new=True))
     too_large = Volume(path=str(tmp_path / "x.raw"), size_bytes=(1 << 63) - 1, new=True)
     try:
-        make(too_large)
+        inode = make(too_large)
     except BackstoreError:
         assert not any(tmp_path.iterdir())
     else:  # this file system has no such limit
-        unmake(too_large)
+        unmake(too_large.path, inode)
 
 
 # Refusals

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
-from ringway.model import BlockDevice, GuestSpec, GuestState, PlugSpec, PortSpec, Via, VolumeSource
+from ringway.model import (
+    BlockDevice,
+    GuestSpec,
+    GuestState,
+    OperationState,
+    PlugSpec,
+    PortSpec,
+    Via,
+    VolumeSource,
+)
 from ringway.testing.engine import World
 from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
@@ -20,7 +29,7 @@ PORT = PortSpec(name="p0", switch="memory")
 
 
 def fail(verb: str, name: str) -> None:
-    if verb == "create":
+    if verb == "start":
         raise RingwayError(f"no {name}")
 
 
@@ -69,7 +78,12 @@ async def test_a_guest_has_what_was_asked_for(tmp_path: Path, spec: GuestSpec) -
             await done(host.delete("web"))
 
 
-async def test_a_guest_that_does_not_start_leaves_nothing(tmp_path: Path, spec: GuestSpec) -> None:
+@pytest.mark.parametrize("verb", ["define", "start"])
+async def test_a_guest_that_does_not_start_leaves_nothing(tmp_path: Path, spec: GuestSpec, verb: str) -> None:
+    def fail(reached: str, name: str) -> None:
+        if reached == verb:
+            raise RingwayError(f"no {name}")
+
     guests, switch, world = GuestWorld(before=fail), SwitchWorld(), World()
     async with running_host(_state(tmp_path), world, guests, switch) as host:
         with pytest.raises(RingwayError, match="no web"):
@@ -122,3 +136,138 @@ async def test_of_two_guests_of_one_name_one_is_made_and_keeps_what_it_has(
         assert sum(isinstance(one, ConflictError) for one in ended) == 1
         assert host.attachments.guest_of("web") == "web"
     assert (set(guests.guests), set(world.endpoints)) == ({"web"}, {"web"})
+
+
+class Death(Exception):
+    """The daemon ends here; what it had begun it neither finishes nor takes back."""
+
+
+def die_at(patch: pytest.MonkeyPatch, point: str) -> None:
+    """Let the next passing of a point be the last thing that a creation does."""
+
+    def reach(name: str) -> None:
+        if name == point:
+            raise Death
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    patch.setattr("ringway.faults.point", reach)
+    patch.setattr("ringway.host.rows.Rows._try", nothing)
+
+
+@pytest.mark.parametrize("had", [False, True], ids=["new", "port-was-there"])
+@pytest.mark.parametrize(
+    ("point", "whole"),
+    [
+        ("creation.begun", False),
+        ("creation.volume", False),
+        ("port.confirmed", False),
+        ("create.acknowledged", False),
+        ("creation.defined", True),
+        ("creation.made", True),
+        ("creation.confirmed", True),
+        ("attachment.confirmed", True),
+        ("plug.confirmed", True),
+    ],
+)
+async def test_a_creation_that_a_daemon_died_in_is_whole_or_nothing(
+    tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch, point: str, whole: bool, had: bool
+) -> None:
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    state, pool = _state(tmp_path), tmp_path / "pool"
+    whole = whole or (had and point == "port.confirmed")  # which it never comes to then
+    async with running_host(state, world, guests, switch) as host:
+        if had:
+            await done(host.create_port(PORT))
+        with monkeypatch.context() as patch:
+            die_at(patch, point)
+            await host.create_guest(spec).ended()
+    async with running_host(state, world, guests, switch) as host:
+        there = [one.name for one in host.desired.all()]
+        holders = host.attachments.guest_of("web"), host.plugs.guest_of("p0")
+        rows = host.creations.left()
+    assert rows == ()
+    assert (holders, there) == ((("web", "web"), ["web"]) if whole else ((None, None), []))
+    assert (set(guests.guests), len(list(pool.iterdir()))) == (({"web"}, 1) if whole else (set(), 0))
+    assert set(switch.ports) == ({"p0"} if whole or had else set())
+
+
+async def test_a_creation_that_was_left_is_settled_before_the_next_of_its_name(
+    tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        with monkeypatch.context() as patch:
+            die_at(patch, "creation.volume")
+            await host.create_guest(spec).ended()
+        assert host.creations.left() == ("web",)
+        assert (await done(host.create_guest(spec))).ports == ("p0",)
+        assert host.creations.left() == ()
+
+
+async def test_what_another_guest_got_from_an_unfinished_creation_is_its_own(
+    tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    guests.add("mail")
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        with monkeypatch.context() as patch:
+            die_at(patch, "create.acknowledged")
+            await host.create_guest(spec).ended()
+        await done(host.plug("mail", PlugSpec(port="p0")))
+        await host.creations.settle()
+        assert host.creations.left() == ()
+        assert host.plugs.guest_of("p0") == "mail"
+    assert (set(switch.ports), world.endpoints) == ({"p0"}, {})
+
+
+async def test_a_file_that_somebody_made_meanwhile_is_neither_used_nor_removed(
+    tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    theirs = tmp_path / "pool" / "web-sdb.raw"
+
+    def reach(name: str) -> None:
+        if name == "creation.begun":
+            theirs.write_bytes(b"theirs")
+
+    monkeypatch.setattr("ringway.faults.point", reach)
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        with pytest.raises(ConflictError, match="is there already"):
+            await done(host.create_guest(spec))
+        assert host.creations.left() == ()
+    assert theirs.read_bytes() == b"theirs"
+
+
+async def test_a_creation_can_be_cancelled_until_it_makes_something(tmp_path: Path, spec: GuestSpec) -> None:
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        early = host.create_guest(spec)
+        early.cancel()
+        await early.ended()
+        assert early.state is OperationState.CANCELLED
+        assert (guests.guests, switch.ports, host.creations.left()) == ({}, {}, ())
+        refusals: list[str] = []
+
+        def cancel(_verb: str, _name: str) -> None:
+            with pytest.raises(ConflictError, match="cannot be cancelled any more"):
+                late.cancel()
+            refusals.append(late.info().step)
+
+        switch.before = guests.before = cancel
+        late = host.create_guest(spec)
+        await late.ended()
+        assert late.state is OperationState.DONE
+        assert refusals[-1] == "starting the guest"
+
+
+async def test_the_steps_of_a_creation_are_no_operations(
+    tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many operations as there can be, what one began is finished all the same."""
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    monkeypatch.setattr("ringway.host.operations.MAX_RUNNING", 1)
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        assert (await done(host.create_guest(spec))).ports == ("p0",)
+        assert [one.description for one in host.operations.list()] == ["create guest web"]

@@ -31,7 +31,7 @@ from ringway.guest.vifs import port_face
 from ringway.model import AttachmentInfo, Check, GuestInfo, PortSpec
 
 _log: Final = logging.getLogger(__name__)
-RELEASE_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
+_UNDO_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
 
 
 class LibvirtHypervisor:
@@ -126,14 +126,6 @@ class LibvirtHypervisor:
         """
         self._remove(guest, endpoint_alias(endpoint), live=live, persistent=persistent, timeout_s=timeout_s)
 
-    def take_back(self, guest: str, endpoint: str) -> None:
-        """Undo an :meth:`attach` of which nobody was told; a guest that is gone has nothing of it.
-
-        :raises TimedOutError: the guest does not let it go.
-        """
-        with contextlib.suppress(NotFoundError):
-            self.detach(guest, endpoint, live=True, persistent=True, timeout_s=RELEASE_S)
-
     # Ports
 
     def plug(self, guest: str, port: PortSpec, *, live: bool, persistent: bool) -> None:
@@ -152,8 +144,11 @@ class LibvirtHypervisor:
 
     # Whole guests
 
-    def create(self, xml: str, *, start: bool) -> GuestInfo:
-        """Define a guest, and start it. :raises RingwayError: it could not; there is no such guest."""
+    def define(self, xml: str) -> GuestInfo:
+        """Make a guest, which does not run yet.
+
+        :raises ConflictError: there is one of its name. :raises RingwayError: it could not; there is none.
+        """
         document = Document(xml)
         connection = self._connection.get()
         with contextlib.suppress(NotFoundError):
@@ -161,9 +156,22 @@ class LibvirtHypervisor:
             raise ConflictError(f"there is a guest '{document.name}' already")
         with translated(f"libvirt does not take guest '{document.name}'"):
             domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
-        if start:
-            self._start(domain)
         return self._look(domain).info()
+
+    def start(self, guest: str) -> None:
+        """Let a guest run. :raises RingwayError: it does not."""
+        domain = self._find(guest)
+        with translated(f"guest '{domain.name()}' does not start"):
+            domain.create()
+
+    def undefine(self, guest: str) -> None:
+        """Forget a guest; one that is not there is fine. :raises ConflictError: it runs."""
+        with contextlib.suppress(NotFoundError):
+            domain = self._find(guest)
+            with translated(f"guest '{domain.name()}' stays"):
+                if domain.isActive():
+                    raise ConflictError(f"guest '{domain.name()}' runs", hint="stop it first")
+                domain.undefine()
 
     # What happens
 
@@ -187,15 +195,6 @@ class LibvirtHypervisor:
 
     def _look(self, domain: libvirt.virDomain) -> Look:
         return Look(domain, self._removals.asked(domain))
-
-    def _start(self, domain: libvirt.virDomain) -> None:
-        try:
-            with translated(f"guest '{domain.name()}' does not start"):
-                domain.create()
-        except RingwayError:
-            with contextlib.suppress(libvirt.libvirtError):
-                domain.undefine()
-            raise
 
     def _checked(
         self, look: Look, device: NewDevice, *, live: bool, persistent: bool, fix_memory: bool
@@ -246,7 +245,7 @@ class LibvirtHypervisor:
     def _undo(self, domain: libvirt.virDomain, alias: str, error: BaseException) -> None:
         """Take the first half back; what fails now is a note to what failed first."""
         try:
-            self._removals.remove(lambda: domain, alias, RELEASE_S)
+            self._removals.remove(lambda: domain, alias, _UNDO_S)
         except RingwayError as further:
             error.add_note(f"{alias} stays in the guest that runs: {further.message}")
 
