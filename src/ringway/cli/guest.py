@@ -235,7 +235,10 @@ def detach(name: str, endpoint: str, live: bool, persistent: bool, release_s: fl
 @remote
 @output
 def plug(name: str, port: str, live: bool | None, persistent: bool | None, **options: Any) -> None:
-    """Give a guest a network port (see `ringway port create`)."""
+    """Give a guest a network port (see `ringway port create`).
+
+    A guest that runs is told the port's MTU at its next start: set it in the guest until then.
+    """
     from ringway.cli.port import VIEW as PORTS
 
     performer = Performer.of(options)

@@ -107,7 +107,11 @@ def show(name: str, remote: str | None, **options: Any) -> None:
 @click.option("--queues", type=click.IntRange(1, 256), default=1, show_default=True, help="Pairs of queues.")
 @click.option("--rx-queue-size", type=int, metavar="COUNT", help="Entries of each receive ring.")
 @click.option("--tx-queue-size", type=int, metavar="COUNT", help="Entries of each transmit ring.")
-@click.option("--mtu", type=click.IntRange(68, 65535), help="The largest packet; the switch's to know.")
+@click.option(
+    "--mtu",
+    type=click.IntRange(68, 65535),
+    help="The largest packet: asked of the switch, told to the guest.",
+)
 @click.option(
     "--reconnect",
     "reconnect_s",

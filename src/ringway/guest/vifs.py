@@ -1,8 +1,7 @@
 """Network ports as people write them: ``id=net0,socket=/run/vpp/net0.sock,mode=client,queues=2,rx=1024``.
 
-What libvirt would refuse later, or hang on, is refused or told of here: it takes no MTU of such a port and no
-reconnection of a socket that QEMU listens on, and a guest whose port listens does not start before the
-switch has connected.
+What libvirt would refuse later, or hang on, is refused or told of here: it takes no reconnection of a socket
+that QEMU listens on, and a guest whose port listens does not start before the switch has connected.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 from ringway.errors import UsageError
 from ringway.guest.document import Document, PortFace
-from ringway.guest.document.ports import RING_SIZES
+from ringway.guest.document.ports import MTU_MAX, MTU_MIN, RING_SIZES
 from ringway.model import PortMode, PortSpec
 from ringway.units import parse_duration
 
@@ -40,7 +39,6 @@ _HINT: Final = (
     "queues, rx, tx, mtu, reconnect, and a switch's own as ovs.bridge=br0"
 )
 MAX_PAIRS: Final = 256  #: of queues, that guests drive
-_MTU: Final = (68, 65535)  #: what virtio-net can say
 _MAC: Final = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 _OWN: Final = re.compile(r"([a-z][a-z0-9-]*)\.([A-Za-z0-9_-]+)", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
@@ -81,11 +79,6 @@ def notes(spec: PortSpec) -> Iterator[str]:
         yield f"port '{spec.name}': the guest does not start before the switch connects to {spec.socket}"
     else:
         yield f"port '{spec.name}': the guest does not start unless the switch listens at {spec.socket}"
-    if spec.mtu is not None:
-        yield (
-            f"port '{spec.name}': libvirt has no MTU for it; {spec.mtu} is set in the switch, "
-            "and in the guest's own configuration"
-        )
 
 
 def port_face(spec: PortSpec) -> PortFace:
@@ -104,6 +97,7 @@ def port_face(spec: PortSpec) -> PortFace:
         queues=spec.queues if spec.queues > 1 else None,
         rx_queue_size=spec.rx_queue_size,
         tx_queue_size=spec.tx_queue_size,
+        mtu=spec.mtu,
         reconnect_s=spec.reconnect_s,
     )
 
@@ -230,9 +224,8 @@ def _faults(spec: PortSpec) -> Iterator[tuple[bool, str, str]]:
             f"QEMU has no {what} ring of {size}",
             f"take {', '.join(map(str, RING_SIZES))}",
         )
-    low, high = _MTU
     yield (
-        spec.mtu is not None and not low <= spec.mtu <= high,
+        spec.mtu is not None and not MTU_MIN <= spec.mtu <= MTU_MAX,
         f"an MTU of {spec.mtu} is not possible",
-        f"{low} to {high}",
+        f"{MTU_MIN} to {MTU_MAX}",
     )

@@ -21,7 +21,7 @@ from ringway.testing.libvirtd import Libvirtd, check_programs
 from ringway.testing.openvswitch import OpenVSwitch
 
 from .conftest import BRIDGE, set_address, wait_until
-from .traffic import HERE, THERE, carrier, ping
+from .traffic import HERE, THERE, carrier, mtu, ping
 
 _TYPING_S = 120
 
@@ -130,9 +130,11 @@ def test_guests_of_libvirts_talk_through_the_switch(host: Host, run_dir: Path) -
     with created(host, run_dir, "there", "--vif", vif) as there:
         set_address(there, THERE)
         host.wait_port("there0", "up", "there")
+        assert mtu(there) == "9000", "by the port, not by the guest"
         host.do("port", "create", "here0", "--switch", "ovs", "--queues", "2", "--mtu", "9000")
         with DomainGuest(host.libvirtd, "here", run_dir, cpus=2) as here:
             host.do("guest", "plug", "here", "here0")
+            assert mtu(here) == "1500", "libvirt plugs in without overrides"
             set_address(here, HERE)
             host.wait_port("here0", "up", "here")
             ping(here)
@@ -191,6 +193,7 @@ def check_stop(host: Host, here: DomainGuest) -> None:
     host.wait_port("here0", "ready", "here")
     here.start_domain()
     here.wait_ready()
+    assert mtu(here) == "9000"
     set_address(here, HERE)
     host.wait_port("here0", "up", "here")
-    ping(here)
+    ping(here, size=9000 - 28)

@@ -16,7 +16,7 @@ from ringway.testing.guest import LinuxGuest
 from ringway.testing.openvswitch import OpenVSwitch
 
 from .conftest import BRIDGE, MakePort, guest_on, set_address, wait_state, wait_until
-from .traffic import HERE, THERE, carrier, ping
+from .traffic import HERE, THERE, carrier, mtu, ping
 
 #: 8 MiB that nobody has seen, with their sum.
 _SERVE = "head -c 8388608 /dev/urandom >/tmp/file; cd /tmp; sha256sum file >file.sum; httpd -p 80 -h /tmp"
@@ -46,7 +46,7 @@ def test_guests_that_are_servers(driver: Switch, ovs_dpdk: OpenVSwitch, make_por
 
 def check_traffic(here: LinuxGuest, there: LinuxGuest) -> None:
     """A file arrives as it was, and nothing on the way cuts what fits the MTU."""
-    assert here.run("cat /sys/class/net/eth0/mtu").strip() == "9000", "by the port, not by the guest"
+    assert mtu(here) == "9000", "by the port, not by the guest"
     ping(here, size=9000 - 28)
     there.run(_SERVE)
     here.run(_FETCH)

@@ -15,3 +15,8 @@ def ping(guest: Shell, *, to: str = THERE, size: int = 56, cpu: int = 0) -> None
 def carrier(guest: Shell) -> str:
     """1: the guest sees that a cable is in."""
     return guest.run("cat /sys/class/net/eth0/carrier").strip()
+
+
+def mtu(guest: Shell) -> str:
+    """What the guest has, which nobody set in it."""
+    return guest.run("cat /sys/class/net/eth0/mtu").strip()

@@ -244,6 +244,17 @@ def test_a_port_says_no_more_than_it_is_told() -> None:
     assert document.ports()[0].mode is PortMode.SERVER
 
 
+def test_what_a_port_overrides_goes_with_it() -> None:
+    document = Document(domain())
+    document.add_port(_PORT)
+    assert "override" not in document.xml
+    document.remove("ua-ringway-port-p0")
+    document.add_port(replace(_PORT, mtu=9000))
+    assert re.search("name=.host_mtu. type=.unsigned. value=.9000.", document.xml)
+    document.remove("ua-ringway-port-p0")
+    assert "host_mtu" not in document.xml
+
+
 @pytest.mark.parametrize(
     ("face", "error", "reason"),
     [
@@ -256,6 +267,8 @@ def test_a_port_says_no_more_than_it_is_told() -> None:
         (replace(_PORT, mode=PortMode.SERVER, reconnect_s=1), UsageError, "QEMU listens"),
         (replace(_PORT, reconnect_s=0), UsageError, "at least a second"),
         (replace(_PORT, queues=0), UsageError, "at least one pair"),
+        (replace(_PORT, mtu=67), UsageError, "an MTU of 67"),
+        (replace(_PORT, mtu=65536), UsageError, "an MTU of 65536"),
         (replace(_PORT, rx_queue_size=2048), UsageError, "a ring of 2048"),
         (replace(_PORT, tx_queue_size=300), UsageError, "a ring of 300"),
         (replace(_PORT, boot_order=-1), UsageError, "begins with 1"),

@@ -48,7 +48,7 @@ from ringway.guest.document.pci import (
 from ringway.guest.document.pci import (
     port_element as pcie_port_element,
 )
-from ringway.guest.document.ports import Plugged, mac_addresses, plugged_ports, port_element
+from ringway.guest.document.ports import Plugged, mac_addresses, plugged_ports, port_element, port_override
 from ringway.guest.document.tree import Element, insert, parse, remove, text_of, text_of_part
 from ringway.model import GuestDisk
 
@@ -200,7 +200,8 @@ class Document:
         """Give the guest a network port.
 
         :param address: where; ``None``: libvirt chooses.
-        :returns: the interface for libvirt's attachDevice.
+        :returns: the interface for libvirt's attachDevice. It has no override: a guest that runs is told no
+            MTU.
         :raises ConflictError: the guest has this port, its socket or its MAC address.
         :raises UsageError: libvirt or QEMU would refuse it.
         """
@@ -209,6 +210,8 @@ class Document:
         if face.mac.lower() in mac_addresses(self._root):
             raise ConflictError(f"guest '{self.name}' has {face.mac} already, at another interface")
         self._put(element, face.boot_order)
+        if properties := port_override(face):
+            overrides.override(self._root, port_alias(face.port), properties)
         return (text_of_part(element),)
 
     def add_scsi_controller(self, wanted: ScsiController) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class PortFace(Struct, frozen=True, kw_only=True):
     queues: int | None = None
     rx_queue_size: int | None = None
     tx_queue_size: int | None = None
+    mtu: int | None = None  #: what the guest is told, and takes if nobody tells it another
     reconnect_s: int | None = None  #: as a client only
     boot_order: int | None = None
 

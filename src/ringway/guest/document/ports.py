@@ -1,6 +1,7 @@
 """Network ports in a domain: ``<interface type='vhostuser'>``.
 
-It has no ``<mtu>``: libvirt would look for a network device of the host's, and there is none.
+It has no ``<mtu>``: libvirt would look for a network device of the host's, and there is none. QEMU is told by
+an override.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ringway.errors import UsageError
 from ringway.guest.aliases import Kind, owner, port_alias
 from ringway.guest.document.faces import PortFace
 from ringway.guest.document.facts import alias_of, each_device
+from ringway.guest.document.overrides import Value
 from ringway.guest.document.parts import check_reconnect, closing, reconnect
 from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.tree import Element, make
@@ -22,6 +24,8 @@ from ringway.model import PortMode
 
 _MAC: Final = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}", re.IGNORECASE)
 RING_SIZES: Final = (256, 512, 1024)  #: that QEMU's virtio-net has
+MTU_MIN: Final = 68  #: Spec: virtio 1.3, 5.1.4.1
+MTU_MAX: Final = 65535
 
 
 class Plugged(Struct, frozen=True, kw_only=True):
@@ -49,6 +53,11 @@ def port_element(face: PortFace, address: PciAddress | None) -> Element:
         make("driver", driver) if any(driver.values()) else None,
         *closing(port_alias(face.port), face.boot_order, address),
     )
+
+
+def port_override(face: PortFace) -> dict[str, Value]:
+    """The properties to be overridden for a port; none if libvirt says all by itself."""
+    return {} if face.mtu is None else {"host_mtu": face.mtu}
 
 
 def plugged_ports(root: Element) -> Iterator[Plugged]:
@@ -88,6 +97,8 @@ def _check(face: PortFace) -> None:
         )
     if face.queues is not None and face.queues < 1:
         raise UsageError("a port has at least one pair of queues")
+    if face.mtu is not None and not MTU_MIN <= face.mtu <= MTU_MAX:
+        raise UsageError(f"no guest is told an MTU of {face.mtu}", hint=f"take {MTU_MIN} to {MTU_MAX}")
     check_reconnect(face.reconnect_s)
     for size in (face.rx_queue_size, face.tx_queue_size):
         if size is not None and size not in RING_SIZES:
