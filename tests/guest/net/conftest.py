@@ -1,6 +1,6 @@
-"""A switch for all tests of this folder, its driver, and guests on its ports.
+"""A switch for all tests of this folder that want one, its driver, and guests on ports.
 
-The switch takes huge pages from the machine, and one runs at a time; a host that has none skips these tests.
+The switch takes huge pages from the machine, and one runs at a time; a host that has none skips its tests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MakePort = Callable[..., PortSpec]
 
 
 @pytest.fixture(scope="session")
-def ovs_dpdk() -> Iterator[OpenVSwitch]:
+def only_switch() -> Iterator[OpenVSwitch]:
     """The switch; it runs."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rw-")))
@@ -42,11 +42,11 @@ def ovs_dpdk() -> Iterator[OpenVSwitch]:
         yield private
 
 
-@pytest.fixture(autouse=True)
-def told(ovs_dpdk: OpenVSwitch) -> Iterator[None]:
-    """What the switch says is beside a test that failed."""
-    yield
-    print(ovs_dpdk.describe())
+@pytest.fixture
+def ovs_dpdk(only_switch: OpenVSwitch) -> Iterator[OpenVSwitch]:
+    """The switch; what it says is beside a test that failed."""
+    yield only_switch
+    print(only_switch.describe())
 
 
 @pytest.fixture
