@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from ringway.errors import GuestError, error_from_code
 from ringway.faults import VARIABLE
+from ringway.testing.small_host import Popen
 
 READY_S: Final = 60.0
 STOP_S: Final = 30.0
@@ -29,10 +30,22 @@ class Daemon:
     :param folder: short enough for sockets in it.
     :param fault: where it shall kill itself (:mod:`ringway.faults`).
     :param environment: what it is told besides.
+    :param popen: starts it, on a host of its own for one.
+    :param here: where the folder is for the daemon itself, if that is another place than for us.
     """
 
-    def __init__(self, folder: Path, *, fault: str = "", environment: Mapping[str, str] = _NOTHING) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fault: str = "",
+        environment: Mapping[str, str] = _NOTHING,
+        popen: Popen = subprocess.Popen,
+        here: Path | None = None,
+    ) -> None:
         self.folder = folder
+        self._popen = popen
+        self._here = here or folder
         self.fault = fault
         self._environment = environment
         self.words: list[str] = []  #: what it told its service manager
@@ -69,10 +82,10 @@ class Daemon:
         """
         told = {VARIABLE: self.fault, "NOTIFY_SOCKET": str(self.folder / "notify"), **self._environment}
         environment = {**os.environ, **told}
-        command = [sys.executable, "-m", "ringway.cli.daemon", "--directory", str(self.folder)]
+        command = [sys.executable, "-m", "ringway.cli.daemon", "--directory", str(self._here)]
         manager = self._listen()
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stderr=log, env=environment)
+            self._process = self._popen(command, stderr=log, env=environment)
             return self._ready(manager) if wait else True
 
     def _listen(self) -> socket.socket:

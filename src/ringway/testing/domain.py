@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -19,6 +19,7 @@ from ringway.testing.libvirtd import Libvirtd
 from ringway.testing.stream import Stream
 
 CONNECT_S: Final = 60.0
+MIGRATE_S: Final = 300.0
 SHARED_MEMORY: Final = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
 _STREAMS: Final = ("console", "agent")
 
@@ -138,12 +139,30 @@ class DomainGuest(Shell):
     def start_domain(self) -> None:
         """Start it, from its persistent definition; :meth:`wait_ready` tells when it has booted."""
         self._hang_up()
+        self._streams = self._met(lambda: self.libvirtd.virsh("start", self.name))
+
+    def migrate(self, to: Libvirtd, *options: str) -> None:
+        """Have libvirt move it, while it runs, with its definition.
+
+        :param options: of ``virsh migrate``.
+        :raises GuestError: it stays where it is.
+        """
+        command = ["migrate", "--live", "--p2p", "--persistent", "--undefinesource", *options]
+        streams = self._met(
+            lambda: self.libvirtd.virsh(*command, self.name, to.remote_uri, timeout_s=MIGRATE_S)
+        )
+        self._hang_up()
+        self.libvirtd, self._streams = to, streams
+
+    def _met(self, start: Callable[[], object]) -> dict[str, Stream]:
+        """Have a QEMU started. :returns: its streams."""
         with contextlib.ExitStack() as stack:
             doors = {name: stack.enter_context(_Door(path)) for name, path in self._paths.items()}
-            self.libvirtd.virsh("start", self.name)
-            for name, door in doors.items():
-                self._streams[name] = Stream(name, door.accept())
-                self._streams[name].start()
+            start()
+            streams = {name: Stream(name, door.accept()) for name, door in doors.items()}
+        for stream in streams.values():
+            stream.start()
+        return streams
 
     def stop_domain(self) -> None:
         """Pull the plug; its definition stays."""

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from ringway.errors import GuestError
+from ringway.testing.small_host import Popen
 
 START_S: Final = 120.0  #: QEMU is asked what it can do at the first start, under emulation
 STOP_S: Final = 60.0
@@ -66,6 +67,8 @@ _QEMU: Final[Mapping[str, object]] = {
     "cgroup_controllers": [],
     "stdio_handler": "file",  # no virtlogd
 }
+#: How others come; by a real operator it would be TLS, or SSH and the socket.
+_TCP: Final[Mapping[str, object]] = {"listen_tls": 0, "listen_tcp": 1, "auth_tcp": "none"}
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
@@ -79,6 +82,8 @@ class Libvirtd:
         not given.
     :param qemu: settings of ``qemu.conf`` beside, or instead of, those that suit tests.
     :param host: the host's UUID as libvirt sees it; a new one, if not given: guests move between hosts only.
+    :param popen: starts its processes, on a host of their own for one; numbers in its files are that host's.
+    :param listen: the host's name, if other hosts' libvirtds may come over TCP; whoever does is taken in.
     """
 
     def __init__(
@@ -88,8 +93,12 @@ class Libvirtd:
         cache: Path | None = None,
         qemu: Mapping[str, object] = _NOTHING,
         host: str | None = None,
+        popen: Popen = subprocess.Popen,
+        listen: str | None = None,
     ) -> None:
         self.folder = folder
+        self._popen = popen
+        self._listen = listen
         self._cache = cache or folder / "cache"
         self._qemu = {**_QEMU, **qemu}
         self._host = host or str(uuid.uuid4())
@@ -105,6 +114,11 @@ class Libvirtd:
     def uri(self) -> str:
         """What ``libvirt.open`` and ``virsh -c`` take."""
         return f"qemu+unix:///system?socket={self.socket}"
+
+    @property
+    def remote_uri(self) -> str:
+        """What a libvirtd on another host takes."""
+        return f"qemu+tcp://{self._listen}/system"
 
     @property
     def pid(self) -> int:
@@ -151,9 +165,7 @@ class Libvirtd:
         """
         self.socket.unlink(missing_ok=True)
         with (self.folder / "libvirtd.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
+            self._process = self._popen(self._command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         self._wait_ready()
 
     def stop(self) -> None:
@@ -199,16 +211,18 @@ class Libvirtd:
             "unix_sock_rw_perms": "0700",
             "host_uuid": self._host,
             "log_outputs": "3:stderr",
+            **(_TCP if self._listen else {}),
         }
         (self.folder / "etc" / "libvirtd.conf").write_text(_settings(daemon))
         (self.folder / "etc" / "qemu.conf").write_text(_settings(self._qemu))
-        self._warden = subprocess.Popen(
+        self._warden = self._popen(
             ["sh", "-c", _WARDEN], cwd=self.folder, stdin=subprocess.PIPE, start_new_session=True
         )
 
     def _command(self) -> list[str]:
         pairs = [part for place, name in _PLACES.items() for part in (str(self._place(name)), place)]
         daemon = ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf", "-p", str(self.folder / "libvirtd.pid")]
+        daemon += ["--listen"] if self._listen else []
         user = [] if os.geteuid() == 0 else ["--map-root-user"]
         namespace = ["unshare", "--mount", "--propagation", "private", *user]
         return [*namespace, "sh", "-euc", _ENTER, "sh", *pairs, "--", *daemon]
