@@ -172,6 +172,11 @@ _SETTINGS: Final = (
     click.option("--poll", type=click.Choice([*map(str, Poll)]), help="user: how workers wait."),
     click.option("--io-engine", type=click.Choice([*map(str, IoEngine)]), help="user: how I/O is done."),
     click.option(
+        "--incoming/--no-incoming",
+        default=None,
+        help="user: another host may have the disks, and lets go of them when it moves its guest here.",
+    ),
+    click.option(
         "--nexus",
         callback=_naa,
         metavar="NAA",
@@ -184,7 +189,7 @@ _SETTINGS: Final = (
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """Take those settings out of a command's options that were given."""
     kinds: dict[str, Callable[[Any], Any]] = {"poll": Poll, "io_engine": IoEngine, "protection": Protection}
-    names = ("wwpn", "queues", "workers", "cpus", "poll", "io_engine", "nexus", "protection")
+    names = ("wwpn", "queues", "workers", "cpus", "poll", "io_engine", "incoming", "nexus", "protection")
     values = {name: options.pop(name) for name in names}
     return {name: kinds.get(name, _as_is)(value) for name, value in values.items() if value is not None}
 

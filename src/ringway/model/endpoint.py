@@ -43,8 +43,8 @@ class Protection(StrEnum):
 class EndpointSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An endpoint as it is wanted. What is ``None`` is chosen once, at its creation, and kept.
 
-    ``queues``, ``workers``, ``cpus``, ``poll`` and ``io_engine`` are the user engine's; ``nexus`` and
-    ``protection`` are the kernel engine's.
+    ``queues``, ``workers``, ``cpus``, ``poll``, ``io_engine`` and ``incoming`` are the user engine's;
+    ``nexus`` and ``protection`` are the kernel engine's.
     """
 
     name: Name
@@ -57,6 +57,7 @@ class EndpointSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     cpus: tuple[int, ...] = ()
     poll: Poll = Poll.ADAPTIVE
     io_engine: IoEngine = IoEngine.AUTO
+    incoming: bool = False  #: at its start another host may have the disks: a guest that needs them waits
     nexus: Naa | None = None  #: the initiator's name, which persistent reservations hang on
     protection: Protection = Protection.NONE
 

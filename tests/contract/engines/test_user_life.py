@@ -16,7 +16,15 @@ from msgspec.structs import replace
 
 from ringway.engine.user import UserDriver
 from ringway.errors import BusyError, ConflictError, NotFoundError, UsageError
-from ringway.model import EndpointInfo, EndpointSpec, EndpointState, EngineKind, Limits, LunSpec
+from ringway.model import (
+    EndpointInfo,
+    EndpointSpec,
+    EndpointState,
+    EngineKind,
+    Limits,
+    LunSpec,
+    OwnershipState,
+)
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
 
 from ..loads import wait_until
@@ -195,6 +203,26 @@ def test_a_disk_grows(host: UserHost, driver: UserDriver) -> None:
         driver.resize("db0", replace(spec.luns[0], lun=7))
     with pytest.raises(NotFoundError):
         driver.resize("nobody", spec.luns[0])
+
+
+def test_one_that_may_have_its_disk_later(host: UserHost, driver: UserDriver) -> None:
+    """Another has it, as the source of a migration does; its target dies meanwhile, and comes again."""
+    driver.create(host.spec("db1", file_disk(host.image())))
+    spec = host.spec("db0", file_disk(host.image()), incoming=True)
+    driver.check(spec, ())
+    for _ in range(2):
+        driver.create(spec)
+        assert driver.show("db0").luns[0].ownership is OwnershipState.RELEASED
+        os.kill(driver.show("db0").pid or 0, signal.SIGKILL)
+        wait_until(lambda: driver.show("db0").state is EndpointState.DEGRADED, "its end")
+    driver.create(spec)
+    driver.delete("db1")
+    with ScsiFrontEnd(driver.show("db0").socket or "").open() as guest:
+        assert is_ready(guest, 0)
+        assert driver.show("db0").luns[0].ownership is OwnershipState.HELD
+        settled = replace(spec, incoming=False)
+        driver.update(spec, settled)
+        assert driver.show("db0").spec == settled
 
 
 def test_figures(host: UserHost, driver: UserDriver) -> None:

@@ -31,7 +31,7 @@ _NAA: Final = re.compile(r"naa\.[0-9a-f]{16}([0-9a-f]{16})?")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _STORE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+-]*")
 _SERVED: Final = (SpecKind.PATH, SpecKind.RAM, SpecKind.NULL)
-_USERS_OWN: Final = ("queues", "workers", "cpus", "poll", "io_engine")
+_USERS_OWN: Final = ("queues", "workers", "cpus", "poll", "io_engine", "incoming")
 #: The kernel keeps so many bytes of a path, and loses the rest without a word.
 _MAX_PATH: Final = 255
 _BLOCK_SIZES: Final = (512, 1024, 2048, 4096)

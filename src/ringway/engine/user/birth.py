@@ -201,7 +201,7 @@ def _probe(order: Probe) -> Probed:
     found = []
     with contextlib.ExitStack() as opened:
         for lun in order.luns:
-            backstore = open_backstore(lun.backstore)
+            backstore = open_backstore(lun.backstore, claim=order.claim)
             opened.callback(backstore.close)
             geometry = backstore.geometry
             found.append(Found(backstore.kind.value, geometry.size_bytes, geometry.block_size))

@@ -25,6 +25,7 @@ from ringway.model import (
 )
 
 _log: Final = logging.getLogger(__name__)
+_CHANGED: Final = ("luns", "incoming")  #: the latter says how its next target starts
 
 
 def apply_changes(endpoint: Endpoint, new: EndpointSpec, spawner: SpawnerClient, *, force: bool) -> None:
@@ -96,7 +97,7 @@ def _refuse_fixed(old: EndpointSpec, new: EndpointSpec) -> None:
     fixed = [
         field
         for field in old.__struct_fields__
-        if field != "luns" and getattr(old, field) != getattr(new, field)
+        if field not in _CHANGED and getattr(old, field) != getattr(new, field)
     ]
     if fixed:
         raise UsageError(

@@ -50,6 +50,7 @@ def config_of(spec: EndpointSpec) -> TargetConfig:
         poll=spec.poll,
         io_engine=spec.io_engine,
         wwpn=spec.wwpn if spec.device is DeviceKind.SCSI else None,
+        incoming=spec.incoming,
     )
 
 

@@ -88,9 +88,14 @@ class SpawnerClient:
                 _end(process)
                 raise
 
-    def probe(self, luns: tuple[LunSpec, ...], *, timeout_s: float = READY_S) -> tuple[Found, ...]:
-        """Open backstores as a target would. :raises RingwayError: what it would say."""
-        with self._given(Probe(luns), timeout_s) as channel:
+    def probe(
+        self, luns: tuple[LunSpec, ...], *, claim: bool = True, timeout_s: float = READY_S
+    ) -> tuple[Found, ...]:
+        """Open backstores as a target would. :raises RingwayError: what it would say.
+
+        :param claim: refuse one that somebody else uses.
+        """
+        with self._given(Probe(luns, claim), timeout_s) as channel:
             answer, _ = self._next(channel)
             if not isinstance(answer, Probed):
                 _refuse(answer)

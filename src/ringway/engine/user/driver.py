@@ -118,7 +118,8 @@ class UserDriver:
         luns = () if running is None or not running.alive else running.spec.luns
         has = [lun.backstore for lun in luns]
         self._make_folder()
-        self._spawner.probe(tuple(lun for lun in spec.luns if lun.backstore not in has))
+        new = tuple(lun for lun in spec.luns if lun.backstore not in has)
+        self._spawner.probe(new, claim=not spec.incoming)
 
     def check_foreign(self, spec: EndpointSpec, *, restoring: bool = False) -> None:
         """As the protocol says. Targets of others lock their disks, which :meth:`check` sees."""

@@ -32,9 +32,13 @@ class Serve(Struct, frozen=True, kw_only=True, tag="serve"):
 
 
 class Probe(Struct, frozen=True, tag="probe"):
-    """Open backstores as a target does, all at once, and close them. Answered with Probed, or with Failed."""
+    """Open backstores as a target does, all at once, and close them. Answered with Probed, or with Failed.
+
+    ``claim``: somebody else's is refused.
+    """
 
     luns: tuple[LunSpec, ...]
+    claim: bool = True
 
 
 class Add(Struct, frozen=True, tag="add"):
