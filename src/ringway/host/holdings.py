@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from ringway import faults
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
-from ringway.guest.base import GuestEvent
+from ringway.guest.base import GuestEvent, GuestEventKind
 from ringway.host.events import Events, Kind, now
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
@@ -27,6 +27,7 @@ from ringway.host.rows import Row, Rows, Stage
 from ringway.model import Action, Change, GuestInfo, GuestState, Plan
 
 _RUNNING: Final = (GuestState.RUNNING, GuestState.PAUSED)
+_COMINGS: Final = (GuestEventKind.STARTED, GuestEventKind.DEFINED)
 _GIVE_UP_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
 _log: Final = logging.getLogger(__name__)
 
@@ -248,8 +249,11 @@ class Holdings(ABC):
         await self._look_at(row.name for row in rows if not (unconfirmed and row.stage is Stage.CONFIRMED))
 
     async def heed(self, event: GuestEvent) -> None:
-        """Something happened to a guest: look at what it had."""
+        """Something happened to a guest: look at what it had, and at what it has come with."""
         await self._look_at(row.name for row in self._rows.all() if event.is_of(row.guest, row.guest_name))
+        if event.kind in _COMINGS:
+            with contextlib.suppress(NotFoundError):
+                await self.take_in(await self._guests.show(event.uuid))
 
     async def _look_at(self, things: Iterable[str]) -> None:
         await asyncio.gather(*(self._rows.look_at(thing, self._settle) for thing in things))

@@ -215,6 +215,24 @@ async def test_what_others_took_away_is_noticed(start: OpenHost, guests: GuestWo
         await done(host.delete("db0"))
 
 
+@pytest.mark.parametrize("kind", [GuestEventKind.STARTED, GuestEventKind.DEFINED])
+async def test_a_guest_that_comes_from_another_host_is_known_with_what_it_has(
+    start: OpenHost, guests: GuestWorld, kind: GuestEventKind
+) -> None:
+    web = guests.add("web")
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        await done(host.attach("web", AttachSpec(endpoint="db0")))
+        del guests.guests["web"]
+        guests.tell(GuestEvent(GuestEventKind.UNDEFINED, "web", uuid=web.uuid))
+        await until(lambda: host.attachments.guest_of("db0") is None)
+        guests.guests["web"] = web
+        guests.tell(GuestEvent(kind, "web", uuid=web.uuid))
+        await until(lambda: host.attachments.guest_of("db0") == "web")
+        with pytest.raises(BusyError, match="attached to guest 'web'"):
+            await done(host.delete("db0"))
+
+
 async def test_what_others_took_away_meanwhile_is_noticed_at_a_start(
     start: OpenHost, guests: GuestWorld
 ) -> None:
