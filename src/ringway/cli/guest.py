@@ -120,6 +120,11 @@ def guest() -> None:
 _guest = click.argument("name", metavar="GUEST", shell_complete=complete.guests)
 _endpoint = click.argument("endpoint", shell_complete=complete.endpoints)
 _port = click.argument("port", shell_complete=complete.ports)
+_fix_memory = click.option(
+    "--fix-memory",
+    is_flag=True,
+    help="Make the guest's memory shared, as vhost-user needs, from its next start on.",
+)
 
 
 def _to(command: Decorated) -> Decorated:
@@ -175,11 +180,7 @@ def show(name: str, remote: str | None, **options: Any) -> None:
     "--boot-order", type=click.IntRange(min=1), help="Its place in the boot order; at a start only."
 )
 @click.option("--protection", is_flag=True, help="lio: let the guest use T10 protection information.")
-@click.option(
-    "--fix-memory",
-    is_flag=True,
-    help="Make the guest's memory shared, as vhost-user needs, from its next start on.",
-)
+@_fix_memory
 @dry_run
 @waiting
 @remote
@@ -230,19 +231,21 @@ def detach(name: str, endpoint: str, live: bool, persistent: bool, release_s: fl
 @_guest
 @_port
 @_to
+@_fix_memory
 @dry_run
 @waiting
 @remote
 @output
-def plug(name: str, port: str, live: bool | None, persistent: bool | None, **options: Any) -> None:
+def plug(name: str, port: str, **options: Any) -> None:
     """Give a guest a network port (see `ringway port create`).
 
     A guest that runs is told the port's MTU at its next start: set it in the guest until then.
     """
     from ringway.cli.port import VIEW as PORTS
 
+    settings = ("live", "persistent", "fix_memory")
+    spec = PlugSpec(port=port, **{setting: options.pop(setting) for setting in settings})
     performer = Performer.of(options)
-    spec = PlugSpec(port=port, live=live, persistent=persistent)
     found = performer(lambda client: client.guests.plug, name, spec)
     if found is not None:
         performer.output.show_list([found], PORTS)

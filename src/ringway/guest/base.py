@@ -85,7 +85,9 @@ class Hypervisor(Protocol):
         :raises TimedOutError: it did not; it was asked, and nothing else changed.
         """
 
-    def plug(self, guest: str, port: PortSpec, *, live: bool, persistent: bool) -> None:
+    def plug(
+        self, guest: str, port: PortSpec, *, live: bool, persistent: bool, fix_memory: bool = False
+    ) -> None:
         """Give a guest a port. :raises RingwayError: it could not; the guest is as before."""
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:

@@ -83,7 +83,12 @@ class Plugs(Holdings):
                 progress.step(0.4, "plugging it in")
                 await self._switches.ask(self._switches.of(spec).plug, spec, found.uuid)
                 await self._guests.ask(
-                    self._guests.hypervisor.plug, found.uuid, spec, live=live, persistent=persistent
+                    self._guests.hypervisor.plug,
+                    found.uuid,
+                    spec,
+                    live=live,
+                    persistent=persistent,
+                    fix_memory=plug.fix_memory,
                 )
 
     async def _understand(self, guest: GuestInfo, plug: PlugSpec) -> tuple[PortSpec, bool, bool]:

@@ -83,6 +83,7 @@ class PlugSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     port: Name
     live: bool | None = None
     persistent: bool | None = None
+    fix_memory: bool = False  #: make the guest's memory shared from its next start on
 
 
 class PortMode(StrEnum):

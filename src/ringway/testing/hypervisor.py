@@ -106,11 +106,13 @@ class MemoryHypervisor:
 
     def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
         """Refuse a guest whose memory is not shared."""
-        found = self._guest(guest)
-        if not found.shared_memory and not wish.fix_memory:
-            raise ConflictError(f"the memory of '{guest}' is not shared", hint="--fix-memory")
+        self._check_memory(guest, fix=wish.fix_memory)
         places = {"now": live, "at its next start": persistent}
         return tuple(f"attach {wish.endpoint} {place}" for place, meant in places.items() if meant)
+
+    def _check_memory(self, guest: str, *, fix: bool) -> None:
+        if not (self._guest(guest).shared_memory or fix):
+            raise ConflictError(f"the memory of '{guest}' is not shared", hint="--fix-memory")
 
     def attach(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> AttachmentInfo:
         """Enter it."""
@@ -134,8 +136,11 @@ class MemoryHypervisor:
         if persistent:
             found.kept.pop(endpoint, None)
 
-    def plug(self, guest: str, port: PortSpec, *, live: bool, persistent: bool) -> None:
-        """Enter a port."""
+    def plug(
+        self, guest: str, port: PortSpec, *, live: bool, persistent: bool, fix_memory: bool = False
+    ) -> None:
+        """Enter a port. Refuse a guest whose memory is not shared."""
+        self._check_memory(guest, fix=fix_memory)
         self._world.before("plug", port.name)
         self._guest(guest).ports.add(port.name)
 

@@ -187,6 +187,19 @@ def test_a_port_of_the_next_start_comes_and_goes(bench: Bench) -> None:
     assert bench.aliases("ported") == []
 
 
+def test_a_port_and_memory_that_is_not_shared(bench: Bench) -> None:
+    """Refused; fixed for the next start, in one go with the port."""
+    guest = bench.define("private", backing="")
+    socket = str(bench.folder / "p0.sock")
+    port = PortSpec(name="p0", mac="52:54:00:00:00:01", socket=socket, mode=PortMode.SERVER)
+    with pytest.raises(ConflictError, match="does not share its memory") as caught:
+        bench.hypervisor.plug(guest.name, port, live=False, persistent=True)
+    assert "--fix-memory" in (caught.value.hint or "")
+    bench.hypervisor.plug(guest.name, port, live=False, persistent=True, fix_memory=True)
+    found = bench.hypervisor.show(guest.name)
+    assert (found.ports, found.shared_memory) == (("p0",), True)
+
+
 def test_a_port_that_is_not_whole(bench: Bench, web0: DomainGuest) -> None:
     with pytest.raises(UsageError, match="no socket"):
         bench.hypervisor.plug(web0.name, PortSpec(name="p0"), live=True, persistent=True)

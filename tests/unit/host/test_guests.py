@@ -296,6 +296,17 @@ async def test_a_port_is_made_plugged_and_deleted(
         assert (await host.ports.list(), web.ports, switch.ports) == ((), set(), {})
 
 
+async def test_a_port_shares_memory_if_it_is_asked_to(start: OpenHost, guests: GuestWorld) -> None:
+    web = guests.add("web")
+    web.shared_memory = False
+    async with start() as host:
+        await done(host.create_port(port("p0")))
+        with pytest.raises(ConflictError, match="not shared"):
+            await done(host.plug("web", PlugSpec(port="p0")))
+        await done(host.plug("web", PlugSpec(port="p0", fix_memory=True)))
+        assert web.ports == {"p0"}
+
+
 async def test_a_port_is_one_guests(start: OpenHost, guests: GuestWorld) -> None:
     guests.add("web")
     guests.add("mail")

@@ -128,7 +128,9 @@ class LibvirtHypervisor:
 
     # Ports
 
-    def plug(self, guest: str, port: PortSpec, *, live: bool, persistent: bool) -> None:
+    def plug(
+        self, guest: str, port: PortSpec, *, live: bool, persistent: bool, fix_memory: bool = False
+    ) -> None:
         """Give a guest a port.
 
         Where QEMU is the server, a guest that runs stands still until the switch connects: plug such a port
@@ -136,7 +138,7 @@ class LibvirtHypervisor:
 
         :raises RingwayError: it could not; the guest is as before.
         """
-        self._add(self._find(guest), port_face(port), live=live, persistent=persistent, fix_memory=False)
+        self._add(self._find(guest), port_face(port), live=live, persistent=persistent, fix_memory=fix_memory)
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         """Take a port away; what is not there is fine. :raises TimedOutError: as :meth:`detach`."""
