@@ -225,16 +225,14 @@ def test_a_guest_is_made_from_a_document(bench: Bench) -> None:
 
 def test_a_guest_that_does_not_start_says_so_and_one_that_runs_is_not_forgotten(bench: Bench) -> None:
     guest = bench.define("stuck")
-    guest.close()
+    bench.hypervisor.undefine("stuck")
     bench.hypervisor.define(guest.xml.replace("<kernel>", "<kernel>/none"))
     with pytest.raises(RingwayError, match="'stuck' does not start"):
         bench.hypervisor.start("stuck")
     bench.hypervisor.undefine("stuck")
     bench.hypervisor.define(guest.xml)
-    bench.hypervisor.start("stuck")
-    with pytest.raises(ConflictError, match="runs"):
+    with started(guest), pytest.raises(ConflictError, match="runs"):
         bench.hypervisor.undefine("stuck")
-    bench.libvirtd.virsh("destroy", "stuck")
     bench.hypervisor.undefine("stuck")
     assert "stuck" not in bench.libvirtd.virsh("list", "--all", "--name")
 
