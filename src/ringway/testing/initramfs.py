@@ -5,11 +5,13 @@ Nothing is mounted from the host, so such a guest can be migrated and needs no d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -80,6 +82,7 @@ _UDEV_RULES = (
 )
 _CONFIGURATION = ("/etc/group", "/etc/mke2fs.conf", "/etc/nsswitch.conf", "/etc/passwd")
 _MERGED = ("bin", "lib", "lib64", "sbin")
+_KEPT_S = 24 * 3600  #: since its last use
 _SEARCH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 _INIT = """\
@@ -129,7 +132,8 @@ def build(kernel: Kernel, modules: Sequence[str] = MODULES) -> Path:
         partial = image.with_name(f".{image.name}.{os.getpid()}")
         partial.write_bytes(_archive(kernel, modules, programs).packed())
         partial.rename(image)
-        _forget_others(image)
+        _forget_unused(image.parent)
+    image.touch()
     return image
 
 
@@ -208,15 +212,20 @@ def _rules() -> list[Path]:
 
 
 def _digest(programs: Sequence[Path], modules: Sequence[str]) -> str:
-    """Return a name for what would go in: any package that comes, goes or changes makes it another."""
+    """Return a name for what would go in: any package that comes, goes or changes makes it another.
+
+    A copy of this file is no other file: several checkouts share what they boot.
+    """
     database = Path("/var/lib/dpkg/status")
-    stamps = [str(path.stat().st_mtime_ns) for path in (*programs, database, Path(__file__)) if path.exists()]
-    parts = [*map(str, programs), *stamps, *modules]
+    stamps = [str(path.stat().st_mtime_ns) for path in (*programs, database) if path.exists()]
+    parts = [Path(__file__).read_text(), *map(str, programs), *stamps, *modules]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _forget_others(image: Path) -> None:
-    """Remove what older states of this host left; a guest that boots from one has it in memory already."""
-    for other in image.parent.glob("initramfs.*"):
-        if other != image:
-            other.unlink(missing_ok=True)
+def _forget_unused(folder: Path) -> None:
+    """Remove what older states of this host left. Somebody beside us may be about to boot from a newer one,
+    or from one with other modules."""
+    for image in folder.glob("initramfs.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - image.stat().st_mtime > _KEPT_S:
+                image.unlink()
