@@ -21,7 +21,7 @@ from ringway.testing.libvirtd import Libvirtd, check_programs
 from ringway.testing.openvswitch import OpenVSwitch
 
 from .conftest import BRIDGE, set_address, wait_until
-from .traffic import HERE, THERE, carrier, mtu, ping
+from .traffic import HERE, THERE, carrier, mtu, ping, wait_card
 
 _TYPING_S = 120
 
@@ -134,6 +134,7 @@ def test_guests_of_libvirts_talk_through_the_switch(host: Host, run_dir: Path) -
         host.do("port", "create", "here0", "--switch", "ovs", "--queues", "2", "--mtu", "9000")
         with DomainGuest(host.libvirtd, "here", run_dir, cpus=2) as here:
             host.do("guest", "plug", "here", "here0")
+            wait_card(here)
             assert mtu(here) == "1500", "libvirt plugs in without overrides"
             set_address(here, HERE)
             host.wait_port("here0", "up", "here")
@@ -182,6 +183,7 @@ def check_unplug(host: Host, here: DomainGuest) -> None:
     assert "vm-uuid" not in host.ovs.vsctl("get", "Interface", "vhu-here0", "external_ids")
     assert "here0" not in host.libvirtd.virsh("dumpxml", "here")
     host.do("guest", "plug", "here", "here0")
+    wait_card(here)
     assert here.run("cat /sys/class/net/eth0/address") == mac
     set_address(here, HERE)
     ping(here)

@@ -32,9 +32,7 @@ def test_guests_that_are_servers(driver: Switch, ovs_dpdk: OpenVSwitch, make_por
     with guest_on(one) as here, guest_on(other) as there:
         set_address(here, HERE)
         set_address(there, THERE)
-        for spec in (one, other):
-            wait_state(driver, spec, PortState.UP)
-            assert driver.show(spec).message is None
+        wait_up(driver, one, other)
         check_traffic(here, there)
         check_queues(ovs_dpdk, here)
         check_switch_restart(driver, ovs_dpdk, one, here)
@@ -42,6 +40,13 @@ def test_guests_that_are_servers(driver: Switch, ovs_dpdk: OpenVSwitch, make_por
         there.qemu.quit()
         wait_state(driver, other, PortState.READY)
         assert driver.show(one).state is PortState.UP
+
+
+def wait_up(driver: Switch, *specs: PortSpec) -> None:
+    """Wait until all are connected, and nothing is to be said of them."""
+    for spec in specs:
+        wait_state(driver, spec, PortState.UP)
+        assert driver.show(spec).message is None
 
 
 def check_traffic(here: LinuxGuest, there: LinuxGuest) -> None:
@@ -77,14 +82,15 @@ def check_switch_restart(driver: Switch, ovs: OpenVSwitch, spec: PortSpec, here:
         driver.show(spec)
     transfer = here.start(_FETCH)
     ovs.start_switch()
-    wait_state(driver, spec, PortState.UP)
+    wait_up(driver, spec)
     transfer.wait()
     assert carrier(here) == "1"
-    assert driver.show(spec).message is None
 
 
 def check_link_loss(driver: Switch, spec: PortSpec, here: LinuxGuest, there: LinuxGuest) -> None:
-    """A cable that is pulled out and put back."""
+    """A cable that is pulled out and put back. The switch is to have said before that it was in: what it says
+    may be behind what it does."""
+    wait_state(driver, spec, PortState.UP)
     there.qemu.qmp.execute("set_link", name="net", up=False)
     wait_state(driver, spec, PortState.READY)
     assert here.try_run(f"ping -c 1 -w 2 {THERE}").status != 0
@@ -99,15 +105,15 @@ def test_a_guest_that_is_a_client(driver: Switch, ovs_dpdk: OpenVSwitch, make_po
     with guest_on(one) as here, guest_on(other) as there:
         set_address(here, HERE)
         set_address(there, THERE)
-        wait_state(driver, one, PortState.UP)
+        wait_up(driver, one, other)
         ping(here)
         ovs_dpdk.end_switch()
         wait_until(lambda: carrier(here) == "0", "the guest sees that its cable is out")
         ovs_dpdk.start_switch()
-        wait_state(driver, one, PortState.UP)
+        wait_up(driver, one, other)
         ping(here)
         check_switch_crash(driver, ovs_dpdk, one)
-        wait_state(driver, one, PortState.UP)
+        wait_up(driver, one, other)
         ping(here)
 
 

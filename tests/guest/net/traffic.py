@@ -12,6 +12,11 @@ def ping(guest: Shell, *, to: str = THERE, size: int = 56, cpu: int = 0) -> None
     guest.run(f"taskset -c {cpu} ping -c 3 -w 30 -s {size} {to}")
 
 
+def wait_card(guest: Shell) -> None:
+    """Wait until a guest has found its network card, which may have come while it runs."""
+    guest.run("until [ -e /sys/class/net/eth0 ]; do usleep 20000; done")
+
+
 def carrier(guest: Shell) -> str:
     """1: the guest sees that a cable is in."""
     return guest.run("cat /sys/class/net/eth0/carrier").strip()
