@@ -114,6 +114,8 @@ class Creations:
         await self._refuse_name(spec.name)
         ports = self._host.ports
         spec = replace(spec, ports=tuple([await ports.whole(port) for port in spec.ports]))
+        for port in spec.ports if spec.start else ():
+            await self._host.plugs.refuse_start(port)
         known = backstores_of(await self._host.backstores())
         catalogue = Catalogue(spec.volumes, spec.pools, backstores=known)
         ask = self._host.guests.ask

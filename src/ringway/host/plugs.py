@@ -16,6 +16,8 @@ from ringway.host.rows import Row, Rows, Stage
 from ringway.host.switches import Switches
 from ringway.model import GuestInfo, Plan, PlugSpec, PortMode, PortSpec, PortState
 
+_UNKNOWN: Final = "external"  #: the switch that others see to
+_OR_CLIENT: Final = {PortMode.SERVER: ", or take a port with --mode client", PortMode.CLIENT: ""}
 _log: Final = logging.getLogger(__name__)
 
 
@@ -97,30 +99,37 @@ class Plugs(Holdings):
         if row.stage is not Stage.CONFIRMED:
             raise ConflictError(f"port '{row.name}' is being made or deleted", hint="wait, then look again")
         live, persistent = when(guest, plug.live, plug.persistent)
-        if live:
-            await self._refuse_standstill(row.spec)
+        if live and (why := await self._obstacle(row.spec)) is not None:
+            raise ConflictError(
+                f"a guest that runs cannot have port '{row.name}' now: {why}",
+                hint=f"plug it in for the next start (--no-live){_OR_CLIENT[row.spec.mode]}",
+            )
         return row.spec, live, persistent
 
-    async def _refuse_standstill(self, spec: PortSpec) -> None:
-        """:raises ConflictError: the guest that runs would stand still until a switch connects.
-
-        QEMU that listens at a port waits for its switch, and nobody knows when an unknown one comes.
-        """
-        if spec.mode is PortMode.SERVER and not await self._is_known(spec):
+    async def refuse_start(self, spec: PortSpec) -> None:
+        """:raises ConflictError: no guest can start with a port, which need not be there yet."""
+        may_be_asked = spec.name in self._ports or spec.switch == _UNKNOWN
+        if may_be_asked and (why := await self._obstacle(spec)) is not None:
             raise ConflictError(
-                f"a guest that runs would stand still until the switch connects to port '{spec.name}'",
-                hint="plug it in for the next start (--no-live), or make the port with --mode client",
+                f"no guest can start with port '{spec.name}' now: {why}",
+                hint=f"make it with --no-start, and start it later{_OR_CLIENT[spec.mode]}",
             )
 
-    async def _is_known(self, spec: PortSpec) -> bool:
-        """Whether a switch of ours has a port."""
-        if spec.switch == "external":
-            return False
+    async def _obstacle(self, spec: PortSpec) -> str | None:
+        """Why a guest cannot have a port at once; ``None``: it can.
+
+        QEMU that listens waits for its switch, its guest with it, and nobody knows when an unknown one comes.
+        """
         try:
             found = await self._switches.ask(self._switches.of(spec).show, spec)
-        except RingwayError:
-            return False
-        return found.state is not PortState.DEGRADED
+            why = found.message if found.state is PortState.DEGRADED else None
+        except RingwayError as error:
+            why = error.message
+        if spec.mode is PortMode.CLIENT:
+            return why
+        if spec.switch == _UNKNOWN:
+            why = "nobody knows whether one does"
+        return why and f"it would stand still until a switch connects, and {why}"
 
     async def tell_again(self, port: str) -> None:
         """Tell a switch that has lost a port, and has it again, which guest has it."""

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
 from ringway.model import (
@@ -14,10 +15,13 @@ from ringway.model import (
     GuestState,
     OperationState,
     PlugSpec,
+    PortMode,
     PortSpec,
     Via,
     VolumeSource,
 )
+from ringway.net.base import Settings
+from ringway.net.external import ExternalSwitch
 from ringway.testing.engine import World
 from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
@@ -110,6 +114,42 @@ async def test_a_volume_that_nobody_knows_is_refused_before_anything_is_made(
         with pytest.raises(NotFoundError, match="'lost'"):
             await done(host.create_guest(lost))
         assert switch.ports == {}
+
+
+@pytest.mark.parametrize("mode", list(PortMode))
+async def test_no_guest_is_started_that_would_wait_for_its_switch(
+    tmp_path: Path, spec: GuestSpec, mode: PortMode
+) -> None:
+    """libvirt would start it and wait, and the guest with it; or its start would fail."""
+    guests, switch = GuestWorld(), SwitchWorld()
+    spec = replace(spec, ports=(replace(PORT, mode=mode),))
+    async with running_host(_state(tmp_path), World(), guests, switch) as host:
+        await done(host.create_port(spec.ports[0]))
+        lost = switch.ports.pop("p0")
+        with pytest.raises(ConflictError, match=r"'p0' now: .*the switch has no port 'p0'") as caught:
+            await done(host.create_guest(spec))
+        assert "--no-start" in str(caught.value.hint)
+        assert ("stand still" in caught.value.message) is (mode is PortMode.SERVER)
+        with pytest.raises(ConflictError, match="'p0' now"):
+            await host.creations.plan(spec)
+        switch.ports["p0"] = lost
+        assert (await host.creations.plan(spec)).changes
+        assert (await done(host.create_guest(spec))).state is GuestState.RUNNING
+
+
+async def test_nobody_knows_when_a_switch_of_somebody_elses_connects(tmp_path: Path) -> None:
+    guests = GuestWorld()
+    external = ExternalSwitch(Settings(folder=tmp_path / "port"))
+    spec = GuestSpec(name="web", ports=(PortSpec(name="p0"),))
+    async with running_host(_state(tmp_path), World(), guests, external) as host:
+        with pytest.raises(ConflictError, match="stand still until a switch connects"):
+            await done(host.create_guest(spec))
+        client = replace(spec, ports=(PortSpec(name="p0", mode=PortMode.CLIENT),))
+        with pytest.raises(ConflictError, match="does not listen at"):
+            await done(host.create_guest(client))
+        assert (await host.ports.list(), guests.guests) == ((), {})
+        await done(host.create_guest(replace(spec, start=False)))
+        assert guests.guests["web"].ports == {"p0"}
 
 
 async def test_what_another_guest_has_is_refused_before_anything_is_made(
