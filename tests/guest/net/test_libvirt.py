@@ -21,7 +21,7 @@ from ringway.testing.libvirtd import Libvirtd, check_programs
 from ringway.testing.openvswitch import OpenVSwitch
 
 from .conftest import BRIDGE, set_address, wait_until
-from .traffic import HERE, THERE, carrier, mtu, ping, wait_card
+from .traffic import HERE, THERE, carrier, mtu, ping, wait_card, wait_links
 
 _TYPING_S = 120
 
@@ -50,6 +50,12 @@ class Host:
         done = self.try_(*words)
         assert done.returncode == 0, f"ringway {' '.join(words)}: {done.stderr}\n{self.daemon.log}"
         return done.stdout
+
+    def refusal(self, *words: str) -> str:
+        """The same for what is refused. :returns: what is said of it."""
+        done = self.try_(*words)
+        assert done.returncode != 0, f"ringway {' '.join(words)}: {done.stdout}"
+        return done.stderr
 
     def port(self, name: str) -> tuple[str, str | None]:
         """A port's state, and the guest that has it."""
@@ -138,8 +144,11 @@ def test_guests_of_libvirts_talk_through_the_switch(host: Host, run_dir: Path) -
             assert mtu(here) == "1500", "libvirt plugs in without overrides"
             set_address(here, HERE)
             host.wait_port("here0", "up", "here")
+            wait_links(here, there)
             ping(here)
             check_switch_restart(host, here)
+            wait_links(here, there)
+            ping(here)
             check_daemon_restart(host, here)
             check_unplug(host, here)
             check_stop(host, here)
@@ -152,14 +161,16 @@ def test_guests_of_libvirts_talk_through_the_switch(host: Host, run_dir: Path) -
 
 def check_switch_restart(host: Host, here: DomainGuest) -> None:
     """A switch that died comes back to guests that wait for it; what would hang meanwhile is refused."""
+    host.do("port", "create", "spare", "--switch", "ovs")
     host.ovs.stop_switch()
     wait_until(lambda: carrier(here) == "0", "the guest sees that its cable is out")
-    state, _ = host.port("here0")
-    assert state == "degraded"
+    assert host.port("here0") == ("degraded", "here")
+    assert "stand still until a switch connects" in host.refusal("guest", "plug", "here", "spare")
+    assert "ovs-vswitchd does not run" in host.refusal("port", "create", "more", "--switch", "ovs")
     host.ovs.start_switch()
+    host.do("port", "delete", "spare")
     host.wait_port("here0", "up", "here")
     host.wait_port("there0", "up", "there")
-    ping(here)
 
 
 def check_daemon_restart(host: Host, here: DomainGuest) -> None:
@@ -174,9 +185,9 @@ def check_daemon_restart(host: Host, here: DomainGuest) -> None:
 def check_unplug(host: Host, here: DomainGuest) -> None:
     """The guest loses its card and gets it again, with its address."""
     mac = here.run("cat /sys/class/net/eth0/address")
-    refused = host.try_("port", "delete", "here0")
-    assert "is plugged into guest 'here'" in refused.stderr
-    assert "ringway guest unplug here here0" in refused.stderr
+    refusal = host.refusal("port", "delete", "here0")
+    assert "plugged into guest 'here'" in refusal
+    assert "ringway guest unplug here here0" in refusal
     host.do("guest", "unplug", "here", "here0")
     assert here.try_run("ls /sys/class/net/eth0").status != 0
     host.wait_port("here0", "ready", None)
@@ -186,6 +197,8 @@ def check_unplug(host: Host, here: DomainGuest) -> None:
     wait_card(here)
     assert here.run("cat /sys/class/net/eth0/address") == mac
     set_address(here, HERE)
+    host.wait_port("here0", "up", "here")
+    wait_links(here)
     ping(here)
 
 
@@ -198,4 +211,5 @@ def check_stop(host: Host, here: DomainGuest) -> None:
     assert mtu(here) == "9000"
     set_address(here, HERE)
     host.wait_port("here0", "up", "here")
+    wait_links(here)
     ping(here, size=9000 - 28)

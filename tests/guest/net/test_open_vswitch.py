@@ -16,7 +16,7 @@ from ringway.testing.guest import LinuxGuest
 from ringway.testing.openvswitch import OpenVSwitch
 
 from .conftest import BRIDGE, MakePort, guest_on, set_address, wait_state, wait_until
-from .traffic import HERE, THERE, carrier, mtu, ping
+from .traffic import HERE, THERE, carrier, mtu, ping, wait_links
 
 #: 8 MiB that nobody has seen, with their sum.
 _SERVE = "head -c 8388608 /dev/urandom >/tmp/file; cd /tmp; sha256sum file >file.sum; httpd -p 80 -h /tmp"
@@ -33,6 +33,7 @@ def test_guests_that_are_servers(driver: Switch, ovs_dpdk: OpenVSwitch, make_por
         set_address(here, HERE)
         set_address(there, THERE)
         wait_up(driver, one, other)
+        wait_links(here, there)
         check_traffic(here, there)
         check_queues(ovs_dpdk, here)
         check_switch_restart(driver, ovs_dpdk, one, here)
@@ -96,6 +97,7 @@ def check_link_loss(driver: Switch, spec: PortSpec, here: LinuxGuest, there: Lin
     assert here.try_run(f"ping -c 1 -w 2 {THERE}").status != 0
     there.qemu.qmp.execute("set_link", name="net", up=True)
     wait_state(driver, spec, PortState.UP)
+    wait_links(there)
     ping(here)
 
 
@@ -106,14 +108,17 @@ def test_a_guest_that_is_a_client(driver: Switch, ovs_dpdk: OpenVSwitch, make_po
         set_address(here, HERE)
         set_address(there, THERE)
         wait_up(driver, one, other)
+        wait_links(here, there)
         ping(here)
         ovs_dpdk.end_switch()
         wait_until(lambda: carrier(here) == "0", "the guest sees that its cable is out")
         ovs_dpdk.start_switch()
         wait_up(driver, one, other)
+        wait_links(here, there)
         ping(here)
         check_switch_crash(driver, ovs_dpdk, one)
         wait_up(driver, one, other)
+        wait_links(here, there)
         ping(here)
 
 

@@ -17,6 +17,12 @@ def wait_card(guest: Shell) -> None:
     guest.run("until [ -e /sys/class/net/eth0 ]; do usleep 20000; done")
 
 
+def wait_links(*guests: Shell) -> None:
+    """Wait until guests see that their cables are in, and send: what comes before is dropped in the guest."""
+    for guest in guests:
+        guest.run("until [ $(cat /sys/class/net/eth0/operstate) = up ]; do usleep 20000; done")
+
+
 def carrier(guest: Shell) -> str:
     """1: the guest sees that a cable is in."""
     return guest.run("cat /sys/class/net/eth0/carrier").strip()
