@@ -156,7 +156,7 @@ async def detach_endpoint(call: Call) -> Any:
     """DELETE …/guests/NAME/endpoints/ENDPOINT."""
     query = call.query
     if query.dry_run:
-        return await call.host.attachments.plan_detachment(
+        return await call.host.attachments.plan_taking(
             call.name, call.endpoint, live=query.live, persistent=query.persistent
         )
     return call.host.detach(
@@ -175,7 +175,9 @@ async def unplug_port(call: Call) -> Any:
     """DELETE …/guests/NAME/ports/PORT."""
     query = call.query
     if query.dry_run:
-        return await call.host.plugs.plan_unplug(call.name, call.port)
+        return await call.host.plugs.plan_taking(
+            call.name, call.port, live=query.live, persistent=query.persistent
+        )
     return call.host.unplug(
         call.name, call.port, live=query.live, persistent=query.persistent, timeout_s=query.timeout
     )

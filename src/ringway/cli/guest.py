@@ -25,7 +25,7 @@ from ringway.cli.remote import (
     waiting,
 )
 from ringway.errors import NotFoundError, UsageError
-from ringway.model import AttachmentInfo, AttachSpec, GuestDisk, GuestInfo, PlugSpec
+from ringway.model import AttachmentInfo, AttachSpec, GuestDisk, GuestInfo, PlugInfo, PlugSpec
 from ringway.units import format_size
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -55,7 +55,7 @@ VIEW: Final = View[GuestInfo](
         "persistent": Column(lambda found: found.persistent, _yes_no),
         "disks": Column(lambda found: len(found.disks), right=True),
         "endpoints": Column(lambda found: ", ".join(one.endpoint for one in found.attachments) or None),
-        "ports": Column(lambda found: ", ".join(found.ports) or None),
+        "ports": Column(lambda found: ", ".join(one.port for one in found.ports) or None),
     },
     ("name", "state", "vcpus", "memory", "shared", "endpoints", "ports"),
     lambda found: found.name,
@@ -78,6 +78,18 @@ ATTACHMENTS: Final = View[AttachmentInfo](
     lambda found: f"{found.guest}/{found.endpoint}",
 )
 
+_PLUGS: Final = View[PlugInfo](
+    {
+        "port": Column(lambda found: found.port),
+        "state": Column(lambda found: found.state, coloured=True),
+        "now": Column(lambda found: found.live, _yes_no),
+        "next start": Column(lambda found: found.persistent, _yes_no),
+        "message": Column(lambda found: found.message),
+    },
+    ("port", "state", "now", "next start", "message"),
+    lambda found: found.port,
+)
+
 _DISKS: Final = View[GuestDisk](
     {
         "disk": Column(lambda found: found.target),
@@ -92,7 +104,7 @@ _DISKS: Final = View[GuestDisk](
 
 def describe(found: GuestInfo) -> Iterator[str]:
     """All about a guest, for a person."""
-    for name in ("name", "uuid", "state", "vcpus", "memory", "machine", "shared", "persistent", "ports"):
+    for name in ("name", "uuid", "state", "vcpus", "memory", "machine", "shared", "persistent"):
         column = VIEW.columns[name]
         if (value := column.value(found)) is not None:
             text = printable(column.text(value))
@@ -101,6 +113,9 @@ def describe(found: GuestInfo) -> Iterator[str]:
         yield ""
         chosen = ATTACHMENTS.chosen("endpoint,as,state,now,next start,address,migratable,message")
         yield from table(found.attachments, chosen, width=terminal_width())
+    if found.ports:
+        yield ""
+        yield from table(found.ports, _PLUGS.chosen(None), width=terminal_width())
     if found.disks:
         yield ""
         yield from table(found.disks, _DISKS.chosen(None), width=terminal_width())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -101,22 +101,10 @@ class Attachments(Holdings):
         live, persistent = when(guest, spec.live, spec.persistent)
         return _wish(endpoint, spec), live, persistent
 
-    async def plan_detachment(
-        self, guest: str, endpoint: str, *, live: bool = True, persistent: bool = True
-    ) -> Plan:
-        """What :meth:`take` would do. :raises NotFoundError: there is nothing to detach."""
-        found = await self._guests.show(guest)
-        self.refuse_absent(found, endpoint)
-        (info,) = (each for each in found.attachments if each.endpoint == endpoint)
-        places = {"the guest that runs": live and info.live, "its next start": persistent and info.persistent}
-        return change_of(
-            found, *(f"detach {endpoint} from {place}" for place, there in places.items() if there)
-        )
-
     # As holdings
 
-    def _of(self, guest: GuestInfo) -> Iterable[str]:
-        return [each.endpoint for each in guest.attachments]
+    def _of(self, guest: GuestInfo) -> Mapping[str, AttachmentInfo]:
+        return {each.endpoint: each for each in guest.attachments}
 
     async def _pull(self, guest: str, thing: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         detach = self._guests.hypervisor.detach

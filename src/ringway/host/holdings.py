@@ -10,7 +10,7 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import ClassVar, Final
 
 from msgspec import Struct
@@ -24,7 +24,7 @@ from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
 from ringway.host.operations import Progress
 from ringway.host.rows import Row, Rows, Stage
-from ringway.model import Action, Change, GuestInfo, GuestState, Plan
+from ringway.model import Action, AttachmentInfo, Change, GuestInfo, GuestState, Plan, PlugInfo
 
 _RUNNING: Final = (GuestState.RUNNING, GuestState.PAUSED)
 _COMINGS: Final = (GuestEventKind.STARTED, GuestEventKind.DEFINED)
@@ -71,8 +71,8 @@ class Holdings(ABC):
     # What one kind of thing is
 
     @abstractmethod
-    def _of(self, guest: GuestInfo) -> Iterable[str]:
-        """The names of the things that a guest has."""
+    def _of(self, guest: GuestInfo) -> Mapping[str, AttachmentInfo | PlugInfo]:
+        """The things that a guest has, by name."""
 
     @abstractmethod
     async def _pull(self, guest: str, thing: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
@@ -160,6 +160,17 @@ class Holdings(ABC):
         self._events.tell(self.words.told_given, _thing(row.guest_name), self._named(row.name))
 
     # Take
+
+    async def plan_taking(
+        self, guest: str, thing: str, *, live: bool = True, persistent: bool = True
+    ) -> Plan:
+        """What :meth:`take` would do. :raises NotFoundError: the guest has no such thing."""
+        found = await self._guests.show(guest)
+        self.refuse_absent(found, thing)
+        info = self._of(found)[thing]
+        places = {"the guest that runs": live and info.live, "its next start": persistent and info.persistent}
+        lines = (f"{self.words.take} {thing} from {place}" for place, there in places.items() if there)
+        return change_of(found, *lines)
 
     async def take(
         self, progress: Progress, guest: str, thing: str, *, live: bool, persistent: bool, timeout_s: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 from ringway.errors import ConflictError, RingwayError
@@ -14,7 +14,7 @@ from ringway.host.locks import Locks
 from ringway.host.operations import Progress
 from ringway.host.rows import Row, Rows, Stage
 from ringway.host.switches import Switches
-from ringway.model import GuestInfo, Plan, PlugSpec, PortMode, PortSpec, PortState
+from ringway.model import GuestInfo, Plan, PlugInfo, PlugSpec, PortMode, PortSpec, PortState
 
 _UNKNOWN: Final = "external"  #: the switch that others see to
 _OR_CLIENT: Final = {PortMode.SERVER: ", or take a port with --mode client", PortMode.CLIENT: ""}
@@ -61,12 +61,6 @@ class Plugs(Holdings):
         self.refuse_held(plug.port, but=found.uuid)
         await self._understand(found, plug)
         return change_of(found, f"plug port {plug.port} in")
-
-    async def plan_unplug(self, guest: str, port: str) -> Plan:
-        """What :meth:`take` would do. :raises NotFoundError: there is nothing to unplug."""
-        found = await self._guests.show(guest)
-        self.refuse_absent(found, port)
-        return change_of(found, f"unplug port {port}")
 
     async def plug(self, progress: Progress, guest: str, plug: PlugSpec) -> None:
         """Give a guest a port, the one that runs and its next start. When it fails, it is as before.
@@ -138,8 +132,8 @@ class Plugs(Holdings):
 
     # As holdings
 
-    def _of(self, guest: GuestInfo) -> Iterable[str]:
-        return guest.ports
+    def _of(self, guest: GuestInfo) -> Mapping[str, PlugInfo]:
+        return {each.port: each for each in guest.ports}
 
     async def _pull(self, guest: str, thing: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         unplug = self._guests.hypervisor.unplug

@@ -40,7 +40,7 @@ class Face(StrEnum):
 
 
 class AttachmentState(StrEnum):
-    """How far an attachment is."""
+    """How far a guest is with an endpoint or a port."""
 
     ATTACHING = "attaching"
     ATTACHED = "attached"
@@ -84,6 +84,17 @@ class PlugSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     live: bool | None = None
     persistent: bool | None = None
     fix_memory: bool = False  #: make the guest's memory shared from its next start on
+
+
+class PlugInfo(Struct, frozen=True, kw_only=True):
+    """A port that is plugged into a guest."""
+
+    guest: str
+    port: str
+    state: AttachmentState = AttachmentState.ATTACHED
+    live: bool = False  #: the guest that runs has it
+    persistent: bool = False  #: its next start has it
+    message: str | None = None
 
 
 class PortMode(StrEnum):
@@ -162,4 +173,4 @@ class GuestInfo(Struct, frozen=True, kw_only=True):
     shared_memory: bool  #: as vhost-user needs it
     disks: tuple[GuestDisk, ...] = ()
     attachments: tuple[AttachmentInfo, ...] = ()
-    ports: tuple[str, ...] = ()
+    ports: tuple[PlugInfo, ...] = ()

@@ -21,6 +21,7 @@ from ringway.model import (
     Check,
     GuestInfo,
     GuestState,
+    PlugInfo,
     PortInfo,
     PortSpec,
     PortState,
@@ -90,7 +91,10 @@ class MemoryHypervisor:
             machine="q35",
             shared_memory=found.shared_memory,
             attachments=tuple(self._info(found, name) for name in names),
-            ports=tuple(sorted(found.ports)),
+            ports=tuple(
+                PlugInfo(guest=found.name, port=name, live=found.running, persistent=found.persistent)
+                for name in sorted(found.ports)
+            ),
         )
 
     def _info(self, guest: MemoryGuest, name: str) -> AttachmentInfo:

@@ -180,7 +180,8 @@ def test_a_port_of_the_next_start_comes_and_goes(bench: Bench) -> None:
     bench.define("ported")
     for _ in range(2):
         bench.hypervisor.plug("ported", port, live=False, persistent=True)
-        assert bench.hypervisor.show("ported").ports == ("p0",)
+        (found,) = bench.hypervisor.show("ported").ports
+        assert (found.port, found.live, found.persistent) == ("p0", False, True)
     for _ in range(2):
         bench.hypervisor.unplug("ported", "p0", live=True, persistent=True, timeout_s=60)
         assert bench.hypervisor.show("ported").ports == ()

@@ -156,7 +156,10 @@ async def test_a_guest_is_given_an_endpoint_and_a_port(start: Start) -> None:
         assert (await ask("POST", "/1.0/ports", port)).status == 201
         assert (await ask("POST", "/1.0/guests/web/ports", {"port": "p0"})).json["guest"] == "web"
         (guest,) = (await ask("GET", "/1.0/guests")).json
-        assert ([one["endpoint"] for one in guest["attachments"]], guest["ports"]) == (["db0"], ["p0"])
+        assert ([one["endpoint"] for one in guest["attachments"]], guest["ports"][0]["port"]) == (
+            ["db0"],
+            "p0",
+        )
         assert (await ask("DELETE", "/1.0/endpoints/db0")).status == 409
         for path in ("endpoints/db0", "ports/p0"):
             assert (await ask("DELETE", f"/1.0/guests/web/{path}?dry_run=1")).json["changes"]

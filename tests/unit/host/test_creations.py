@@ -67,7 +67,7 @@ async def test_a_guest_has_what_was_asked_for(tmp_path: Path, spec: GuestSpec) -
         assert [change.object for change in plan.changes] == ["endpoint/web", "port/p0", "guest/web"]
         assert (guests.guests, switch.ports, list((tmp_path / "pool").iterdir())) == ({}, {}, [])
         made = await done(host.create_guest(spec))
-        assert (made.state, made.ports) == (GuestState.RUNNING, ("p0",))
+        assert (made.state, [one.port for one in made.ports]) == (GuestState.RUNNING, ["p0"])
         assert [one.endpoint for one in made.attachments] == ["web"]
         endpoint = await host.endpoint("web")
         assert endpoint.luns[0].path == spec.volumes["root"]
@@ -242,7 +242,7 @@ async def test_a_creation_that_was_left_is_settled_before_the_next_of_its_name(
             die_at(patch, "creation.volume")
             await host.create_guest(spec).ended()
         assert host.creations.left() == ("web",)
-        assert (await done(host.create_guest(spec))).ports == ("p0",)
+        assert (await done(host.create_guest(spec))).ports[0].port == "p0"
         assert host.creations.left() == ()
 
 
@@ -309,5 +309,5 @@ async def test_the_steps_of_a_creation_are_no_operations(
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
     monkeypatch.setattr("ringway.host.operations.MAX_RUNNING", 1)
     async with running_host(_state(tmp_path), world, guests, switch) as host:
-        assert (await done(host.create_guest(spec))).ports == ("p0",)
+        assert (await done(host.create_guest(spec))).ports[0].port == "p0"
         assert [one.description for one in host.operations.list()] == ["create guest web"]

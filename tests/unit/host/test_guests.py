@@ -521,5 +521,7 @@ async def test_a_plan_refuses_what_would_be_refused(start: OpenHost, guests: Gue
         with pytest.raises(BusyError, match="guest 'web'"):
             host.plan_deletion("db0")
         assert host.plan_deletion("db0", force=True).changes
-        plan = await host.attachments.plan_detachment("web", "db0", live=False)
+        plan = await host.attachments.plan_taking("web", "db0", live=False)
         assert plan.changes[0].details == ("detach db0 from its next start",)
+        plan = await host.plugs.plan_taking("web", "p0", persistent=False)
+        assert plan.changes[0].details == ("unplug p0 from the guest that runs",)

@@ -11,7 +11,7 @@ from ringway.guest.aliases import Kind, owner
 from ringway.guest.document import Attached, Document, PciAddress, Plugged
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.monitor import Monitor
-from ringway.model import AttachmentInfo, AttachmentState, Face, GuestInfo, GuestState
+from ringway.model import AttachmentInfo, AttachmentState, Face, GuestInfo, GuestState, PlugInfo
 
 _STATES: Final = {
     libvirt.VIR_DOMAIN_RUNNING: GuestState.RUNNING,
@@ -92,7 +92,6 @@ class Look:
         document = self._document
         with translated(f"guest '{document.name}'"):
             state, *_ = self.domain.info()
-        ports = {port.port for each in (self.live, self.persistent) if each for port in each.ports()}
         return GuestInfo(
             name=document.name,
             uuid=document.uuid or "",
@@ -104,8 +103,25 @@ class Look:
             shared_memory=document.shares_memory,
             disks=document.disks(),
             attachments=self.attachments(),
-            ports=tuple(sorted(ports)),
+            ports=self.ports(),
         )
+
+    def ports(self) -> tuple[PlugInfo, ...]:
+        """Our ports, by name."""
+        running, next_start = _plugged(self.live), _plugged(self.persistent)
+        return tuple(
+            PlugInfo(
+                guest=self.name,
+                port=name,
+                state=self._state(alias),
+                live=name in running,
+                persistent=name in next_start,
+            )
+            for name, alias in sorted({**next_start, **running}.items())
+        )
+
+    def _state(self, alias: str) -> AttachmentState:
+        return AttachmentState.DETACHING if alias in self._asked else AttachmentState.ATTACHED
 
     def attachments(self) -> tuple[AttachmentInfo, ...]:
         """Our endpoints, by name."""
@@ -127,7 +143,7 @@ class Look:
             endpoint=endpoint,
             face=face,
             alias=name,
-            state=AttachmentState.DETACHING if name in self._asked else AttachmentState.ATTACHED,
+            state=self._state(name),
             live=running is not None or alias is not None,
             persistent=next_start is not None,
             address=self._address(running or next_start, alias),
@@ -169,6 +185,11 @@ class Look:
     def _hidden_endpoints(self) -> dict[str, str]:
         owners = ((alias, owner(alias)) for alias in self._hidden)
         return {whose.name: alias for alias, whose in owners if whose and whose.kind is Kind.ENDPOINT}
+
+
+def _plugged(document: Document | None) -> dict[str, str]:
+    """Our ports in a document, and their aliases."""
+    return {port.port: port.alias for port in document.ports()} if document else {}
 
 
 def _ours(document: Document) -> list[Attached | Plugged]:
