@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,3 +272,37 @@ def test_a_creation_that_is_cancelled_too_late_is_whole(
     assert ended["state"] in ("done", "cancelled")
     expected = _AFTER if ended["state"] == "done" else _BEFORE
     assert _there(daemon, libvirtd, tmp_path / "pool") == expected
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(180)
+def test_a_copy_of_a_guest_is_told_of_and_has_nothing(daemon: Daemon, libvirtd: Libvirtd) -> None:
+    """As ``virt-clone`` makes one: another name and UUID, and all devices with their aliases."""
+    daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})
+    daemon.ask("POST", "/1.0/guests/web/ports", {"port": "p0"})
+    xml = libvirtd.virsh("dumpxml", "web", "--inactive")
+    copy = daemon.folder / "copy.xml"
+    copy.write_text(re.sub("<uuid>.*</uuid>", "", xml.replace("<name>web</name>", "<name>copy</name>")))
+    with contextlib.closing(daemon.events()) as events:
+        libvirtd.virsh("define", str(copy))
+        told = [next(event for event in events if event["kind"] == "guest.foreign") for _ in range(2)]
+    try:
+        assert {event["object"] for event in told} == {"guest/copy"}
+        found = daemon.ask("GET", "/1.0/guests/copy")
+        for thing in (*found["attachments"], *found["ports"]):
+            assert thing["state"] == "foreign"
+            assert "guest 'web'" in thing["message"]
+        assert web(daemon) == (["db0"], ["p0"])
+        daemon.ask("DELETE", "/1.0/guests/copy/ports/p0")
+        daemon.ask("DELETE", "/1.0/guests/web/ports/p0")  # for which QEMU would wait
+        libvirtd.virsh("start", "web")
+        with pytest.raises(GuestError, match="db0"):
+            libvirtd.virsh("start", "copy")
+        daemon.ask("DELETE", "/1.0/guests/copy/endpoints/db0")
+        assert "ua-ringway" not in libvirtd.virsh("dumpxml", "copy")
+        libvirtd.virsh("start", "copy")
+        assert web(daemon) == (["db0"], [])
+    finally:
+        for verb, guest in (("destroy", "copy"), ("undefine", "copy"), ("destroy", "web")):
+            with contextlib.suppress(GuestError):
+                libvirtd.virsh(verb, guest)

@@ -130,12 +130,12 @@ async def probe_backstore(call: Call) -> BackstoreInfo:
 
 async def list_guests(call: Call) -> tuple[GuestInfo, ...]:
     """GET …/guests."""
-    return tuple(map(call.host.attachments.view, await call.host.guests.list()))
+    return tuple(map(call.host.view, await call.host.guests.list()))
 
 
 async def show_guest(call: Call) -> GuestInfo:
     """GET …/guests/NAME."""
-    return call.host.attachments.view(await call.host.guests.show(call.name))
+    return call.host.view(await call.host.guests.show(call.name))
 
 
 async def create_guest(call: Call) -> Any:

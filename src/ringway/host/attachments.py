@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -15,10 +14,9 @@ from ringway.host.holdings import Holding, Holdings, Words, change_of, when
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
 from ringway.host.operations import Progress
-from ringway.host.rows import Rows, Stage
+from ringway.host.rows import Rows
 from ringway.model import (
     AttachmentInfo,
-    AttachmentState,
     AttachSpec,
     EndpointInfo,
     EngineKind,
@@ -26,7 +24,6 @@ from ringway.model import (
     Plan,
 )
 
-_STATES: Final = {Stage.BEGUN: AttachmentState.ATTACHING, Stage.GOING: AttachmentState.DETACHING}
 ShowEndpoint = Callable[[str], Awaitable[EndpointInfo]]
 
 
@@ -51,14 +48,8 @@ class Attachments(Holdings):
         self._show = show
 
     def view(self, guest: GuestInfo) -> GuestInfo:
-        """A guest, with what is under way."""
-        return replace(guest, attachments=tuple(map(self._with_state, guest.attachments)))
-
-    def _with_state(self, info: AttachmentInfo) -> AttachmentInfo:
-        row = self.find(info.endpoint)
-        if row is None or row.stage is Stage.CONFIRMED:
-            return info  # which may say that the guest was asked to let it go
-        return replace(info, state=_STATES[row.stage])
+        """A guest, with what is known of its endpoints."""
+        return replace(guest, attachments=tuple(self._seen(guest, self._of(guest))))
 
     async def plan(self, guest: str, spec: AttachSpec) -> Plan:
         """What :meth:`attach` would do. :raises RingwayError: why it could not."""

@@ -99,7 +99,7 @@ class Creations:
         for holdings in self._holdings:
             await holdings.enter(found)
         await self._rows.remove(row.name)
-        return self._host.attachments.view(await guests.show(found.uuid))
+        return self._host.view(await guests.show(found.uuid))
 
     # What it would be
 

@@ -36,6 +36,7 @@ class Kind(StrEnum):
     DETACHED = "guest.detached", "It has it no longer."
     PLUGGED = "guest.plugged", "A guest has a port; `message` names it."
     UNPLUGGED = "guest.unplugged", "It has it no longer."
+    FOREIGN = "guest.foreign", "It has what is another guest's, as a copy of one does; `message` says whose."
     GUEST = "guest.changed", "libvirt told of it; `message` says what: started, stopped, defined, undefined."
     PORT_CREATED = "port.created", "A port was made, and its switch knows it."
     PORT_DELETED = "port.deleted", "It is gone from its switch."

@@ -10,8 +10,8 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import ClassVar, Final
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import ClassVar, Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -24,12 +24,23 @@ from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
 from ringway.host.operations import Progress
 from ringway.host.rows import Row, Rows, Stage
-from ringway.model import Action, AttachmentInfo, Change, GuestInfo, GuestState, Plan, PlugInfo
+from ringway.model import (
+    Action,
+    AttachmentInfo,
+    AttachmentState,
+    Change,
+    GuestInfo,
+    GuestState,
+    Plan,
+    PlugInfo,
+)
 
 _RUNNING: Final = (GuestState.RUNNING, GuestState.PAUSED)
+_STATES: Final = {Stage.BEGUN: AttachmentState.ATTACHING, Stage.GOING: AttachmentState.DETACHING}
 _COMINGS: Final = (GuestEventKind.STARTED, GuestEventKind.DEFINED)
 _GIVE_UP_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
 _log: Final = logging.getLogger(__name__)
+Info = TypeVar("Info", AttachmentInfo, PlugInfo)
 
 
 class Holding(Row, frozen=True, kw_only=True):
@@ -66,6 +77,7 @@ class Holdings(ABC):
         self._guests = guests
         self._locks = locks
         self._events = events
+        self._foreigners: set[tuple[str, str]] = set()  #: guest's UUID and thing of which was told
         self._changing: Counter[str] = Counter()  #: things that are given or taken, or wait for it
 
     # What one kind of thing is
@@ -112,6 +124,24 @@ class Holdings(ABC):
             f"{words.thing} '{thing}' is {words.given} guest '{row.guest_name}', now or at its next start",
             holder=f"guest {row.guest_name}",
             hint=f"first: ringway guest {words.take} {row.guest_name} {thing}{more}",
+        )
+
+    def _seen(self, guest: GuestInfo, things: Mapping[str, Info]) -> Iterator[Info]:
+        """What a guest has, with what is known of it here."""
+        for thing, info in things.items():
+            row = self._rows.find(thing)
+            if row is None:
+                yield info
+            elif row.guest != guest.uuid:
+                yield replace(info, state=AttachmentState.FOREIGN, message=self._foreign(guest, row))
+            else:  # which may say itself that the guest was asked to let it go
+                yield replace(info, state=_STATES.get(row.stage, info.state))
+
+    def _foreign(self, guest: GuestInfo, row: Holding) -> str:
+        words = self.words
+        return (
+            f"{words.thing} '{row.name}' is {words.given} guest '{row.guest_name}', and two cannot have it; "
+            f"take it out here: ringway guest {words.take} {guest.name} {row.name}"
         )
 
     def refuse_absent(self, guest: GuestInfo, thing: str) -> None:
@@ -261,7 +291,10 @@ class Holdings(ABC):
 
     async def heed(self, event: GuestEvent) -> None:
         """Something happened to a guest: look at what it had, and at what it has come with."""
-        await self._look_at(row.name for row in self._rows.all() if event.is_of(row.guest, row.guest_name))
+        had = [row.name for row in self._rows.all() if event.is_of(row.guest, row.guest_name)]
+        await self._look_at(had)
+        if any(thing not in self._rows for thing in had):  # a copy of that guest may have it still
+            await self._take_in()
         if event.kind in _COMINGS:
             with contextlib.suppress(NotFoundError):
                 await self.take_in(await self._guests.show(event.uuid))
@@ -274,9 +307,12 @@ class Holdings(ABC):
             await (self._take_back if row.stage is Stage.BEGUN else self._compare)(row)
 
     async def _take_in(self) -> None:
-        """Write down what guests have of ours without a row: it was lost, or they were given it by others."""
+        """Write down what guests have of ours without a row: it was lost, or they were given it by others.
+
+        Of two that have the same, whoever runs with it has it, or else the first by name.
+        """
         with contextlib.suppress(UnreachableError):
-            for guest in await self._guests.list():
+            for guest in sorted(await self._guests.list(), key=lambda found: found.state not in _RUNNING):
                 await self.take_in(guest)
 
     async def take_in(self, guest: GuestInfo) -> None:
@@ -285,8 +321,18 @@ class Holdings(ABC):
             async with self._rows.alone(thing):
                 if self._locks.is_held(self._lock_of(thing)):  # by who deletes it, and may wait for us
                     continue  # a later look does it
+                if (row := self._rows.find(thing)) is not None and row.guest != guest.uuid:
+                    await self._warn(guest, row)
                 if thing not in self._rows and await self._who_has(guest.uuid, thing) is not None:
                     await self._enter(guest, thing)
+
+    async def _warn(self, guest: GuestInfo, row: Holding) -> None:
+        """Tell once that a guest has what is another's; that one may have it no longer."""
+        if row.stage is Stage.CONFIRMED:
+            await self._compare(row)
+        if row.name in self._rows and (guest.uuid, row.name) not in self._foreigners:
+            self._foreigners.add((guest.uuid, row.name))
+            self._events.tell(Kind.FOREIGN, _thing(guest.name), self._foreign(guest, row))
 
     async def enter(self, guest: GuestInfo) -> None:
         """Write down what a new guest has of ours; whoever calls is :meth:`changing` all of it."""

@@ -54,6 +54,7 @@ from ringway.model import (
     EndpointState,
     EngineKind,
     EngineReport,
+    GuestInfo,
     GuestSpec,
     HostConfig,
     HostInfo,
@@ -273,6 +274,10 @@ class Host:
         )
 
     # Guests and ports
+
+    def view(self, guest: GuestInfo) -> GuestInfo:
+        """A guest, with what is known here of what it has."""
+        return self.plugs.view(self.attachments.view(guest))
 
     def create_guest(self, spec: GuestSpec) -> Operation:
         """Begin to make a guest, with its disks and ports. The operation's result: GuestInfo."""

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec.structs import replace
+
 from ringway.errors import ConflictError, RingwayError
 from ringway.host.events import Events, Kind
 from ringway.host.holdings import Holding, Holdings, Words, change_of, when
@@ -54,6 +56,10 @@ class Plugs(Holdings):
         super().__init__(rows, guests, locks, events)
         self._ports = ports
         self._switches = switches
+
+    def view(self, guest: GuestInfo) -> GuestInfo:
+        """A guest, with what is known of its ports."""
+        return replace(guest, ports=tuple(self._seen(guest, self._of(guest))))
 
     async def plan(self, guest: str, plug: PlugSpec) -> Plan:
         """What :meth:`plug` would do. :raises RingwayError: why it could not."""

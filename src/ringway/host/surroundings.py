@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from ringway.errors import RingwayError
@@ -22,6 +22,9 @@ from ringway.host.switches import Switches
 _EVERY_S: Final = 30.0
 _SETTLE_S: Final = 20.0  #: how long a start waits for what was left half done
 _log: Final = logging.getLogger(__name__)
+
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Surroundings:
@@ -44,6 +47,7 @@ class Surroundings:
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     async def start(self) -> None:
         """Settle what was left half done, and listen. A guest that does not answer holds up no start."""
@@ -63,6 +67,7 @@ class Surroundings:
 
     async def stop(self) -> None:
         """Listen no more, and begin nothing."""
+        self._stopped = True
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -82,13 +87,15 @@ class Surroundings:
 
     def _notify(self, event: GuestEvent) -> None:
         """From libvirt's thread."""
-        with contextlib.suppress(RuntimeError):  # the loop has just ended
-            self._loop.call_soon_threadsafe(lambda: self._begin(self._heed(event)))
+        self._begin_soon(lambda: self._heed(event))
 
     def _notify_of_port(self, name: str) -> None:
         """From a switch's thread."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(lambda: self._begin(self._ports.look_at(name)))
+        self._begin_soon(lambda: self._ports.look_at(name))
+
+    def _begin_soon(self, work: Work) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has just ended
+            self._loop.call_soon_threadsafe(lambda: None if self._stopped else self._begin(work()))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)

@@ -45,6 +45,7 @@ class AttachmentState(StrEnum):
     ATTACHING = "attaching"
     ATTACHED = "attached"
     DETACHING = "detaching"  #: the guest was asked to let it go, and has not yet
+    FOREIGN = "foreign"  #: it is another guest's, of which this one may be a copy
 
 
 class AttachSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,7 +75,7 @@ class AttachmentInfo(Struct, frozen=True, kw_only=True):
     persistent: bool = False  #: its next start has it
     address: str | None = None  #: on the guest's PCI bus, ``0000:05:00.0``
     migratable: bool = True
-    message: str | None = None  #: why it cannot be moved, or what it waits for
+    message: str | None = None  #: why it cannot be moved, what it waits for, or whose it is
 
 
 class PlugSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,7 +95,7 @@ class PlugInfo(Struct, frozen=True, kw_only=True):
     state: AttachmentState = AttachmentState.ATTACHED
     live: bool = False  #: the guest that runs has it
     persistent: bool = False  #: its next start has it
-    message: str | None = None
+    message: str | None = None  #: whose it is
 
 
 class PortMode(StrEnum):

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -182,7 +182,7 @@ class Daemon:
         """The endpoints that are ours, and their states."""
         return {info["name"]: info["state"] for info in self.ask("GET", "/1.0/endpoints")}
 
-    def events(self) -> Iterator[Any]:
+    def events(self) -> Generator[Any, None, None]:
         """All events that are kept, and the ones to come. Close it in the end."""
         connection = _Connection(str(self.api))
         try:

@@ -91,7 +91,7 @@ def test_what_ends_by_itself_comes_back(plant: Plant) -> None:
             kinds.add(event["kind"])
             if event["kind"] == "endpoint.restarted":
                 break
-        events.close()  # type: ignore[attr-defined]
+        events.close()
         assert "endpoint.died" in kinds
         after = daemon.ask("GET", "/1.0/endpoints/a")
         assert (after["state"], after["restarts"], after["spec"]) == ("ready", 1, before["spec"])

@@ -35,7 +35,7 @@ def wait_for(daemon: Daemon, kind: str) -> list[Any]:
         found.append(event)
         if event["kind"] == kind:
             break
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     return found
 
 

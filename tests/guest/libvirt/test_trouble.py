@@ -198,7 +198,7 @@ def test_a_port_and_memory_that_is_not_shared(bench: Bench) -> None:
     assert "--fix-memory" in (caught.value.hint or "")
     bench.hypervisor.plug(guest.name, port, live=False, persistent=True, fix_memory=True)
     found = bench.hypervisor.show(guest.name)
-    assert (found.ports, found.shared_memory) == (("p0",), True)
+    assert ([each.port for each in found.ports], found.shared_memory) == (["p0"], True)
 
 
 def test_a_port_that_is_not_whole(bench: Bench, web0: DomainGuest) -> None:

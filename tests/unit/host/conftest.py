@@ -10,6 +10,7 @@ import pytest
 
 from ringway.host.host import Host
 from ringway.testing.engine import World
+from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
 from ..hosts import running_host
 
@@ -20,3 +21,21 @@ OpenHost = Callable[[], AbstractAsyncContextManager[Host]]
 def open_host(tmp_path: Path, world: World) -> OpenHost:
     """Start a host on the same state and the same world, as often as wanted."""
     return lambda: running_host(tmp_path, world)
+
+
+@pytest.fixture
+def guests() -> GuestWorld:
+    return GuestWorld()
+
+
+@pytest.fixture
+def switch() -> SwitchWorld:
+    return SwitchWorld()
+
+
+@pytest.fixture
+def start(tmp_path: Path, guests: GuestWorld, switch: SwitchWorld) -> OpenHost:
+    """Start a host on the same worlds, as often as wanted."""
+    world = World()
+
+    return lambda: running_host(tmp_path, world, guests, switch)

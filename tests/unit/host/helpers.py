@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from ringway.host.host import Host
 from ringway.host.operations import Operation
 from ringway.model import BackstoreSpec, EndpointSpec, EndpointState, EngineKind, LunSpec, SpecKind
 from ringway.testing.engine import MemoryDriver
+
+#: What is said when something is taken from a guest.
+FROM_BOTH: Final[dict[str, Any]] = {"live": True, "persistent": True, "timeout_s": 1.0}
 
 
 def ram(lun: int, size_bytes: int = 1 << 20) -> LunSpec:
@@ -42,4 +46,10 @@ def driver_of(host: Host) -> MemoryDriver:
 async def until_state(host: Host, name: str, state: EndpointState) -> None:
     """Wait for it; the test's time limit is the end."""
     while (await host.endpoint(name)).state is not state:
+        await asyncio.sleep(0.01)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it; the test's time limit is the end."""
+    while not condition():
         await asyncio.sleep(0.01)

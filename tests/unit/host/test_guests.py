@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -23,7 +21,6 @@ from ringway.errors import (
     UsageError,
 )
 from ringway.guest.base import GuestEvent, GuestEventKind
-from ringway.host.host import Host
 from ringway.model import (
     AttachmentState,
     AttachSpec,
@@ -36,39 +33,14 @@ from ringway.testing.engine import World
 from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
 from ..hosts import running_host
-from .helpers import done, spec
+from .conftest import OpenHost
+from .helpers import FROM_BOTH, done, spec, until
 
 pytestmark = pytest.mark.anyio
-OpenHost = Callable[[], AbstractAsyncContextManager[Host]]
-_FROM_BOTH: dict[str, Any] = {"live": True, "persistent": True, "timeout_s": 1.0}
 
 
 class DiedError(BaseException):
     """The daemon was killed here: nothing that it still wanted to do happens."""
-
-
-@pytest.fixture
-def guests() -> GuestWorld:
-    return GuestWorld()
-
-
-@pytest.fixture
-def switch() -> SwitchWorld:
-    return SwitchWorld()
-
-
-@pytest.fixture
-def start(tmp_path: Path, guests: GuestWorld, switch: SwitchWorld) -> OpenHost:
-    """Start a host on the same worlds, as often as wanted."""
-    world = World()
-
-    return lambda: running_host(tmp_path, world, guests, switch)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for it; the test's time limit is the end."""
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 def fail(_verb: str, _name: str) -> None:
@@ -84,10 +56,10 @@ async def test_an_endpoint_is_attached_and_detached(start: OpenHost, guests: Gue
         assert host.attachments.guest_of("db0") == "web"
         again = await done(host.attach(web.uuid, AttachSpec(endpoint="db0")))
         assert again == info
-        await done(host.detach("web", "db0", **_FROM_BOTH))
+        await done(host.detach("web", "db0", **FROM_BOTH))
         assert (web.live, web.kept, host.attachments.guest_of("db0")) == ({}, {}, None)
         with pytest.raises(NotFoundError, match="no endpoint 'db0'"):
-            await done(host.detach("web", "db0", **_FROM_BOTH))
+            await done(host.detach("web", "db0", **FROM_BOTH))
 
 
 @pytest.mark.parametrize(("running", "persistent"), [(True, False), (False, True)])
@@ -163,7 +135,7 @@ async def test_a_guest_that_does_not_let_go_has_it_still(start: OpenHost, guests
         await done(host.create(spec("db0")))
         await done(host.attach("web", AttachSpec(endpoint="db0")))
         with pytest.raises(TimedOutError):
-            await done(host.detach("web", "db0", **_FROM_BOTH))
+            await done(host.detach("web", "db0", **FROM_BOTH))
         (info,) = host.attachments.view(await host.guests.show("web")).attachments
         assert info.state is AttachmentState.ATTACHED
         assert host.attachments.guest_of("db0") == "web"
@@ -288,7 +260,7 @@ async def test_a_port_is_made_plugged_and_deleted(
         assert switch.guests == {"p0": web.uuid}
         with pytest.raises(BusyError, match="plugged into guest 'web'"):
             await done(host.delete_port("p0"))
-        await done(host.unplug("web", "p0", **_FROM_BOTH))
+        await done(host.unplug("web", "p0", **FROM_BOTH))
         assert (await host.ports.show("p0")).guest is None
         assert switch.guests == {}
         await done(host.plug("web", PlugSpec(port="p0")))
@@ -389,7 +361,7 @@ async def test_an_endpoint_is_mended_while_its_guest_takes_its_time(
         await done(host.create(spec("db0")))
         await done(host.attach("web", AttachSpec(endpoint="db0")))
         guests.before = wait
-        detaching = host.detach("web", "db0", **_FROM_BOTH)
+        detaching = host.detach("web", "db0", **FROM_BOTH)
         await until(waiting.is_set)
         await done(host.update("db0", lambda old: replace(old, queues=old.queues + 1)))
         with pytest.raises(BusyError, match="is just on its way"):
