@@ -15,6 +15,7 @@ class GuestEventKind(StrEnum):
     """What can happen to a guest."""
 
     STARTED = "started"
+    RESUMED = "resumed"  #: it was paused, or has just arrived from another host
     STOPPED = "stopped"
     DEFINED = "defined"
     UNDEFINED = "undefined"

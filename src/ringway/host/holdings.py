@@ -37,7 +37,7 @@ from ringway.model import (
 
 _RUNNING: Final = (GuestState.RUNNING, GuestState.PAUSED)
 _STATES: Final = {Stage.BEGUN: AttachmentState.ATTACHING, Stage.GOING: AttachmentState.DETACHING}
-_COMINGS: Final = (GuestEventKind.STARTED, GuestEventKind.DEFINED)
+_COMINGS: Final = (GuestEventKind.STARTED, GuestEventKind.RESUMED, GuestEventKind.DEFINED)
 _GIVE_UP_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
 _log: Final = logging.getLogger(__name__)
 Info = TypeVar("Info", AttachmentInfo, PlugInfo)
@@ -296,7 +296,7 @@ class Holdings(ABC):
         if any(thing not in self._rows for thing in had):  # a copy of that guest may have it still
             await self._take_in()
         if event.kind in _COMINGS:
-            with contextlib.suppress(NotFoundError):
+            with contextlib.suppress(NotFoundError, BusyError):
                 await self.take_in(await self._guests.show(event.uuid))
 
     async def _look_at(self, things: Iterable[str]) -> None:

@@ -21,6 +21,7 @@ _LIFECYCLE: Final = {
     libvirt.VIR_DOMAIN_EVENT_DEFINED: GuestEventKind.DEFINED,
     libvirt.VIR_DOMAIN_EVENT_UNDEFINED: GuestEventKind.UNDEFINED,
     libvirt.VIR_DOMAIN_EVENT_STARTED: GuestEventKind.STARTED,
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: GuestEventKind.RESUMED,
     libvirt.VIR_DOMAIN_EVENT_STOPPED: GuestEventKind.STOPPED,
     libvirt.VIR_DOMAIN_EVENT_CRASHED: GuestEventKind.STOPPED,
 }

@@ -73,8 +73,8 @@ class LibvirtHypervisor:
         for domain in domains:
             try:
                 found.append(self._look(domain).info())
-            except (NotFoundError, ConflictError):
-                _log.debug("guest '%s' went, or stopped, meanwhile", domain.name())
+            except (NotFoundError, ConflictError) as error:
+                _log.debug("guest '%s' went meanwhile, or has not come: %s", domain.name(), error)
             except UnreachableError:
                 raise
             except RingwayError as error:  # one guest that is not well hides no other
