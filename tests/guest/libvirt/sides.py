@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from ringway.errors import GuestError
 from ringway.testing.daemon import Daemon
 from ringway.testing.libvirtd import Libvirtd
 from ringway.testing.small_host import SmallHost, connect
@@ -58,6 +60,17 @@ class Side:
         """Its guests, and which endpoints each has."""
         found = self.daemon.ask("GET", "/1.0/guests")
         return {guest["name"]: [each["endpoint"] for each in guest["attachments"]] for guest in found}
+
+    def copies(self) -> bool:
+        """Whether memory of its guest is being copied to another host."""
+        return re.search(r"Data processed: +[1-9]", self.libvirtd.virsh("domjobinfo", "web0")) is not None
+
+    def has_qemu(self) -> bool:
+        """Whether a QEMU of its guest 'web0' was started."""
+        try:
+            return self.libvirtd.guest_pid("web0") > 0
+        except GuestError:
+            return False
 
     def attach(self) -> Any:
         """Give its guest 'web0' the endpoint. :returns: the attachment."""

@@ -187,7 +187,7 @@ async def test_what_others_took_away_is_noticed(start: OpenHost, guests: GuestWo
         await done(host.delete("db0"))
 
 
-@pytest.mark.parametrize("kind", [GuestEventKind.STARTED, GuestEventKind.DEFINED])
+@pytest.mark.parametrize("kind", [GuestEventKind.STARTED, GuestEventKind.RESUMED, GuestEventKind.DEFINED])
 async def test_a_guest_that_comes_from_another_host_is_known_with_what_it_has(
     start: OpenHost, guests: GuestWorld, kind: GuestEventKind
 ) -> None:
