@@ -233,7 +233,7 @@ def busy(name: str, holder: str | None) -> BusyError:
     return BusyError(
         f"'{name}' is in use" + (f": {holder}" if holder else ""),
         holder=holder,
-        hint="stop who uses it, or serve it with readonly if all of them only read",
+        hint="stop who uses it; or --incoming, if its guest is to move here; or readonly, if all only read",
     )
 
 
