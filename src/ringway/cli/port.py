@@ -13,7 +13,6 @@ from ringway.cli.format import Column, View, coloured, printable
 from ringway.cli.remote import NounGroup, Performer, as_output, connect, dry_run, output, remote, waiting
 from ringway.errors import UsageError
 from ringway.model import PortInfo, PortMode, PortSpec
-from ringway.model.validation import reason
 
 _EPILOG: Final = """\b
 Examples:
@@ -69,8 +68,10 @@ def _options(_ctx: click.Context, _parameter: click.Parameter, given: tuple[str,
     found: dict[str, str] = {}
     for text in given:
         key, equals, value = text.partition("=")
-        if not (key and equals) or key in found:
-            raise UsageError(f"--option {text}", hint="write each once, as in --option bridge=br0")
+        if not (key and equals):
+            raise UsageError(f"'--option {text}' names no value", hint="write it as --option bridge=br0")
+        if key in found:
+            raise UsageError(f"option '{key}' is given twice", hint="give it once")
         found[key] = value
     return found
 
@@ -127,18 +128,10 @@ def show(name: str, remote: str | None, **options: Any) -> None:
 @output
 def create(name: str, options_: dict[str, str], mode: str, **options: Any) -> None:
     """Make a port, and have its switch know it."""
-    import msgspec
-
     fields = ("switch", "mac", "socket", "queues", "rx_queue_size", "tx_queue_size", "mtu", "reconnect_s")
     given = {field: options.pop(field) for field in fields}
     performer = Performer.of(options)
-    given |= {"name": name, "mode": mode, "options": options_}
-    try:
-        spec = msgspec.convert(given, PortSpec)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"no such port is possible: {reason(error, given)}", hint="see: ringway port create --help"
-        ) from error
+    spec = PortSpec(name=name, mode=PortMode(mode), options=options_, **given)
     found = performer(lambda client: client.ports.create, spec)
     if found is not None:
         performer.output.show_list([found], VIEW)

@@ -21,7 +21,7 @@ from ringway.client.verbs import (
     wait_ended,
 )
 from ringway.client.wire import Request, quote
-from ringway.errors import NotFoundError
+from ringway.errors import NotFoundError, UsageError
 from ringway.model import (
     AttachmentInfo,
     AttachSpec,
@@ -42,6 +42,7 @@ from ringway.model import (
     PortSpec,
     TargetStatistics,
 )
+from ringway.model.validation import reason
 
 T = TypeVar("T")
 _ROOT = "/1.0"
@@ -53,8 +54,28 @@ def _get(path: str, kind: type[T] | Any, **query: str) -> Conversation[T]:
 
 
 def _change(method: str, path: str, body: object = None, **query: str) -> Request:
+    """:raises UsageError: no daemon would take the body; says why."""
     encoded = None if body is None else msgspec.json.encode(body)
+    if encoded is not None:
+        _check(encoded, type(body))
     return Request(method, f"{_ROOT}{path}", query, encoded)
+
+
+def _check(encoded: bytes, kind: type) -> None:
+    """What a class was given when it was made was not looked at."""
+    try:
+        msgspec.json.decode(encoded, type=kind)
+    except msgspec.ValidationError as error:
+        words = reason(error, msgspec.json.decode(encoded))
+        hint = "see the command's --help, or docs/reference"
+        raise UsageError(f"that is not possible: {words}", hint=hint) from error
+
+
+def _named(noun: str, name: str) -> str:
+    """A name as it stands in a path. :raises NotFoundError: nothing can have it."""
+    if "/" in name or name in ("", ".", ".."):
+        raise NotFoundError(f"there is no {noun} '{name}'", hint=f"see: ringway {noun} list")
+    return quote(name)
 
 
 def _nothing() -> Conversation[None]:
@@ -63,7 +84,7 @@ def _nothing() -> Conversation[None]:
 
 
 def _endpoint(name: str) -> str:
-    return f"/endpoints/{quote(name)}"
+    return f"/endpoints/{_named('endpoint', name)}"
 
 
 def _lun(name: str, target: int, lun: int) -> str:
@@ -192,7 +213,7 @@ class Backstores(Resource[DriverT]):
 
 
 def _guest(name: str) -> str:
-    return f"/guests/{quote(name)}"
+    return f"/guests/{_named('guest', name)}"
 
 
 def list_guests() -> Conversation[tuple[GuestInfo, ...]]:
@@ -243,7 +264,7 @@ def detach_endpoint(
     :raises TimedOutError: it does not let it go, and has it still.
     """
     query = _from(live=live, persistent=persistent, timeout_s=timeout_s)
-    return Step(_change("DELETE", f"{_guest(guest)}/endpoints/{quote(endpoint)}", **query), None, _nothing)
+    return Step(_change("DELETE", f"{_guest(guest)}{_endpoint(endpoint)}", **query), None, _nothing)
 
 
 def plug_port(guest: str, spec: PlugSpec) -> Step[PortInfo]:
@@ -256,7 +277,7 @@ def unplug_port(
 ) -> Step[None]:
     """Take a port from a guest. :raises TimedOutError: it does not let it go, and has it still."""
     query = _from(live=live, persistent=persistent, timeout_s=timeout_s)
-    return Step(_change("DELETE", f"{_guest(guest)}/ports/{quote(port)}", **query), None, _nothing)
+    return Step(_change("DELETE", f"{_guest(guest)}{_port(port)}", **query), None, _nothing)
 
 
 def _from(*, live: bool, persistent: bool, timeout_s: float) -> dict[str, str]:
@@ -278,6 +299,10 @@ class Guests(Resource[DriverT]):
 # Ports
 
 
+def _port(name: str) -> str:
+    return f"/ports/{_named('port', name)}"
+
+
 def list_ports() -> Conversation[tuple[PortInfo, ...]]:
     """All ports of the host."""
     return (yield from _get("/ports", tuple[PortInfo, ...]))
@@ -285,7 +310,7 @@ def list_ports() -> Conversation[tuple[PortInfo, ...]]:
 
 def show_port(name: str) -> Conversation[PortInfo]:
     """One port. :raises NotFoundError: there is none of this name."""
-    return (yield from _get(f"/ports/{quote(name)}", PortInfo))
+    return (yield from _get(_port(name), PortInfo))
 
 
 def create_port(spec: PortSpec) -> Step[PortInfo]:
@@ -298,7 +323,7 @@ def create_port(spec: PortSpec) -> Step[PortInfo]:
 
 def delete_port(name: str, *, force: bool = False) -> Step[None]:
     """Delete a port. :param force: unplug it as well. :raises BusyError: a guest has it."""
-    return Step(_change("DELETE", f"/ports/{quote(name)}", **_flag("force", force)), None, _nothing)
+    return Step(_change("DELETE", _port(name), **_flag("force", force)), None, _nothing)
 
 
 class Ports(Resource[DriverT]):
@@ -313,6 +338,10 @@ class Ports(Resource[DriverT]):
 # Operations
 
 
+def _operation(identifier: str) -> str:
+    return f"/operations/{_named('operation', identifier)}"
+
+
 def list_operations() -> Conversation[tuple[OperationInfo, ...]]:
     """What runs, and what ran lately."""
     return (yield from _get("/operations", tuple[OperationInfo, ...]))
@@ -320,12 +349,12 @@ def list_operations() -> Conversation[tuple[OperationInfo, ...]]:
 
 def show_operation(identifier: str) -> Conversation[OperationInfo]:
     """One operation. :raises NotFoundError: there is none, or it is long gone."""
-    return (yield from _get(f"/operations/{quote(identifier)}", OperationInfo))
+    return (yield from _get(_operation(identifier), OperationInfo))
 
 
 def cancel_operation(identifier: str) -> Conversation[OperationInfo]:
     """Ask an operation to end. :raises ConflictError: it cannot be cancelled."""
-    return decode((yield _change("DELETE", f"/operations/{quote(identifier)}")), OperationInfo)
+    return decode((yield _change("DELETE", _operation(identifier))), OperationInfo)
 
 
 def wait_for_operation(

@@ -20,6 +20,7 @@ Notify = Callable[[str], None]
 
 MAX_QUEUES: Final = 256
 _PREFIX: Final = "52:54:00"  #: what QEMU and libvirt give guests
+_MAC_HINT: Final = "the first byte is even, as in 52:54:00:12:34:56; left out, one is chosen"
 _RING_SIZES: Final = (256, 512, 1024)  #: what QEMU takes (VIRTIO_NET_RX_QUEUE_MIN_SIZE to VIRTQUEUE_MAX_SIZE)
 _RECONNECT_S: Final = 1  #: without it a guest has no network from the switch's next start on
 _MTU_MIN: Final = 68  #: the smallest that IPv4 allows (RFC 791), and virtio
@@ -157,10 +158,10 @@ def check_others(spec: PortSpec, others: tuple[PortSpec, ...]) -> None:
         if other.name == spec.name:
             continue
         if other.socket == spec.socket:
-            hint = "name another with socket=PATH, or leave it out"
+            hint = "name another, or leave it out and one is chosen"
             raise ConflictError(f"port '{other.name}' has the socket '{spec.socket}' already", hint=hint)
         if other.mac == spec.mac:
-            hint = "name another with mac=, or leave it out and one is chosen"
+            hint = "name another, or leave it out and one is chosen"
             raise ConflictError(f"port '{other.name}' has the MAC {spec.mac} already", hint=hint)
 
 
@@ -175,9 +176,9 @@ def take_options(spec: PortSpec, known: frozenset[str]) -> Mapping[str, str]:
 def _check_mac(spec: PortSpec) -> None:
     mac = mac_of(spec)
     if int(mac[:2], 16) & 1:
-        raise UsageError(f"{mac} is a group's address, and a port needs one of its own")
+        raise UsageError(f"{mac} is a group's address, and a port needs one of its own", hint=_MAC_HINT)
     if mac == "00:00:00:00:00:00":
-        raise UsageError(f"{mac} is nobody's address")
+        raise UsageError(f"{mac} is nobody's address", hint=_MAC_HINT)
 
 
 def _check_rings(spec: PortSpec) -> None:
@@ -185,7 +186,11 @@ def _check_rings(spec: PortSpec) -> None:
         raise UsageError(f"a port has 1 to {MAX_QUEUES} pairs of queues, not {spec.queues}")
     for name, size in (("rx_queue_size", spec.rx_queue_size), ("tx_queue_size", spec.tx_queue_size)):
         if size is not None and size not in _RING_SIZES:
-            raise UsageError(f"{name} is {size}, and QEMU takes {', '.join(map(str, _RING_SIZES))}")
+            sizes = ", ".join(map(str, _RING_SIZES))
+            raise UsageError(
+                f"{name} cannot be {size}: QEMU has rings of {sizes}",
+                hint="take one of those, or leave it out",
+            )
 
 
 def _check_mtu(spec: PortSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
@@ -19,6 +20,7 @@ from ringway.errors import (
     NotFoundError,
     RingwayError,
     TimedOutError,
+    UsageError,
 )
 from ringway.model import (
     Action,
@@ -35,6 +37,7 @@ from ringway.model import (
     OperationInfo,
     OperationState,
     Plan,
+    PlugSpec,
     SpecKind,
 )
 
@@ -129,7 +132,7 @@ def test_a_list_is_typed(both: Both) -> None:
 @pytest.mark.parametrize(
     ("act", "line", "body"),
     [
-        (lambda c: c.endpoints.show("a/b"), "GET /1.0/endpoints/a%2Fb", None),
+        (lambda c: c.endpoints.show("a?b"), "GET /1.0/endpoints/a%3Fb", None),
         (lambda c: c.endpoints.create(SPEC), "POST /1.0/endpoints?wait=30.000", SPEC),
         (lambda c: c.endpoints.update(SPEC), "PUT /1.0/endpoints/db0?wait=30.000", SPEC),
         (lambda c: c.luns.add("db0", DISK), "POST /1.0/endpoints/db0/luns?wait=30.000", DISK),
@@ -155,6 +158,23 @@ def test_a_verb_on_the_wire(both: Both, act: Act, line: str, body: object) -> No
     assert both(script, act) == DB0
     assert script.lines_asked == [line]
     assert script.asked[0].body == (None if body is None else msgspec.json.encode(body))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b"])
+@pytest.mark.parametrize("noun", ["endpoint", "guest", "port", "operation"])
+def test_what_cannot_be_a_name_names_nothing(both: Both, noun: str, name: str) -> None:
+    """A path with it would be another's."""
+    script = Scripted()
+    with pytest.raises(NotFoundError, match=f"there is no {noun} '{re.escape(name)}'"):
+        both(script, lambda client: getattr(client, f"{noun}s").show(name))
+    assert script.asked == []
+
+
+def test_what_no_daemon_takes_is_refused_in_words(both: Both) -> None:
+    script = Scripted()
+    with pytest.raises(UsageError, match="port is 'p/0', and has to be made of letters"):
+        both(script, lambda client: client.guests.plug("web", PlugSpec(port="p/0")))
+    assert script.asked == []
 
 
 def test_what_was_deleted_leaves_nothing(both: Both) -> None:
