@@ -11,7 +11,7 @@ import re
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 from msgspec.structs import replace
 
-from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError, RingwayError
+from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError, RingwayError, UnreachableError
 from ringway.model import (
     Action,
     BackstoreInfo,
@@ -34,6 +34,7 @@ from ringway.model import (
     EngineKind,
     EngineReport,
     Event,
+    GuestInfo,
     HostConfig,
     HostInfo,
     Latency,
@@ -44,6 +45,7 @@ from ringway.model import (
     OperationInfo,
     OperationState,
     Plan,
+    PortInfo,
     TargetStatistics,
 )
 
@@ -58,6 +60,8 @@ class FakeDaemon:
         self.endpoints: dict[str, EndpointInfo] = {}
         self.operations: list[OperationInfo] = []
         self.events: list[Event] = []
+        self.guests: list[GuestInfo] | None = None  #: without, there is no libvirt
+        self.ports: list[PortInfo] = []
         self.slow = False  #: changes become operations that end when they are waited for
         self.read_only = False
         self.asked: list[str] = []
@@ -97,6 +101,14 @@ class FakeDaemon:
 
     def list(self, *_: Any) -> list[EndpointInfo]:
         return list(self.endpoints.values())
+
+    def list_guests(self, *_: Any) -> Sequence[GuestInfo]:
+        if self.guests is None:
+            raise UnreachableError("this daemon has no libvirt, and knows no guests")
+        return self.guests
+
+    def list_ports(self, *_: Any) -> Sequence[PortInfo]:
+        return self.ports
 
     def show(self, match: re.Match[str], *_: Any) -> EndpointInfo:
         return self.find(match["name"])
@@ -336,6 +348,8 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", f"{_LUN}/resize", FakeDaemon.resize_lun),
     ("GET", "/backstores", FakeDaemon.backstores),
     ("POST", "/backstores/probe", FakeDaemon.probe),
+    ("GET", "/guests", FakeDaemon.list_guests),
+    ("GET", "/ports", FakeDaemon.list_ports),
     ("GET", "/operations", FakeDaemon.list_operations),
     ("GET", "/operations/(?P<id>[^/]+)", FakeDaemon.operation),
     ("DELETE", "/operations/(?P<id>[^/]+)", FakeDaemon.cancel),

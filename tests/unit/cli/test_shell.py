@@ -22,7 +22,18 @@ from ringway.cli.shell.session import VERBS, Session
 from ringway.cli.shell.tree import Kind, Node, draw
 from ringway.cli.shell.words import is_path, resolve, spell, split, to_options
 from ringway.errors import RingwayError, UsageError
-from ringway.model import EndpointState
+from ringway.model import (
+    AttachmentInfo,
+    AttachmentState,
+    EndpointState,
+    Face,
+    GuestInfo,
+    GuestState,
+    PlugInfo,
+    PortInfo,
+    PortMode,
+    PortState,
+)
 
 from .conftest import Run
 from .daemon import FakeDaemon
@@ -120,6 +131,80 @@ def test_a_tree_looks_like_this(db0: FakeDaemon, run: Run) -> None:
         "    o- luns .. [0 disks]\n"
     )
     assert run("shell", "ls", "/endpoints", "0").out == "o- endpoints . [2 endpoints]\n"
+
+
+@pytest.fixture
+def web(db0: FakeDaemon) -> FakeDaemon:
+    """A guest that has an endpoint and a port, and is a copy of another with one more."""
+    db0.guests = [
+        GuestInfo(
+            name="web",
+            uuid="0" * 8,
+            state=GuestState.RUNNING,
+            persistent=True,
+            memory_bytes=1 << 30,
+            vcpus=2,
+            machine="q35",
+            shared_memory=True,
+            attachments=(
+                AttachmentInfo(
+                    guest="web",
+                    endpoint="db0",
+                    face=Face.VHOST_USER_SCSI,
+                    alias="a",
+                    live=True,
+                    persistent=True,
+                ),
+                AttachmentInfo(
+                    guest="web",
+                    endpoint="logs",
+                    face=Face.VHOST_USER_BLK,
+                    alias="b",
+                    state=AttachmentState.FOREIGN,
+                    persistent=True,
+                    message="it is guest 'mail''s",
+                ),
+            ),
+            ports=(PlugInfo(guest="web", port="p0", live=True),),
+        )
+    ]
+    db0.ports = [
+        PortInfo(
+            name="p0",
+            switch="ovs",
+            state=PortState.UP,
+            mac="52:54:00:00:00:01",
+            socket="/run/p0.sock",
+            mode=PortMode.SERVER,
+            guest="web",
+        )
+    ]
+    return db0
+
+
+def test_guests_and_ports_are_in_the_tree(web: FakeDaemon, run: Run) -> None:
+    assert run("shell", "ls", "/guests").out == (
+        "o- guests ........ [1 guest]\n"
+        "  o- web ......... [running, 2 CPUs, 1 GiB]\n"
+        "    o- endpoints . [2 endpoints]\n"
+        "    | o- db0 ..... [attached, now and at its next start]\n"
+        "    | o- logs .... [foreign, at its next start, it is guest 'mail''s]\n"
+        "    o- ports ..... [1 port]\n"
+        "      o- p0 ...... [attached, now]\n"
+    )
+    assert run("shell", "ls", "/ports").out == (
+        "o- ports . [1 port]\n  o- p0 .. [up, guest web, ovs server, 52:54:00:00:00:01]\n"
+    )
+    session = Session(web.socket)
+    endpoint = ("guests", "web", "endpoints", "db0")
+    spelled = ["guest", "detach", f"--socket={web.socket}", "web", "db0", "--no-live"]
+    assert session.spelled_out(endpoint, "delete", ["--no-live"]) == spelled
+
+
+def test_a_host_without_libvirt_has_a_tree(db0: FakeDaemon, run: Run) -> None:
+    assert "o- guests ..... [this daemon has no libvirt, and knows no guests]" in run("shell", "ls").out
+    assert run("shell", "ls", "/", "0").out == "o- / . [all is well]\n"
+    assert run("shell", "--socket", "/nowhere", "ls", "/guests").status == 4
 
 
 def test_what_is_ill_shows_at_the_root(db0: FakeDaemon, run: Run) -> None:

@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Final
 
 from ringway.cli.format import coloured, has_colour, printable
 from ringway.cli.views import limits_text
-from ringway.errors import NotFoundError
+from ringway.errors import NotFoundError, UnreachableError
 from ringway.model import (
+    AttachmentInfo,
+    AttachmentState,
     BackstoreInfo,
     EndpointInfo,
     EndpointState,
     EngineReport,
+    GuestInfo,
+    GuestState,
     LunStatus,
     OperationInfo,
     OperationState,
+    PlugInfo,
+    PortInfo,
+    PortState,
 )
 from ringway.units import format_size
 
@@ -36,6 +43,13 @@ _STATES: Final = {
     EndpointState.LOST: _BAD,
     EndpointState.FOREIGN: None,
 }
+_GUESTS: Final = {GuestState.RUNNING: _GOOD, GuestState.PAUSED: _UNDER_WAY}
+_HELD: Final = {
+    AttachmentState.ATTACHING: _UNDER_WAY,
+    AttachmentState.ATTACHED: _GOOD,
+    AttachmentState.DETACHING: _UNDER_WAY,
+    AttachmentState.FOREIGN: _BAD,
+}
 _OPERATIONS: Final = {OperationState.RUNNING: _UNDER_WAY, OperationState.DONE: _GOOD}
 
 
@@ -49,6 +63,14 @@ class Kind(Enum):
     LUN = auto()
     BACKSTORES = auto()
     BACKSTORE = auto()
+    GUESTS = auto()
+    GUEST = auto()
+    ATTACHMENTS = auto()
+    ATTACHMENT = auto()
+    PLUGS = auto()
+    PLUG = auto()
+    PORTS = auto()
+    PORT = auto()
     OPERATIONS = auto()
     OPERATION = auto()
     ENGINES = auto()
@@ -182,6 +204,55 @@ def _backstore(found: BackstoreInfo) -> str:
     return ", ".join(word for word in words if word)
 
 
+def _guests(client: Client) -> Node:
+    """All guests; a host that has no libvirt says so, and is well."""
+    try:
+        return guests_node(client.guests.list())
+    except UnreachableError as error:
+        client.host.info()  # it is the daemon that says so
+        return Node(Kind.GUESTS, "guests", error.message)
+
+
+def guests_node(found: Sequence[GuestInfo]) -> Node:
+    """All guests."""
+    children = tuple(map(guest_node, found))
+    return Node(Kind.GUESTS, "guests", _count(len(found), "guest"), _GOOD, children)
+
+
+def guest_node(found: GuestInfo) -> Node:
+    """A guest, and what it has of ours below it."""
+    attachments = tuple(_held(Kind.ATTACHMENT, each.endpoint, each) for each in found.attachments)
+    plugs = tuple(_held(Kind.PLUG, each.port, each) for each in found.ports)
+    below = (
+        Node(Kind.ATTACHMENTS, "endpoints", _count(len(attachments), "endpoint"), None, attachments),
+        Node(Kind.PLUGS, "ports", _count(len(plugs), "port"), None, plugs),
+    )
+    health = f"{found.state}, {_count(found.vcpus, 'CPU')}, {format_size(found.memory_bytes)}"
+    return Node(Kind.GUEST, found.name, health, _GUESTS.get(found.state), below)
+
+
+def _held(kind: Kind, name: str, found: AttachmentInfo | PlugInfo) -> Node:
+    places = {"now": found.live, "at its next start": found.persistent}
+    words = [found.state, " and ".join(place for place, there in places.items() if there), found.message]
+    return Node(kind, name, ", ".join(word for word in words if word), _HELD[found.state])
+
+
+def ports_node(found: Sequence[PortInfo]) -> Node:
+    """All ports."""
+    degraded = sum(each.state is PortState.DEGRADED for each in found)
+    health = _count(len(found), "port") + (f", {degraded} degraded" if degraded else "")
+    return Node(Kind.PORTS, "ports", health, _BAD if degraded else _GOOD, tuple(map(port_node, found)))
+
+
+def port_node(found: PortInfo) -> Node:
+    """A port."""
+    guest = f"guest {found.guest}" if found.guest else "no guest"
+    words = [found.state, guest, f"{found.switch} {found.mode}", found.mac, found.message]
+    health = ", ".join(word for word in words if word)
+    colour = _BAD if found.state is PortState.DEGRADED else _GOOD
+    return Node(Kind.PORT, found.name, health, colour)
+
+
 def operations_node(found: Sequence[OperationInfo]) -> Node:
     """What runs; what has ended is left to ``ringway operation list``."""
     running = [each for each in found if each.state is OperationState.RUNNING]
@@ -210,6 +281,8 @@ def _engine(found: EngineReport) -> tuple[str, str | None]:
 _BRANCHES: Final[dict[str, Callable[[Client], Node]]] = {
     "endpoints": lambda client: endpoints_node(client.endpoints.list()),
     "backstores": lambda client: backstores_node(client.backstores.list()),
+    "guests": _guests,
+    "ports": lambda client: ports_node(client.ports.list()),
     "operations": lambda client: operations_node(client.operations.list()),
     "engines": lambda client: engines_node(client.host.info().engines),
 }
