@@ -120,6 +120,8 @@ class Creations:
         catalogue = Catalogue(spec.volumes, spec.pools, backstores=known)
         ask = self._host.guests.ask
         made = await ask(fresh.fresh, spec, catalogue, self._socket, kvm=not spec.emulate, uuid=guest)
+        for endpoint in made.endpoints.specs:
+            self._changes.has(endpoint)  # or there is another of its name
         self._refuse_others(spec, made)
         return spec, made
 

@@ -316,22 +316,26 @@ class Holdings(ABC):
                 await self.take_in(guest)
 
     async def take_in(self, guest: GuestInfo) -> None:
-        """Write down what a guest has of ours, and nobody is known to have."""
+        """Write down what a guest has of ours, and nobody else has; of what another has, tell."""
         for thing in self._of(guest):
-            async with self._rows.alone(thing):
-                if self._locks.is_held(self._lock_of(thing)):  # by who deletes it, and may wait for us
-                    continue  # a later look does it
-                if (row := self._rows.find(thing)) is not None and row.guest != guest.uuid:
-                    await self._warn(guest, row)
-                if thing not in self._rows and await self._who_has(guest.uuid, thing) is not None:
-                    await self._enter(guest, thing)
+            row = self._rows.find(thing)
+            if row is not None and row.guest != guest.uuid:
+                await self._warn(guest, thing)
+            if thing not in self._rows:
+                async with self.changing(thing):
+                    if thing not in self._rows and await self._who_has(guest.uuid, thing) is not None:
+                        await self._enter(guest, thing)
 
-    async def _warn(self, guest: GuestInfo, row: Holding) -> None:
+    async def _warn(self, guest: GuestInfo, thing: str) -> None:
         """Tell once that a guest has what is another's; that one may have it no longer."""
-        if row.stage is Stage.CONFIRMED:
-            await self._compare(row)
-        if row.name in self._rows and (guest.uuid, row.name) not in self._foreigners:
-            self._foreigners.add((guest.uuid, row.name))
+        async with self._rows.alone(thing):
+            row = self._rows.find(thing)
+            if row is not None and row.stage is Stage.CONFIRMED:
+                await self._compare(row)
+            row = self._rows.find(thing)
+            if row is None or row.guest == guest.uuid or (guest.uuid, thing) in self._foreigners:
+                return
+            self._foreigners.add((guest.uuid, thing))
             self._events.tell(Kind.FOREIGN, _thing(guest.name), self._foreign(guest, row))
 
     async def enter(self, guest: GuestInfo) -> None:

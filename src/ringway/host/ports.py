@@ -81,8 +81,8 @@ class Ports:
 
     async def whole(self, spec: PortSpec) -> PortSpec:
         """A port as it is, or as :meth:`create` would make it. :raises RingwayError: it could not."""
-        row = self._rows.find(spec.name)
-        return row.spec if row is not None and _fits(row.spec, spec) else await self._check(spec)
+        same = self._same(spec)
+        return same.spec if same is not None else await self._check(spec)
 
     async def _check(self, spec: PortSpec) -> PortSpec:
         """:returns: with all that was left open. :raises RingwayError: it could not be made."""

@@ -26,6 +26,7 @@ from ringway.testing.engine import World
 from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
 from ..hosts import running_host
+from . import helpers
 from .helpers import done
 
 pytestmark = pytest.mark.anyio
@@ -103,6 +104,30 @@ async def test_what_was_there_before_stays(tmp_path: Path, spec: GuestSpec) -> N
         with pytest.raises(RingwayError, match="no web"):
             await done(host.create_guest(spec))
         assert switch.ports.keys() == {"p0"}
+
+
+async def test_what_is_there_already_is_not_made(tmp_path: Path, spec: GuestSpec) -> None:
+    """A plan says so, and refuses what is there and is another."""
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    disk = replace(spec.block_devices[0], id=str(tmp_path / "root.img"))
+    spec = replace(spec, block_devices=(disk,))
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        await done(host.create_guest(replace(spec, ports=())))
+        await done(host.detach("web", "web", live=True, persistent=True, timeout_s=1.0))
+        del guests.guests["web"]
+        plan = await host.creations.plan(spec)
+        assert [change.object for change in plan.changes] == ["port/p0", "guest/web"]
+        await done(host.create_guest(spec))
+        assert host.attachments.guest_of("web") == "web"
+        del guests.guests["web"]
+        await done(host.delete("web", force=True))
+        await done(host.create(helpers.spec("web")))
+        for doing in (host.creations.plan(spec), done(host.create_guest(spec))):
+            with pytest.raises(ConflictError, match="an endpoint 'web' already"):
+                await doing
+        with pytest.raises(ConflictError, match="a port 'p0' already"):
+            await host.creations.plan(replace(spec, name="mail", ports=(replace(PORT, mtu=9000),)))
+        assert host.creations.left() == ()
 
 
 async def test_a_volume_that_nobody_knows_is_refused_before_anything_is_made(
@@ -289,17 +314,20 @@ async def test_a_creation_can_be_cancelled_until_it_makes_something(tmp_path: Pa
         assert early.state is OperationState.CANCELLED
         assert (guests.guests, switch.ports, host.creations.left()) == ({}, {}, ())
         refusals: list[str] = []
+        progress: list[float] = []
 
         def cancel(_verb: str, _name: str) -> None:
             with pytest.raises(ConflictError, match="cannot be cancelled any more"):
                 late.cancel()
             refusals.append(late.info().step)
+            progress.append(late.info().progress)
 
         switch.before = guests.before = cancel
         late = host.create_guest(spec)
         await late.ended()
         assert late.state is OperationState.DONE
         assert refusals[-1] == "starting the guest"
+        assert progress == sorted(progress)
 
 
 async def test_the_steps_of_a_creation_are_no_operations(
