@@ -40,14 +40,26 @@ KernelEnabled = Annotated[
 ]
 AdminGroup = Annotated[str, Meta(description="Who may change things, which is as good as root.")]
 ReadGroup = Annotated[str, Meta(description="Who may look.")]
-SocketGroup = Annotated[str, Meta(description="The group of the sockets that front ends connect to.")]
+SocketGroup = Annotated[
+    str | None,
+    Meta(
+        description="The group of the sockets that front ends connect to; "
+        "if it is not said, kvm, and with --directory nobody else's."
+    ),
+]
 TargetUser = Annotated[str, Meta(description="Who targets are; empty: of root's, each a user of its own.")]
 GuestsEnabled = Annotated[
     bool | None,
     Meta(description="Whether it knows libvirt's guests; if it is not said, root's daemon does."),
 ]
 Uri = Annotated[str, Meta(description="Which libvirt.")]
-QemuUser = Annotated[str, Meta(description="Who libvirt runs QEMU as; its rights decide where sockets lie.")]
+QemuUser = Annotated[
+    str | None,
+    Meta(
+        description="Who libvirt runs QEMU as, whose rights decide where ports' sockets lie; "
+        "if it is not said, libvirt-qemu, and with --directory who runs the daemon."
+    ),
+]
 Switches = Annotated[
     dict[str, dict[str, str]],
     Meta(description="What each switch's driver is told, as in `[net.switch.ovs]`."),
@@ -77,7 +89,7 @@ class UserConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The user engine."""
 
     enabled: Enabled = True
-    group: SocketGroup = "kvm"
+    group: SocketGroup = None
     user: TargetUser = ""
 
 
@@ -100,7 +112,7 @@ class GuestsConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class NetConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Ports, and the switches that they are of."""
 
-    qemu_user: QemuUser = "libvirt-qemu"
+    qemu_user: QemuUser = None
     switch: Switches = {}
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from ringway.engine.base import Driver
 from ringway.host.config import Config
 from ringway.host.places import Places
 from ringway.model import EngineKind
+
+_GROUP: Final = "kvm"  #: in which libvirt's QEMU is
 
 
 def open_engines(config: Config, places: Places) -> dict[EngineKind, Driver]:
@@ -35,8 +38,8 @@ def _runs_lio(config: Config, places: Places) -> bool:
 def _user(config: Config, places: Places) -> Driver:
     from ringway.engine.user import UserDriver
 
-    group = None if places.private else config.user.group
-    return UserDriver(places.run, group=group, user=config.user.user or None)
+    usual = None if places.private else _GROUP
+    return UserDriver(places.run, group=config.user.group or usual, user=config.user.user or None)
 
 
 def _lio(config: Config, places: Places) -> Driver:

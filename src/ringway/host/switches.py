@@ -17,6 +17,7 @@ from ringway.net.account import Account
 from ringway.net.base import Settings, Switch
 
 _WORKERS: Final = 8
+_USER: Final = "libvirt-qemu"  #: Debian's name of it
 _log: Final = logging.getLogger(__name__)
 
 
@@ -36,11 +37,12 @@ def open_switches(config: NetConfig, places: Places) -> dict[str, Switch]:
 
 def _account(config: NetConfig, places: Places) -> Account | None:
     """Who QEMU runs as; where there is no such user, it is us."""
-    if places.private:
-        return None
+    name = config.qemu_user or (None if places.private else _USER)
     try:
-        return Account.named(config.qemu_user)
-    except NotFoundError:
+        return None if name is None else Account.named(name)
+    except NotFoundError as error:
+        if config.qemu_user is not None:
+            _log.warning("%s: %s", error.message, error.hint)
         return None
 
 
