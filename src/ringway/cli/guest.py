@@ -56,8 +56,9 @@ VIEW: Final = View[GuestInfo](
         "disks": Column(lambda found: len(found.disks), right=True),
         "endpoints": Column(lambda found: ", ".join(one.endpoint for one in found.attachments) or None),
         "ports": Column(lambda found: ", ".join(one.port for one in found.ports) or None),
+        "message": Column(lambda found: found.message),
     },
-    ("name", "state", "vcpus", "memory", "shared", "endpoints", "ports"),
+    ("name", "state", "vcpus", "memory", "shared", "endpoints", "ports", "message"),
     lambda found: found.name,
 )
 

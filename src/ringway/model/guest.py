@@ -175,3 +175,4 @@ class GuestInfo(Struct, frozen=True, kw_only=True):
     disks: tuple[GuestDisk, ...] = ()
     attachments: tuple[AttachmentInfo, ...] = ()
     ports: tuple[PlugInfo, ...] = ()
+    message: str | None = None  #: why no more can be told of it now

@@ -107,7 +107,7 @@ def test_a_guest_that_cannot_move_goes_on_where_it_is(sides: Sides, web0: Domain
     job = start_with_load(web0, here)
     for spoil in (lose_the_other_qemu, call_off):
         with under_way(web0, here, there) as moving:
-            assert (here.guests(), there.guests()) == ({"web0": ["db0"]}, {})
+            assert (here.guests(), there.guests()) == ({"web0": ["db0"]}, {"web0": []})
             with pytest.raises(BusyError, match="'web0' is on its way here"):
                 there.daemon.ask("GET", "/1.0/guests/web0")
             spoil(here, there)

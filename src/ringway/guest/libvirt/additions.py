@@ -10,7 +10,7 @@ import libvirt
 from ringway.errors import ConflictError
 from ringway.guest.aliases import endpoint_alias, port_alias
 from ringway.guest.base import Wish
-from ringway.guest.document import Document, PciAddress, PortFace, difference
+from ringway.guest.document import Attached, Document, PciAddress, Plugged, PortFace, difference
 from ringway.guest.libvirt import hotplug, places, reach
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.looks import Look, persistent_document
@@ -32,9 +32,9 @@ def check_halves(look: Look, *, live: bool, persistent: bool) -> None:
     """:raises ConflictError: the guest does not run, or has no next start."""
     name = look.name
     if live and look.live is None:
-        raise ConflictError(f"guest '{name}' does not run", hint="start it, or use --persistent alone")
+        raise ConflictError(f"guest '{name}' does not run", hint="start it, or say --no-live")
     if persistent and look.persistent is None:
-        raise ConflictError(f"guest '{name}' is transient: it has no next start", hint="use --live alone")
+        raise ConflictError(f"guest '{name}' is transient: it has no next start", hint="say --no-persistent")
 
 
 def memory_is_shared(document: Document, device: NewDevice, *, fix: bool) -> bool:
@@ -63,12 +63,34 @@ def check_socket(device: NewDevice, look: Look, capabilities: str, *, now: bool)
     """
     documents = (each.xml for each in (look.live, look.persistent) if each)
     user = next(filter(None, map(reach.user_of, (*documents, capabilities))), None)
-    if isinstance(device, PortFace) and device.mode is PortMode.SERVER:
-        reach.check_folder(device.socket, user)
-    elif device.socket is not None:
-        reach.check_socket(device.socket, user)
-        if now:
-            reach.check_free(device.socket)
+    _check_place(device.socket, user, serves=_serves(device), now=now)
+
+
+def check_start(document: Document, capabilities: str) -> None:
+    """Look whether QEMU gets to all sockets of ours that a guest starts with: it would wait for ever.
+
+    :raises RingwayError: as :func:`check_socket`.
+    """
+    user = reach.user_of(document.xml) or reach.user_of(capabilities)
+    devices: tuple[Attached | Plugged, ...] = (*document.attachments(), *document.ports())
+    for device in devices:
+        _check_place(device.socket, user, serves=_serves(device), now=True)
+
+
+def _serves(device: NewDevice | Attached | Plugged) -> bool:
+    """Whether QEMU makes the socket, and listens there."""
+    return isinstance(device, PortFace | Plugged) and device.mode is PortMode.SERVER
+
+
+def _check_place(socket: str | None, user: reach.User | None, *, serves: bool, now: bool) -> None:
+    if socket is None:
+        return
+    if serves:
+        reach.check_folder(socket, user)
+        return
+    reach.check_socket(socket, user)
+    if now:
+        reach.check_free(socket)
 
 
 def add_live(domain: libvirt.virDomain, look: Look, device: NewDevice) -> None:

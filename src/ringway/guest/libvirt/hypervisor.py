@@ -10,6 +10,7 @@ import libvirt
 from msgspec.structs import replace
 
 from ringway.errors import (
+    BusyError,
     ConflictError,
     GuestError,
     NotFoundError,
@@ -25,7 +26,7 @@ from ringway.guest.libvirt.additions import NewDevice, alias_of
 from ringway.guest.libvirt.connection import Connection
 from ringway.guest.libvirt.events import Events
 from ringway.guest.libvirt.failures import translated
-from ringway.guest.libvirt.looks import Look
+from ringway.guest.libvirt.looks import Look, glance, persistent_document
 from ringway.guest.libvirt.removals import Removals
 from ringway.guest.vifs import port_face
 from ringway.model import AttachmentInfo, Check, GuestInfo, PortSpec
@@ -72,7 +73,7 @@ class LibvirtHypervisor:
         found = []
         for domain in domains:
             try:
-                found.append(self._look(domain).info())
+                found.append(self._info(domain))
             except (NotFoundError, ConflictError) as error:
                 _log.debug("guest '%s' went meanwhile, or has not come: %s", domain.name(), error)
             except UnreachableError:
@@ -161,8 +162,13 @@ class LibvirtHypervisor:
         return self._look(domain).info()
 
     def start(self, guest: str) -> None:
-        """Let a guest run. :raises RingwayError: it does not."""
+        """Let a guest run.
+
+        :raises RingwayError: it does not, or would wait for ever for an endpoint's or a port's socket.
+        """
         domain = self._find(guest)
+        if (document := persistent_document(domain)) is not None:
+            additions.check_start(document, self._capabilities())
         with translated(f"guest '{domain.name()}' does not start"):
             domain.create()
 
@@ -188,6 +194,12 @@ class LibvirtHypervisor:
 
     # Inside
 
+    def _info(self, domain: libvirt.virDomain) -> GuestInfo:
+        try:
+            return self._look(domain).info()
+        except BusyError as error:
+            return glance(domain, error.message)
+
     def _find(self, guest: str) -> libvirt.virDomain:
         connection = self._connection.get()
         for look_up in (connection.lookupByName, connection.lookupByUUIDString):
@@ -208,10 +220,12 @@ class LibvirtHypervisor:
             live = additions.memory_is_shared(look.live, device, fix=fix)
         if persistent and look.persistent is not None:
             additions.memory_is_shared(look.persistent, device, fix=fix)
-        with translated("libvirt's capabilities"):
-            capabilities = self._connection.get().getCapabilities()
-        additions.check_socket(device, look, capabilities, now=live)
+        additions.check_socket(device, look, self._capabilities(), now=live)
         return live
+
+    def _capabilities(self) -> str:
+        with translated("libvirt's capabilities"):
+            return str(self._connection.get().getCapabilities())
 
     def _add(
         self,

@@ -6,11 +6,12 @@ from typing import Final
 
 import libvirt
 
-from ringway.errors import BusyError, NotFoundError
+from ringway.errors import NotFoundError
 from ringway.guest.aliases import Kind, owner
 from ringway.guest.document import Attached, Document, PciAddress, Plugged
-from ringway.guest.libvirt.failures import error_of, translated
+from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.monitor import Monitor
+from ringway.guest.libvirt.turns import wait_turn
 from ringway.model import AttachmentInfo, AttachmentState, Face, GuestInfo, GuestState, PlugInfo
 
 _STATES: Final = {
@@ -18,7 +19,6 @@ _STATES: Final = {
     libvirt.VIR_DOMAIN_PAUSED: GuestState.PAUSED,
     libvirt.VIR_DOMAIN_SHUTOFF: GuestState.SHUT_OFF,
 }
-_MOVING: Final = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION]
 _FACES: Final = {"vhost-user-scsi": Face.VHOST_USER_SCSI, "vhost-user-blk": Face.VHOST_USER_BLK}
 #: What a document is read with to be written again: it has what is secret then.
 _WHOLE: Final = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
@@ -57,36 +57,33 @@ def is_tainted(domain: libvirt.virDomain) -> bool:
         return bool(domain.messages(libvirt.VIR_DOMAIN_MESSAGE_TAINTING))
 
 
-def refuse_arriving(domain: libvirt.virDomain) -> None:
-    """Refuse a guest of which libvirt tells nothing until it has come, which may take minutes.
-
-    :raises BusyError: another host is just moving it here.
-    """
+def glance(domain: libvirt.virDomain, message: str) -> GuestInfo:
+    """What can be told of a guest that cannot be asked. :param message: why not."""
     with translated(f"guest '{domain.name()}'"):
-        if domain.state() != _MOVING:
-            return
-    try:
-        domain.jobInfo()  # its source knows how far it is
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
-            raise error_of(f"guest '{domain.name()}'", error) from error
-        raise BusyError(
-            f"guest '{domain.name()}' is on its way here from another host",
-            holder="libvirt",
-            hint="wait for it; virsh domjobinfo says on that host how far it is",
-        ) from error
+        _, memory_kib, _, vcpus, _ = domain.info()
+        return GuestInfo(
+            name=domain.name(),
+            uuid=domain.UUIDString(),
+            state=GuestState.OTHER,
+            persistent=bool(domain.isPersistent()),
+            memory_bytes=memory_kib * 1024,
+            vcpus=vcpus,
+            machine="",
+            shared_memory=False,
+            message=message,
+        )
 
 
 class Look:
     """All that can be told of a domain at one moment.
 
     :param asked: aliases of devices that the guest was asked to let go.
-    :raises RingwayError: libvirt or QEMU cannot be asked. :raises BusyError: as :func:`refuse_arriving`.
+    :raises RingwayError: libvirt or QEMU cannot be asked. :raises BusyError: as :func:`wait_turn`.
     """
 
     def __init__(self, domain: libvirt.virDomain, asked: frozenset[str] = frozenset()) -> None:
-        refuse_arriving(domain)
         self.domain: Final = domain
+        wait_turn(domain)
         self.live = live_document(domain)
         self.persistent = persistent_document(domain)
         self._asked = asked

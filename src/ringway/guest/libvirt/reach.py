@@ -35,6 +35,12 @@ class User(Struct, frozen=True):
         except KeyError:
             return f"user {self.uid}"
 
+    @property
+    def group_names(self) -> list[str]:
+        """Of its groups, those that have one."""
+        found = (entry.gr_name for entry in grp.getgrall() if entry.gr_gid in self.groups)
+        return sorted(found)
+
 
 def user_of(xml: str) -> User | None:
     """Read it from a domain's XML (its label of the model ``dac``) or from libvirt's capabilities.
@@ -105,9 +111,20 @@ def _check_way(path: Path, user: User) -> None:
     """:raises ConflictError: ``user`` may not pass a folder on the way, or not write at its end."""
     for folder in reversed(path.parents):
         if not _may(folder, user, stat.S_IXOTH):
-            raise _blocked(user, "pass", folder)
+            raise _blocked(user, "pass", folder, f"chmod o+x {folder}, or let sockets lie elsewhere")
     if not _may(path, user, stat.S_IWOTH):
-        raise _blocked(user, "write to", path)
+        raise _blocked(user, "write to", path, _opening(path, user))
+
+
+def _opening(path: Path, user: User) -> str:
+    """How to let a user write, and nobody else."""
+    if not user.group_names:
+        return f"chown {user.uid} {path}"
+    group = user.group_names[0]
+    now = f"chgrp {group} {path} && chmod g+w {path}"
+    return (
+        now if path.is_dir() else f'{now}; for all endpoints: group = "{group}" below [user] in ringway.toml'
+    )
 
 
 def _may(path: Path, user: User, right: int) -> bool:
@@ -126,11 +143,8 @@ def _has_list(path: Path) -> bool:
         return False
 
 
-def _blocked(user: User, verb: str, path: Path) -> RingwayError:
-    return ConflictError(
-        f"QEMU runs as {user.name}, who may not {verb} {path}",
-        hint=f"chmod or chgrp {path}; the how-to on libvirt says which groups sockets need",
-    )
+def _blocked(user: User, verb: str, path: Path, hint: str) -> RingwayError:
+    return ConflictError(f"QEMU runs as {user.name}, who may not {verb} {path}", hint=hint)
 
 
 def _flags(path: str) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Final
 
 import libvirt
 
-from ringway.errors import RingwayError, TimedOutError, UnreachableError
+from ringway.errors import BusyError, RingwayError, TimedOutError, UnreachableError
 from ringway.guest.libvirt import hotplug
 from ringway.guest.libvirt.events import Events
 from ringway.guest.libvirt.failures import error_of
@@ -79,10 +79,10 @@ def _ask_libvirt(domain: libvirt.virDomain, alias: str) -> None:
 
 
 def _is_gone(find: Find, alias: str) -> bool:
-    """While libvirtd is away nothing is known, and the guest may still answer."""
+    """While libvirtd is away or busy nothing is known, and the guest may still answer."""
     try:
         return not Look(find()).is_live(alias)
-    except UnreachableError:
+    except (UnreachableError, BusyError):
         return False
 
 
