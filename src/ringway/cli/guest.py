@@ -117,9 +117,10 @@ def describe(found: GuestInfo) -> Iterator[str]:
     if found.ports:
         yield ""
         yield from table(found.ports, _PLUGS.chosen(None), width=terminal_width())
-    if found.disks:
+    shown = {each.alias for each in found.attachments}
+    if disks := [disk for disk in found.disks if disk.alias not in shown]:
         yield ""
-        yield from table(found.disks, _DISKS.chosen(None), width=terminal_width())
+        yield from table(disks, _DISKS.chosen(None), width=terminal_width())
 
 
 @click.group(

@@ -68,6 +68,12 @@ def owner(alias: str | None) -> Owner | None:
     return Owner(kind, name) if name and _ALIASES[kind](name) == alias else None
 
 
+def spoken(alias: str) -> str:
+    """What a device is, for a person: ``endpoint 'db0'``; of one that is not ours the alias."""
+    whose = owner(alias)
+    return f"device '{alias}'" if whose is None else f"{whose.kind} '{whose.name}'"
+
+
 _ALIASES: Final = {Kind.ENDPOINT: endpoint_alias, Kind.PORT: port_alias, Kind.VOLUME: volume_alias}
 
 

@@ -98,7 +98,7 @@ def test_a_guest_that_does_not_let_go(bench: Bench, web0: DomainGuest, device: s
     disks(web0, 1)
     bench.libvirtd.virsh("suspend", "web0")
     try:
-        with pytest.raises(TimedOutError, match="asked to let ua-ringway-db0 go") as caught:
+        with pytest.raises(TimedOutError, match="asked to let endpoint 'db0' go") as caught:
             bench.detach("web0", "db0", timeout_s=1)
         assert caught.value.hint
         [info] = bench.hypervisor.show("web0").attachments

@@ -249,7 +249,7 @@ def test_disks_on_other_buses() -> None:
     ("face", "error", "reason"),
     [
         (replace(_FILE, volume="x", target="sda"), ConflictError, "a disk 'sda' already"),
-        (replace(_FILE, target="sdb"), ConflictError, "a device 'ua-ringway-volume-v' already"),
+        (replace(_FILE, target="sdb"), ConflictError, "has volume 'v' already"),
         (replace(_FILE, volume="x", target="sda1"), UsageError, "no disk's name"),
         (replace(_FILE, volume="x", target="disk"), UsageError, "no disk's name"),
         (replace(_FILE, volume="x", path=None), UsageError, "has to have a source"),

@@ -131,7 +131,7 @@ def test_others_overrides_stay() -> None:
 
 
 def test_what_is_not_there_is_not_removed() -> None:
-    with pytest.raises(NotFoundError, match="guest 'first' has no device 'ua-ringway-db0'"):
+    with pytest.raises(NotFoundError, match="guest 'first' has no endpoint 'db0'"):
         Document(domain()).remove(endpoint_alias("db0"))
 
 
@@ -145,7 +145,7 @@ def test_an_element_is_the_one_that_was_added() -> None:
 @pytest.mark.parametrize(
     ("wish", "error", "reason"),
     [
-        (_SCSI, ConflictError, "a device 'ua-ringway-db0' already"),
+        (_SCSI, ConflictError, "has endpoint 'db0' already"),
         (
             replace(_BLK, socket=_SCSI.socket),
             ConflictError,
@@ -258,7 +258,7 @@ def test_what_a_port_overrides_goes_with_it() -> None:
 @pytest.mark.parametrize(
     ("face", "error", "reason"),
     [
-        (_PORT, ConflictError, "a device 'ua-ringway-port-p0' already"),
+        (_PORT, ConflictError, "has port 'p0' already"),
         (replace(_PORT, port="q", mac="52:54:00:00:00:02"), ConflictError, "has /run/p0 already"),
         (replace(_PORT, port="q", socket="/q"), ConflictError, "has 52:54:00:00:00:01 already"),
         (replace(_PORT, port="q", socket="q"), UsageError, "no socket's path"),

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Container
 
 from ringway.errors import ConflictError, NotFoundError, UsageError
-from ringway.guest.aliases import endpoint_alias, port_alias, volume_alias
+from ringway.guest.aliases import endpoint_alias, port_alias, spoken, volume_alias
 from ringway.guest.base import Wish
 from ringway.guest.document import facts, memory, overrides
 from ringway.guest.document.boot import make_room
@@ -277,7 +277,7 @@ class Document:
         for device in each_device(self._root):
             if alias_of(device) == alias:
                 return device
-        raise NotFoundError(f"guest '{self.name}' has no device '{alias}'")
+        raise NotFoundError(f"guest '{self.name}' has no {spoken(alias)}")
 
     def _check_new(self, alias: str, element: Element) -> None:
         place, address = place_of(element), PciAddress.of(element)
@@ -288,7 +288,7 @@ class Document:
             raise UsageError("the boot order begins with 1")
         for device in each_device(self._root):
             if alias_of(device) == alias:
-                raise ConflictError(f"guest '{self.name}' has a device '{alias}' already")
+                raise ConflictError(f"guest '{self.name}' has {spoken(alias)} already")
             if place is not None and place_of(device) == place:
                 raise ConflictError(f"guest '{self.name}' has {place} already, in its <{device.tag!s}>")
 

@@ -8,7 +8,7 @@ from typing import Final
 import libvirt
 
 from ringway.errors import ConflictError
-from ringway.guest.aliases import endpoint_alias, port_alias
+from ringway.guest.aliases import endpoint_alias, port_alias, spoken
 from ringway.guest.base import Wish
 from ringway.guest.document import Attached, Document, PciAddress, Plugged, PortFace, difference
 from ringway.guest.libvirt import hotplug, places, reach
@@ -104,7 +104,7 @@ def add_live(domain: libvirt.virDomain, look: Look, device: NewDevice) -> None:
         hotplug.plug(Monitor(domain), device, address)
     else:
         for element in _add(Document(look.live.xml), device, address):
-            with translated(f"guest '{look.name}' does not get {alias_of(device)}"):
+            with translated(f"guest '{look.name}' does not get {spoken(alias_of(device))}"):
                 domain.attachDeviceFlags(element, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 

@@ -18,7 +18,7 @@ from ringway.errors import (
     UnreachableError,
     UsageError,
 )
-from ringway.guest.aliases import endpoint_alias, port_alias
+from ringway.guest.aliases import endpoint_alias, port_alias, spoken
 from ringway.guest.base import Notify, Wish
 from ringway.guest.document import Document, PciAddress
 from ringway.guest.libvirt import additions, reach
@@ -104,7 +104,7 @@ class LibvirtHypervisor:
         """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
         look = self._look(self._find(guest))
         live = self._checked(look, wish, live=live, persistent=persistent, fix_memory=wish.fix_memory)
-        lines = [f"guest '{look.name}' gets {alias_of(wish)} now"] * live
+        lines = [f"guest '{look.name}' gets {spoken(alias_of(wish))} now"] * live
         return (*lines, *(additions.preview(look, wish).splitlines() if persistent else ()))
 
     def attach(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> AttachmentInfo:
@@ -263,7 +263,7 @@ class LibvirtHypervisor:
         try:
             self._removals.remove(lambda: domain, alias, _UNDO_S)
         except RingwayError as further:
-            error.add_note(f"{alias} stays in the guest that runs: {further.message}")
+            error.add_note(f"{spoken(alias)} stays in the guest that runs: {further.message}")
 
     def _remove(self, guest: str, alias: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         domain = self._find(guest)

@@ -10,6 +10,7 @@ from typing import Final
 import libvirt
 
 from ringway.errors import BusyError, RingwayError, TimedOutError, UnreachableError
+from ringway.guest.aliases import spoken
 from ringway.guest.libvirt import hotplug
 from ringway.guest.libvirt.events import Events
 from ringway.guest.libvirt.failures import error_of
@@ -55,7 +56,7 @@ class Removals:
         _ask(domain, Look(domain), alias)
         if not self._events.wait(lambda: _is_gone(find, alias), timeout_s):
             raise TimedOutError(
-                f"guest '{name}' was asked to let {alias} go, and has not in {timeout_s:g} s",
+                f"guest '{name}' was asked to let {spoken(alias)} go, and has not in {timeout_s:g} s",
                 hint="a guest that is paused, or has not booted, cannot; unmount what it uses, and try again",
             )
         self.forget(uuid, alias)
@@ -75,7 +76,7 @@ def _ask_libvirt(domain: libvirt.virDomain, alias: str) -> None:
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_DEVICE_MISSING or "unplug" in str(error):
             return  # it has gone meanwhile, or was asked already
-        raise error_of(f"guest '{domain.name()}' cannot be asked for {alias}", error) from error
+        raise error_of(f"guest '{domain.name()}' cannot be asked for {spoken(alias)}", error) from error
 
 
 def _is_gone(find: Find, alias: str) -> bool:
