@@ -26,8 +26,8 @@ _STARTS: Final = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_
 def wait_turn(domain: libvirt.virDomain) -> None:
     """Wait a moment until libvirt can be asked about a guest; it still may have to finish something short.
 
-    :raises BusyError: it does something that has taken longer than :data:`PATIENCE_S`, or another host is just
-        moving the guest here, which may take minutes.
+    :raises BusyError: it does something that has taken longer than :data:`PATIENCE_S`, or another host is
+        just moving the guest here, which may take minutes.
     """
     _refuse_arriving(domain)
     deadline = time.monotonic() + PATIENCE_S
