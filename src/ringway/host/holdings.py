@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ringway import faults
-from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UsageError
 from ringway.guest.base import GuestEvent, GuestEventKind
 from ringway.host.events import Events, Kind, now
 from ringway.host.hypervisors import Guests
@@ -280,6 +280,8 @@ class Holdings(ABC):
     async def settle(self, *, unconfirmed: bool = False) -> None:
         """Compare all rows with the domains: after a start, and when libvirt is there again.
 
+        Never raises :class:`RingwayError`.
+
         :param unconfirmed: only those that were left half done.
         """
         if not self._guests.there:
@@ -290,13 +292,16 @@ class Holdings(ABC):
         await self._look_at(row.name for row in rows if not (unconfirmed and row.stage is Stage.CONFIRMED))
 
     async def heed(self, event: GuestEvent) -> None:
-        """Something happened to a guest: look at what it had, and at what it has come with."""
+        """Something happened to a guest: look at what it had, and at what it has come with.
+
+        Never raises :class:`RingwayError`.
+        """
         had = [row.name for row in self._rows.all() if event.is_of(row.guest, row.guest_name)]
         await self._look_at(had)
         if any(thing not in self._rows for thing in had):  # a copy of that guest may have it still
             await self._take_in()
         if event.kind in _COMINGS:
-            with contextlib.suppress(NotFoundError, BusyError):
+            with _logged(f"guest '{event.guest}'"), contextlib.suppress(NotFoundError, BusyError):
                 await self.take_in(await self._guests.show(event.uuid))
 
     async def _look_at(self, things: Iterable[str]) -> None:
@@ -311,8 +316,11 @@ class Holdings(ABC):
 
         Of two that have the same, whoever runs with it has it, or else the first by name.
         """
-        with contextlib.suppress(UnreachableError):
-            for guest in sorted(await self._guests.list(), key=lambda found: found.state not in _RUNNING):
+        guests: tuple[GuestInfo, ...] = ()
+        with _logged("guests"):
+            guests = await self._guests.list()
+        for guest in sorted(guests, key=lambda found: found.state not in _RUNNING):
+            with _logged(f"guest '{guest.name}'"):
                 await self.take_in(guest)
 
     async def take_in(self, guest: GuestInfo) -> None:
@@ -384,6 +392,15 @@ class Holdings(ABC):
 
     def _named(self, thing: str) -> str:
         return f"{self.words.thing} {thing}"
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Look at something in the block that may be ill, and is no reason not to look at the rest."""
+    try:
+        yield
+    except RingwayError as error:
+        _log.warning("%s cannot be looked at: %s", what, error)
 
 
 def _holding(thing: str, guest: GuestInfo) -> Holding:

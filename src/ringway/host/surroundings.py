@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from ringway.errors import RingwayError
 from ringway.guest.base import GuestEvent, GuestEventKind
 from ringway.host.creations import Creations
 from ringway.host.events import Events, Kind
@@ -107,11 +106,8 @@ class Surroundings:
         if event.guest:
             device = f" {event.alias}" if event.alias else ""
             self._events.tell(Kind.GUEST, f"guest/{event.guest}", f"{event.kind}{device}")
-        try:
-            if event.kind is GuestEventKind.CONNECTED:
-                await self._settle()
-            else:
-                for holdings in self._holdings:
-                    await holdings.heed(event)
-        except RingwayError as error:
-            _log.warning("guest '%s' cannot be looked at: %s", event.guest, error)
+        if event.kind is GuestEventKind.CONNECTED:
+            await self._settle()
+        else:
+            for holdings in self._holdings:
+                await holdings.heed(event)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ringway.errors import BusyError
+from ringway.errors import BusyError, GuestError, PermissionDeniedError
 from ringway.guest.base import GuestEvent, GuestEventKind
 from ringway.host.host import Host
-from ringway.model import AttachmentState, AttachSpec, PlugSpec, PortSpec
-from ringway.testing.hypervisor import GuestWorld, MemoryGuest, SwitchWorld
+from ringway.model import AttachmentState, AttachSpec, GuestInfo, PlugSpec, PortSpec
+from ringway.testing.hypervisor import GuestWorld, MemoryGuest, MemoryHypervisor, SwitchWorld
 
 from .conftest import OpenHost
 from .helpers import FROM_BOTH, done, spec, until
@@ -86,3 +86,35 @@ async def test_of_two_that_nobody_knows_the_one_that_runs_has_it(
         file.unlink()
     async with start() as host:
         await until(lambda: host.attachments.guest_of("db0") == "web")
+
+
+async def test_a_guest_that_is_ill_keeps_no_daemon_from_starting_and_hides_no_other(
+    start: OpenHost, guests: GuestWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests.add("web")
+    guests.add("ill")
+    async with start() as host:
+        for name, guest in (("db0", "web"), ("db1", "ill")):
+            await done(host.create(spec(name)))
+            await done(host.attach(guest, AttachSpec(endpoint=name)))
+    for file in tmp_path.glob("state.db*"):
+        file.unlink()
+    ill = guests.guests["ill"].uuid
+    show = MemoryHypervisor.show
+
+    def refuse(self: MemoryHypervisor, guest: str) -> GuestInfo:
+        if guest == ill:
+            raise GuestError("its monitor does not answer")
+        return show(self, guest)
+
+    monkeypatch.setattr(MemoryHypervisor, "show", refuse)
+    async with start() as host:
+        await until(lambda: host.attachments.guest_of("db0") == "web")
+        assert host.attachments.guest_of("db1") is None
+    monkeypatch.setattr(MemoryHypervisor, "guests", _not_permitted)
+    async with start() as host:
+        assert host.attachments.guest_of("db0") == "web"
+
+
+def _not_permitted(_: MemoryHypervisor) -> tuple[GuestInfo, ...]:
+    raise PermissionDeniedError("libvirt does not let us in")
