@@ -306,3 +306,21 @@ def test_a_copy_of_a_guest_is_told_of_and_has_nothing(daemon: Daemon, libvirtd: 
         for verb, guest in (("destroy", "copy"), ("undefine", "copy"), ("destroy", "web")):
             with contextlib.suppress(GuestError):
                 libvirtd.virsh(verb, guest)
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("second", ["delete.committed", "delete.made", "port.going"])
+def test_a_creation_that_is_undone_by_a_daemon_that_dies_as_well_is_nothing(
+    daemon: Daemon, libvirtd: Libvirtd, mail: dict[str, Any], tmp_path: Path, second: str
+) -> None:
+    daemon.stop()
+    for point in ("create.acknowledged", second):
+        daemon.fault = f"{point}:1"
+        if daemon.start():
+            with pytest.raises((OSError, http.client.HTTPException)):
+                daemon.ask("POST", "/1.0/guests", mail)
+            daemon.wait_dead()
+    daemon.fault = ""
+    daemon.start()
+    assert _there(daemon, libvirtd, tmp_path / "pool") == _BEFORE
