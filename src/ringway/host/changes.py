@@ -84,6 +84,8 @@ class Changes:
         """
         async with self.locks.hold(spec.name):
             if (same := self._same(spec)) is not None:
+                if same.made_for not in (None, made_for):  # it is wanted for itself as well
+                    same = await self._desired.put(same, made_for=None)
                 return await self._view(same)
             driver = self._actual.driver(spec.engine)
             wanted = await self._admit(progress, driver, spec, made_for)
@@ -197,7 +199,9 @@ class Changes:
         with self._desired.claim(resolved) as others:
             await self._actual.check(resolved, others, had=wanted.spec.luns)
             progress.cancellable(False)
-            return await self._desired.put(wanted, spec=resolved, generation=wanted.generation + 1)
+            return await self._desired.put(
+                wanted, spec=resolved, generation=wanted.generation + 1, made_for=None
+            )
 
     async def _carry_out(
         self, progress: Progress, driver: Driver, wanted: Wanted, changed: Wanted, force: bool

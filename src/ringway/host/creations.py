@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -222,7 +223,11 @@ class Creations:
             _log.info("%s '%s' is another guest's by now, and stays", holdings.words.thing, thing)
 
     async def _unmake_volumes(self, row: Creation) -> None:
+        """Remove volumes that nobody serves: an endpoint that stays keeps its disks."""
         from ringway.guest import volumes
 
+        luns = (lun for wanted in self._host.desired.all() for lun in wanted.spec.luns)
+        served = {os.path.realpath(lun.backstore.path) for lun in luns if lun.backstore.path}
         for path, inode in row.volumes.items():
-            await asyncio.to_thread(volumes.unmake, path, inode)
+            if os.path.realpath(path) not in served:
+                await asyncio.to_thread(volumes.unmake, path, inode)

@@ -100,6 +100,8 @@ class Ports:
         async with self._rows.alone(spec.name):
             switch = self._switches.of(spec)
             if (same := self._same(spec)) is not None:
+                if same.made_for not in (None, made_for):  # it is wanted for itself as well
+                    same = await self._rows.put(replace(same, made_for=None))
                 return await self._view(same)
             progress.step(0.2, "checking")
             async with self._locks.hold(_PLACES):  # of two that want one address, the second is refused

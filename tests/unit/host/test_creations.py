@@ -287,6 +287,23 @@ async def test_what_another_guest_got_from_an_unfinished_creation_is_its_own(
     assert (set(switch.ports), world.endpoints) == ({"p0"}, {})
 
 
+async def test_what_was_asked_for_meanwhile_is_not_undone(
+    tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for what an unfinished creation made is told that it is there."""
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        with monkeypatch.context() as patch:
+            die_at(patch, "create.acknowledged")
+            await host.create_guest(spec).ended()
+        await done(host.create(host.desired.get("web").spec))
+        await done(host.create_port(PORT))
+        await host.creations.settle()
+        assert host.creations.left() == ()
+    assert (set(switch.ports), set(world.endpoints)) == ({"p0"}, {"web"})
+    assert (tmp_path / "pool" / "web-sdb.raw").exists()  # which that endpoint serves
+
+
 async def test_a_file_that_somebody_made_meanwhile_is_neither_used_nor_removed(
     tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
