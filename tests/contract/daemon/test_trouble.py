@@ -137,7 +137,7 @@ def test_bad_input_is_refused_with_a_reason(plant: Plant, run_dir: Path) -> None
         for body, kind, words in (
             (plant.spec("owner", luns=3), ConflictError, "'owner' already"),
             (plant.spec("b", wwpn=made["wwpn"]), ConflictError, "'owner'"),
-            (plant.spec("b", wwpn="naa.xyz"), UsageError, "$.wwpn"),
+            (plant.spec("b", wwpn="naa.xyz"), UsageError, "wwpn has to be 'naa.'"),
             (plant.spec("b", colour="red"), UsageError, "'colour'"),
             (on_disk(plant, "b", image), BusyError, "'owner'"),
             (plant.spec("b", 0, device="blk"), UsageError, "blk"),
