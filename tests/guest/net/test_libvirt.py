@@ -19,6 +19,7 @@ from ringway.testing.daemon import Daemon
 from ringway.testing.domain import DomainGuest
 from ringway.testing.libvirtd import Libvirtd, check_programs
 from ringway.testing.openvswitch import OpenVSwitch
+from ringway.testing.testpmd import Testpmd
 
 from .conftest import BRIDGE, set_address, wait_until
 from .traffic import HERE, THERE, carrier, mtu, ping, wait_card, wait_links
@@ -213,3 +214,38 @@ def check_stop(host: Host, here: DomainGuest) -> None:
     host.wait_port("here0", "up", "here")
     wait_links(here)
     ping(here, size=9000 - 28)
+
+
+def test_a_guest_of_libvirts_and_a_program_that_others_started(host: Host, run_dir: Path) -> None:
+    """Nobody knows when such a one connects, or listens: what would wait for it, or fail, is refused."""
+    sockets = host.daemon.folder / "run" / "port"
+    guest = DomainGuest(host.libvirtd, "web", run_dir)
+    guest.define()
+    with contextlib.closing(guest):
+        host.do("port", "create", "server0")
+        host.do("guest", "plug", "web", "server0")
+        with Testpmd(sockets / "server0.sock", server=True) as testpmd:
+            guest.start_domain()
+            guest.wait_ready()
+            check_answers(host, guest, "server0", testpmd)
+        host.do("guest", "unplug", "web", "server0")
+        assert "stand still until a switch connects" in host.refusal("guest", "plug", "web", "server0")
+        host.do("port", "create", "client0", "--mode", "client")
+        assert "does not listen at" in host.refusal("guest", "plug", "web", "client0")
+        with Testpmd(sockets / "client0.sock", server=False) as testpmd:
+            host.wait_port("client0", "ready", None)
+            host.do("guest", "plug", "web", "client0")
+            wait_card(guest)
+            check_answers(host, guest, "client0", testpmd)
+        vif = ("--emulate", "--vif", "id=more,mode=client")
+        assert "no guest can start with port 'more' now" in host.refusal("guest", "create", "more", *vif)
+        assert "more" not in host.libvirtd.virsh("list", "--all", "--name")
+
+
+def check_answers(host: Host, guest: DomainGuest, port: str, testpmd: Testpmd) -> None:
+    """Pings are answered by who counts them."""
+    set_address(guest, HERE)
+    host.wait_port(port, "up", "web")
+    wait_links(guest)
+    ping(guest)
+    assert testpmd.stop().sent >= 3
