@@ -24,12 +24,14 @@ from ringway.testing.qemu import vhost_user_net
 
 BRIDGE = "br-guests"
 WAIT_S = 60.0
+#: With the time that another worker may keep the only switch.
+patient = pytest.mark.timeout(1200)
 MakePort = Callable[..., PortSpec]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def only_switch() -> Iterator[OpenVSwitch]:
-    """The switch; it runs."""
+    """The switch; it runs. A worker gives it up after its module: others wait for the huge pages."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rw-")))
         try:

@@ -21,9 +21,10 @@ from ringway.testing.libvirtd import Libvirtd, check_programs
 from ringway.testing.openvswitch import OpenVSwitch
 from ringway.testing.testpmd import Testpmd
 
-from .conftest import BRIDGE, set_address, wait_until
+from .conftest import BRIDGE, patient, set_address, wait_until
 from .traffic import HERE, THERE, carrier, mtu, ping, wait_card, wait_links
 
+pytestmark = patient
 _TYPING_S = 120
 
 

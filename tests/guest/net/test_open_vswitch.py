@@ -15,9 +15,10 @@ from ringway.net.ovs.driver import MAX_MTU
 from ringway.testing.guest import LinuxGuest
 from ringway.testing.openvswitch import OpenVSwitch
 
-from .conftest import BRIDGE, MakePort, guest_on, set_address, wait_state, wait_until
+from .conftest import BRIDGE, MakePort, guest_on, patient, set_address, wait_state, wait_until
 from .traffic import HERE, THERE, carrier, mtu, ping, wait_links
 
+pytestmark = patient
 #: 8 MiB that nobody has seen, with their sum.
 _SERVE = "head -c 8388608 /dev/urandom >/tmp/file; cd /tmp; sha256sum file >file.sum; httpd -p 80 -h /tmp"
 _FETCH = (
