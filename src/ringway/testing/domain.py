@@ -31,7 +31,7 @@ _DOMAIN: Final = """\
   <vcpu>{cpus}</vcpu>
   {backing}
   <os>
-    <type arch='x86_64' machine='q35'>hvm</type>
+    <type arch='x86_64' machine='{machine}'>hvm</type>
     <kernel>{kernel}</kernel>
     <initrd>{initrd}</initrd>
     <cmdline>{parameters}</cmdline>
@@ -63,6 +63,7 @@ class DomainGuest(Shell):
     :param devices: further elements of its ``<devices>``.
     :param extra: further elements of the domain.
     :param ports: PCI Express ports; each takes one device, some are taken by the guest's own.
+    :param machine: ``q35``, or ``pc``, which has one PCI bus and no ports.
     :param backing: the memory's element; what vhost-user needs, if not given.
     """
 
@@ -77,6 +78,7 @@ class DomainGuest(Shell):
         memory_mib: int = 512,
         cpus: int = 1,
         ports: int = 8,
+        machine: str = "q35",
         backing: str = SHARED_MEMORY,
         parameters: Sequence[str] = (),
     ) -> None:
@@ -97,7 +99,9 @@ class DomainGuest(Shell):
             ports="".join(
                 f"<controller type='pci' index='{index}' model='pcie-root-port'/>"
                 for index in range(1, ports + 1)
+                if machine == "q35"
             ),
+            machine=machine,
             devices=devices,
             extra=extra,
             **{stream: quoteattr(str(path)) for stream, path in self._paths.items()},

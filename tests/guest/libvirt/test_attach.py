@@ -172,3 +172,33 @@ def test_a_guest_without_a_free_port(bench: Bench) -> None:
     with started(bench.define("full", ports=1)), pytest.raises(ConflictError, match="no free PCI") as caught:
         bench.attach("full", "db0")
     assert "pcie-root-port" in (caught.value.hint or "")
+
+
+def test_a_machine_with_one_pci_bus(bench: Bench) -> None:
+    """What QEMU is given past libvirt leaves the slot free at which libvirt plugs in its next device."""
+    rng = bench.folder / "rng.xml"
+    rng.write_text("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>")
+    with DomainGuest(bench.libvirtd, "pc0", bench.folder, machine="pc") as guest:
+        for name, device in (("db0", "scsi"), ("db1", "blk"), ("db2", "scsi")):
+            bench.target(name, device)
+            bench.attach("pc0", name, device)
+        bench.libvirtd.virsh("attach-device", "pc0", str(rng), "--live", "--config")
+        addresses = {each.endpoint: each.address for each in bench.hypervisor.show("pc0").attachments}
+        assert addresses == {"db0": "0000:00:1f.0", "db1": "0000:00:1e.0", "db2": "0000:00:1d.0"}
+        for disk in disks(guest, 3):
+            write(guest, disk, "by a guest of 1996")
+        bench.detach("pc0", "db0")
+        disks(guest, 2)
+        bench.attach("pc0", "db0")
+        disks(guest, 3)
+        guest.stop_domain()
+        guest.start_domain()
+        guest.wait_ready()
+        found = bench.hypervisor.show("pc0").attachments
+        assert {each.endpoint: each.address for each in found} == addresses
+        assert all(each.live and each.persistent and each.migratable for each in found)
+        assert {read(guest, disk) for disk in disks(guest, 3)} == {"by a guest of 1996"}
+        for name in addresses:
+            bench.detach("pc0", name)
+        disks(guest, 0)
+        assert bench.remains("pc0") == []

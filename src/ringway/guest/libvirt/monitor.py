@@ -20,6 +20,7 @@ _PORT: Final = re.compile(r"pci\.(\d+)")
 _PORTS: Final = frozenset(
     {"pcie-root-port", "ioh3420", "xio3130-downstream", "pcie-switch-downstream-port"}
 )  #: one slot each
+_LAST_SLOT: Final = 31  #: of a PCI bus
 
 
 class Refused(Exception):
@@ -95,6 +96,12 @@ class Monitor:
         ports = (_PORT.fullmatch(name) for name, kind in self.devices().items() if kind in _PORTS)
         numbers = sorted((int(port[1]) for port in ports if port), reverse=True)
         return tuple(PciAddress(0, number, 0, 0) for number in numbers if self._is_free(number))
+
+    def free_slots(self) -> tuple[PciAddress, ...]:
+        """Slots of the first PCI bus without a device, the last first: libvirt takes the first."""
+        buses = self._look("query-pci")
+        taken = {device["slot"] for bus in buses if bus["bus"] == 0 for device in bus["devices"]}
+        return tuple(PciAddress(0, 0, slot, 0) for slot in range(_LAST_SLOT, 0, -1) if slot not in taken)
 
     def _is_free(self, number: int) -> bool:
         bus = self._look("qom-list", path=f"{_PERIPHERAL}/pci.{number}/pci.{number}")
