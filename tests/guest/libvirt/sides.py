@@ -56,6 +56,16 @@ class Side:
         """Of its disk."""
         return str(self.endpoint()["luns"][0]["ownership"])
 
+    def crash(self) -> None:
+        """Let its target die, and wait for the one that comes after it."""
+        before = self.endpoint()["pid"]
+        self.host.run("kill", "-9", str(before))
+        wait_until(lambda: self._is_ready(but=before), "a target that is started again")
+
+    def _is_ready(self, but: int) -> bool:
+        found = self.endpoint()
+        return bool(found["state"] == "ready" and found["pid"] != but)
+
     def guests(self) -> dict[str, list[str]]:
         """Its guests, and which endpoints each has."""
         found = self.daemon.ask("GET", "/1.0/guests")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,18 @@ from ..serving import both_devices, make_image, wait_until
 from .sides import Side, two_sides
 
 Sides = tuple[Side, Side]
+#: What an administrator may ask of ``virsh migrate`` besides.
+WAYS = (
+    (),
+    ("--parallel", "--parallel-connections=2"),
+    ("--auto-converge",),
+    ("--compressed",),
+    ("--tunnelled",),
+)
+REFUSED = {
+    "--postcopy": "vhost-user backend not capable of postcopy",
+    "--copy-storage-all": "must not have null value",  # libvirt's way to say that it has no such node
+}
 DISKS = {"scsi": "/dev/sda", "blk": "/dev/vda"}
 
 
@@ -99,8 +112,8 @@ def test_a_guest_moves_there_and_back_under_load(
     here, there = sides
     serve(here, there, image, device)
     job = start_with_load(web0, here, device)
-    for _ in range(count(2, 20)):
-        web0.migrate(there.libvirtd)
+    for options in itertools.islice(itertools.cycle(WAYS), count(2, 20)):
+        web0.migrate(there.libvirtd, *options)
         here, there = there, here
         here.wait_writes()
         wait_known(there, here)
@@ -111,6 +124,10 @@ def test_a_guest_that_cannot_move_goes_on_where_it_is(sides: Sides, web0: Domain
     here, there = sides
     serve(here, there, image)
     job = start_with_load(web0, here)
+    for option, reason in REFUSED.items():
+        with pytest.raises(GuestError, match=reason):
+            web0.migrate(there.libvirtd, option)
+        check_stays(here, there)
     for spoil in (lose_the_other_qemu, call_off):
         with under_way(web0, here, there) as moving:
             assert (here.guests(), there.guests()) == ({"web0": ["db0"]}, {"web0": []})
@@ -157,6 +174,22 @@ def move_before_its_endpoint(guest: DomainGuest, here: Side, there: Side) -> Non
         here.wait_writes()
         there.daemon.ask("POST", "/1.0/endpoints", spec)
         moving.result()
+
+
+def test_targets_that_die_on_the_way_come_back(sides: Sides, web0: DomainGuest, image: Path) -> None:
+    """Their ringwayds start them again, QEMU connects again, and the guest moves."""
+    here, there = sides
+    serve(here, there, image)
+    job = start_with_load(web0, here)
+    with under_way(web0, here, there) as moving:
+        for side in sides:
+            side.crash()
+        check_stays(here, there)
+        here.libvirtd.virsh("migrate-setspeed", "web0", "1000")
+        moving.result()
+    there.wait_writes()
+    wait_known(here, there)
+    finish(web0, job, image)
 
 
 def test_neither_daemon_is_needed_on_the_way(sides: Sides, web0: DomainGuest, image: Path) -> None:
