@@ -91,7 +91,7 @@ def image(run_dir: Path) -> Path:
 def serve(here: Side, there: Side, image: Path, device: str = "scsi") -> None:
     """Have the endpoint on both sides; the guest has it at its start."""
     made = here.serve(image, device=device)
-    there.serve(image, device=device, wwpn=made["wwpn"], incoming=True)
+    there.daemon.ask("POST", "/1.0/endpoints", {**made["spec"], "incoming": True})
     assert (here.ownership(), there.ownership()) == ("held", "released")
 
 
