@@ -18,7 +18,6 @@ from ringway.guest.document import (
     DiskFace,
     DiskSource,
     Document,
-    HotPlugSlot,
     ScsiController,
     validate,
 )
@@ -158,7 +157,6 @@ def test_a_guest_boots_from_an_endpoint(run_dir: Path, virsh: Virsh, face: Face,
     assert live.shares_memory
     places = {found.address for found in live.attachments()}
     assert None not in places
-    assert live.hot_plug_slot().address not in places
 
 
 def test_a_guest_boots_from_a_plain_disk_on_virtio_scsi(run_dir: Path, virsh: Virsh) -> None:
@@ -195,21 +193,3 @@ def test_a_plain_disk_is_attached_as_it_is_put_into_the_document(run_dir: Path, 
     assert [(each.index, each.virtio, each.disks) for each in now.controllers()] == [(0, True, 2)]
     (run_dir / "a.xml").write_text(now.remove(now.volumes()[0].alias))
     assert "error:" not in virsh.run(f"detach-device first {run_dir / 'a.xml'} --live")
-
-
-@pytest.mark.parametrize("machine", ["q35", "pc"])
-def test_the_place_for_hot_plug_is_free_in_qemu(run_dir: Path, virsh: Virsh, machine: str) -> None:
-    """A device of QEMU's own goes there, and the next one elsewhere."""
-    document = Document(_DOMAIN.format(machine=machine))
-    if machine == "q35":
-        document.add_hot_plug_ports(2)
-    live = Document(virsh.start(document))
-    slot = live.hot_plug_slot()
-    assert "Error" not in _plug(virsh, slot, "a")
-    assert "Error" in _plug(virsh, slot, "b")
-    assert "Error" not in _plug(virsh, live.hot_plug_slot([slot.address]), "c")
-
-
-def _plug(virsh: Virsh, slot: HotPlugSlot, name: str) -> str:
-    device = f"virtio-rng-pci,bus={slot.bus},addr={slot.addr},id={name}"
-    return virsh.run(f"qemu-monitor-command first --hmp device_add {device}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ringway.errors import UsageError
-from ringway.guest.document import Chipset, Document, ForeignDevice
+from ringway.guest.document import Chipset, Document
 from ringway.model import GuestDisk
 
 from .domains import SHARED, domain
@@ -82,21 +82,6 @@ def test_disks_are_listed() -> None:
         GuestDisk(target="sdb", bus="sata", device="cdrom", source="p/v", alias="ua-x"),
         GuestDisk(target="fda", bus="", device="floppy", source=None),
         GuestDisk(target="", bus="", device="disk", source=None),
-    )
-
-
-def test_others_devices_of_vhost_are_listed() -> None:
-    devices = """<disk type='vhostuser'><source type='unix' path='/a'/><target dev='vda'/></disk>
-    <interface type='vhostuser'><source type='unix' path='/b' mode='client'/><alias name='net0'/></interface>
-    <hostdev mode='subsystem' type='scsi_host'><source protocol='vhost' wwpn='naa.1'/></hostdev>
-    <filesystem type='mount'><driver type='virtiofs'/><source socket='/c'/><target dir='t'/></filesystem>
-    <disk type='file'><source file='/d'/><target dev='vdb'/></disk><interface type='user'/>
-    <disk type='vhostuser'><source type='unix' path='/e'/><alias name='ua-ringway-e'/></disk>"""
-    assert Document(domain(devices)).foreign_devices() == (
-        ForeignDevice("disk", "/a", None),
-        ForeignDevice("interface", "/b", "net0"),
-        ForeignDevice("hostdev", "naa.1", None),
-        ForeignDevice("filesystem", "/c", None),
     )
 
 

@@ -70,9 +70,7 @@ _LOOKS: list[Callable[[Document], object]] = [
     Document.volumes,
     Document.ports,
     Document.attachments,
-    Document.foreign_devices,
     Document.controllers,
-    Document.hot_plug_slot,
     lambda document: (document.memory_obstacles, document.memory_bytes, document.vcpus, document.chipset),
 ]
 _FILE = DiskFace(volume="v", source=DiskSource.FILE, path="/v", boot_order=1)

@@ -8,7 +8,7 @@
 from ringway.guest.document.disks import MappedVolume
 from ringway.guest.document.document import Document, difference
 from ringway.guest.document.drives import ScsiControllerInfo
-from ringway.guest.document.endpoints import Attached, ForeignDevice
+from ringway.guest.document.endpoints import Attached
 from ringway.guest.document.faces import (
     DiskBus,
     DiskDevice,
@@ -18,7 +18,7 @@ from ringway.guest.document.faces import (
     ScsiController,
 )
 from ringway.guest.document.facts import Chipset
-from ringway.guest.document.pci import HotPlugSlot, PciAddress
+from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.ports import Plugged
 from ringway.guest.document.validation import NativeCommand, native, validate
 
@@ -30,8 +30,6 @@ __all__ = [
     "DiskFace",
     "DiskSource",
     "Document",
-    "ForeignDevice",
-    "HotPlugSlot",
     "MappedVolume",
     "NativeCommand",
     "PciAddress",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container
 
 from ringway.errors import ConflictError, NotFoundError, UsageError
 from ringway.guest.aliases import endpoint_alias, port_alias, spoken, volume_alias
@@ -28,22 +27,18 @@ from ringway.guest.document.drives import (
 )
 from ringway.guest.document.endpoints import (
     Attached,
-    ForeignDevice,
     attached_endpoints,
     endpoint_element,
     endpoint_override,
-    foreign_devices,
     place_of,
 )
 from ringway.guest.document.faces import DiskBus, DiskFace, PortFace, ScsiController
 from ringway.guest.document.facts import Chipset, alias_of, devices_of, each_device
 from ringway.guest.document.names import free_name
 from ringway.guest.document.pci import (
-    HotPlugSlot,
     PciAddress,
     addresses,
     has_express,
-    hot_plug_slot,
 )
 from ringway.guest.document.pci import (
     port_element as pcie_port_element,
@@ -126,14 +121,6 @@ class Document:
 
     # PCI
 
-    def hot_plug_slot(self, reserved: Container[PciAddress] = ()) -> HotPlugSlot:
-        """The place for a device that is plugged in by QEMU's monitor; the document is of a guest that runs.
-
-        :param reserved: addresses that are taken and not in the document.
-        :raises ConflictError: none is free.
-        """
-        return hot_plug_slot(self._root, reserved)
-
     def is_free(self, address: PciAddress) -> bool:
         """Whether no device has this address; that there is such a place is not looked at."""
         return address not in addresses(self._root)
@@ -158,10 +145,6 @@ class Document:
     def attachments(self) -> tuple[Attached, ...]:
         """Our endpoints in it."""
         return tuple(attached_endpoints(self._root))
-
-    def foreign_devices(self) -> tuple[ForeignDevice, ...]:
-        """Devices of vhost and vhost-user that others put there."""
-        return tuple(foreign_devices(self._root))
 
     def add_endpoint(self, wish: Wish, address: PciAddress | None = None) -> tuple[str, ...]:
         """Give the guest an endpoint.

@@ -37,14 +37,6 @@ class Attached(Struct, frozen=True, kw_only=True):
     address: PciAddress | None = None
 
 
-class ForeignDevice(Struct, frozen=True):
-    """A vhost or vhost-user device that somebody else put into the domain."""
-
-    kind: str  #: disk, interface, hostdev, filesystem, video, …
-    place: str  #: its socket or WWPN
-    alias: str | None
-
-
 def endpoint_element(wish: Wish, target: str, address: PciAddress | None) -> Element:
     """Make the device's element. :param target: a name that no disk has; a ``hostdev`` needs none.
     :param address: ``None``: libvirt chooses.
@@ -89,14 +81,6 @@ def attached_endpoints(root: Element) -> Iterator[Attached]:
                 boot_order=_boot_order(root, device),
                 address=PciAddress.of(device),
             )
-
-
-def foreign_devices(root: Element) -> Iterator[ForeignDevice]:
-    """Devices of vhost and vhost-user that are not ours."""
-    for device in each_device(root):
-        place = place_of(device)
-        if place and owner(alias_of(device)) is None:
-            yield ForeignDevice(str(device.tag), place, alias_of(device))
 
 
 def place_of(device: Element) -> str | None:

@@ -1,27 +1,20 @@
-"""PCI: addresses of devices, and which one a device gets that is plugged into a guest that runs.
-
-On a machine with PCI Express that is a port of its own, else a slot of bus 0. libvirt takes the lowest that
-is free for what it plugs itself, so the highest is taken here: two that choose at the same time do not meet.
-"""
+"""PCI: addresses of devices, and ports for those that are plugged into a guest that runs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from typing import Final, Self
 
 from msgspec import Struct
 
-from ringway.errors import ConflictError, UsageError
+from ringway.errors import UsageError
 from ringway.guest.document.facts import Chipset, chipset_of
 from ringway.guest.document.tree import Element, make
 
 _ADDRESS: Final = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE | re.ASCII)
 _FIELD: Final = re.compile("0[xX][0-9a-fA-F]{1,6}|[0-9]{1,6}")
 _NUMBERS: Final = ("domain", "bus", "slot", "function")
-_PORTS: Final = ("pcie-root-port", "pcie-switch-downstream-port")
-_FIRST_SLOT: Final = 3  #: of pci.0; below are the chipset and, as a rule, the display
-_LAST_SLOT: Final = 31
 
 
 class PciAddress(Struct, frozen=True, order=True):
@@ -66,35 +59,6 @@ class PciAddress(Struct, frozen=True, order=True):
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
 
 
-class HotPlugSlot(Struct, frozen=True):
-    """A place that is free in a guest that runs, as libvirt and as QEMU's ``device_add`` call it."""
-
-    address: PciAddress
-    bus: str  #: ``pci.5``
-    addr: str  #: ``0x0``
-
-
-def hot_plug_slot(root: Element, reserved: Container[PciAddress]) -> HotPlugSlot:
-    """The highest free place of a guest that runs.
-
-    :param root: of the domain as it runs.
-    :param reserved: addresses that are taken and not in it: of devices that libvirt does not know of.
-    :raises ConflictError: none is free.
-    """
-    express = has_express(root)
-    used = {(address.bus, address.slot) for address in addresses(root)}
-    for slot in _ports(root) if express else _slots(root):
-        if (slot.address.bus, slot.address.slot) not in used and slot.address not in reserved:
-            return slot
-    what = "PCI Express port" if express else "slot on its PCI bus"
-    raise ConflictError(
-        f"the guest has no free {what}",
-        hint="its next start can have more: <controller type='pci' model='pcie-root-port'/>, one a device"
-        if express
-        else None,
-    )
-
-
 def addresses(root: Element) -> set[PciAddress]:
     """The PCI addresses of all devices."""
     return {address for device in root.iterfind("devices/*[address]") if (address := PciAddress.of(device))}
@@ -121,28 +85,7 @@ def _controllers(root: Element) -> Iterator[Element]:
     yield from root.iterfind("devices/controller[@type='pci']")
 
 
-def _ports(root: Element) -> Iterator[HotPlugSlot]:
-    """Ports that devices may be plugged into while the guest runs, the highest first."""
-    for index, controller in sorted(_indexed(root), key=lambda entry: entry[0], reverse=True):
-        target = controller.find("target")
-        fixed = target is not None and target.get("hotplug") == "off"
-        if controller.get("model") in _PORTS and not fixed:
-            yield HotPlugSlot(PciAddress(0, index, 0, 0), _bus(controller, index), "0x0")
-
-
 def _indexed(root: Element) -> Iterator[tuple[int, Element]]:
     for controller in _controllers(root):
         if _FIELD.fullmatch(index := controller.get("index", "")):
             yield int(index, 0), controller
-
-
-def _slots(root: Element) -> Iterator[HotPlugSlot]:
-    for index, controller in _indexed(root):
-        if index == 0 and controller.get("model") == "pci-root":
-            for slot in range(_LAST_SLOT, _FIRST_SLOT - 1, -1):
-                yield HotPlugSlot(PciAddress(0, 0, slot, 0), _bus(controller, 0), f"0x{slot:x}")
-
-
-def _bus(controller: Element, index: int) -> str:
-    alias = controller.find("alias")
-    return f"pci.{index}" if alias is None else alias.get("name", f"pci.{index}")

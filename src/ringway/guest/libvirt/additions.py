@@ -117,7 +117,7 @@ def add_persistent(domain: libvirt.virDomain, device: NewDevice, address: PciAdd
     memory: list[str] = []
 
     def edit(document: Document) -> None:
-        wanted = address if address not in places.used(document) else None
+        wanted = address if address is not None and document.is_free(address) else None
         if not (isinstance(device, Wish) and device.face is Face.VHOST_SCSI):
             memory[:] = [document.share_memory()]
         _add(document, device, wanted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import libvirt
-from lxml import etree
 
 from ringway.errors import ConflictError
 from ringway.guest.document import Chipset, Document, PciAddress
@@ -22,8 +21,7 @@ def free_place(domain: libvirt.virDomain, live: Document, persistent: Document |
     places = _free_places(Monitor(domain), live)
     if places is None:
         return None
-    taken = used(persistent) if persistent else frozenset()
-    return next((place for place in places if place not in taken), places[0])
+    return next((place for place in places if persistent is None or persistent.is_free(place)), places[0])
 
 
 def _free_places(monitor: Monitor, live: Document) -> tuple[PciAddress, ...] | None:
@@ -44,9 +42,3 @@ def _free_places(monitor: Monitor, live: Document) -> tuple[PciAddress, ...] | N
             )
         case Chipset.OTHER:
             return None
-
-
-def used(document: Document) -> frozenset[PciAddress]:
-    """Places that a document names."""
-    devices = etree.fromstring(document.xml.encode()).iterfind("devices/*")
-    return frozenset(address for device in devices if (address := PciAddress.of(device)))
