@@ -39,7 +39,7 @@ def check_path(path: str) -> None:
     if length > MAX_PATH_BYTES:
         raise UsageError(
             f"the socket path has {length} bytes, and a socket's can have {MAX_PATH_BYTES}: '{path}'",
-            hint="take a shorter one with socket=PATH",
+            hint="name a shorter one, or leave it out",
         )
 
 
@@ -134,7 +134,7 @@ def _is_socket(path: str) -> bool:
     except OSError:
         return False
     if not stat.S_ISSOCK(mode):
-        hint = "take another socket=PATH, or remove it if you can"
+        hint = "name another path for the port, or remove it if you can"
         raise ConflictError(f"'{path}' exists and is not a socket", hint=hint)
     return True
 

@@ -157,8 +157,9 @@ def test_what_makes_no_sense(ovs: Switch, changes: dict[str, Any], reason: str) 
 
 
 def test_a_port_without_a_bridge(open_ovs: OpenOvs) -> None:
-    with pytest.raises(UsageError, match="has no bridge"):
+    with pytest.raises(UsageError, match="has no bridge") as caught:
         wanted(open_ovs(bridge=""))
+    assert "[net.switch.ovs]" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from ringway.errors import ConflictError, PermissionDeniedError, RingwayError, U
 NAME: Final = "Open_vSwitch"
 Operation = dict[str, Any]
 Row = dict[str, Any]
-_START: Final = "start it (systemctl start openvswitch-switch), or name another database in [ovs] database"
+_START: Final = "start it (systemctl start openvswitch-switch), or name another in [net.switch.ovs] database"
 
 
 class Database:

@@ -106,7 +106,7 @@ class OvsSwitch:
         given = take_options(spec, OPTIONS)
         bridge = given.get("bridge") or self._ovs.bridge
         if not bridge:
-            hint = "name it with bridge=NAME, or for all ports in [ovs] bridge"
+            hint = "name it with bridge=NAME, or for all ports in [net.switch.ovs] bridge"
             raise UsageError(f"port '{spec.name}' has no bridge", hint=hint)
         if spec.mtu is not None and spec.mtu > MAX_MTU:
             raise UsageError(f"Open vSwitch has an MTU of {MAX_MTU} at most, not {spec.mtu}")
@@ -219,7 +219,7 @@ class OvsSwitch:
         """:raises UsageError: it is on another host. :raises UnreachableError: it cannot be asked."""
         folder = self._ovs.folder()
         if folder is None:
-            hint = "name its folder in [ovs] run_dir, or take mode=server"
+            hint = "name its folder in [net.switch.ovs] run_dir, or take mode=server"
             raise UsageError(
                 f"where the switch at '{self._ovs.database}' has its sockets is not known", hint=hint
             )

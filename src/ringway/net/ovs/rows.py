@@ -73,7 +73,7 @@ class Interface(Struct, frozen=True, kw_only=True):
 class Root(Struct, frozen=True, kw_only=True):
     """The switch as a whole."""
 
-    version: str
+    version: str  #: as the switch's start script wrote it; a switch that was started without one tells none
     dpdk: str | None  #: its version, once it is initialised
     wants_dpdk: bool
     types: frozenset[str]  #: of interfaces that it can make
@@ -87,7 +87,7 @@ class Root(Struct, frozen=True, kw_only=True):
         """:param row: with the columns of :data:`SWITCH`."""
         config = as_map(row["other_config"])
         return cls(
-            version=as_one(row["ovs_version"]) or "",
+            version=as_one(row["ovs_version"]) or "of no version",
             dpdk=(as_one(row["dpdk_version"]) or "DPDK") if row["dpdk_initialized"] else None,
             wants_dpdk=config.get("dpdk-init") in ("true", "try"),
             types=frozenset(as_set(row["iface_types"])),
