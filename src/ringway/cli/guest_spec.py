@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, TypeVar
 
 import click
@@ -87,11 +87,14 @@ def spec_of(name: str, options: dict[str, Any], **more: Any) -> GuestSpec:
     from ringway.guest.vifs import parse_vif
     from ringway.guest.volumes import parse_pool, parse_volume
 
+    devices = read_all(options.pop("block_devices"))
+    volumes = _once(map(parse_volume, options.pop("volumes")), "volume")
+    _check_named(volumes, {device.id for device in devices})
     fields = {
         "name": name,
         "memory_bytes": options.pop("memory"),
-        "block_devices": read_all(options.pop("block_devices")),
-        "volumes": _once(map(parse_volume, options.pop("volumes")), "volume"),
+        "block_devices": devices,
+        "volumes": volumes,
         "pools": _once(map(parse_pool, options.pop("pools")), "pool"),
         "ports": tuple(map(parse_vif, options.pop("vifs"))),
         **{field: options.pop(field) for field in ("vcpus", "queues", "iothreads", "via", "emulate")},
@@ -103,6 +106,16 @@ def spec_of(name: str, options: dict[str, Any], **more: Any) -> GuestSpec:
         raise UsageError(
             f"no such guest is possible: {reason(error, fields)}", hint="see: ringway guest create --help"
         ) from error
+
+
+def _check_named(volumes: Collection[str], named: Collection[str | None]) -> None:
+    """:raises UsageError: a volume is in no mapping, so the guest would not have it."""
+    for volume in volumes:
+        if volume not in named:
+            raise UsageError(
+                f"no --block-device names the volume '{volume}'",
+                hint=f"add --block-device id={volume},source=volume, or leave the volume away",
+            )
 
 
 def _once(pairs: Iterator[tuple[str, str]], what: str) -> dict[str, str]:

@@ -206,7 +206,8 @@ def look(text: str, name: str, *, readonly: bool = False) -> Volume:
         status = os.stat(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise NotFoundError(f"volume '{name}' is not at {path}: {reason}", hint=_VOLUME_HINT) from error
+        hint = "check the path, and what is mounted there"
+        raise NotFoundError(f"volume '{name}' is not at {path}: {reason}", hint=hint) from error
     block = stat.S_ISBLK(status.st_mode)
     if not block and not stat.S_ISREG(status.st_mode):
         raise UsageError(f"volume '{name}': {path} is neither a file nor a block device", hint=_VOLUME_HINT)

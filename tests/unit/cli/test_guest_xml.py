@@ -136,6 +136,7 @@ def test_mappings_as_json(run: Run) -> None:
         (["--block-device", WIKI], 3, "nobody knows where volume 'root' is"),
         (["--block-device", WIKI, "--volume", "root=a", "--volume", "root=b"], 2, "'root' is named twice"),
         (["--block-device", WIKI, "--volume", "root"], 2, "'root' is no volume"),
+        (["--new", "web0", "--volume", "root=disk.img"], 2, "no --block-device names the volume 'root'"),
         (["--block-device", "id=root,sourc=volume"], 2, "no key 'sourc'"),
         (["--block-device", f"{WIKI},type=lun", "--volume", "root=disk.img"], 2, "a LUN: it is a file"),
         (["--new", "a b"], 2, "no such guest is possible"),

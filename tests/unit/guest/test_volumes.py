@@ -203,7 +203,7 @@ def test_a_volume_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
         ("id=s,source=snapshot", UsageError, "no disk can be made from snapshot 's'", "qemu-img convert"),
         ("id=i,source=image,type=cdrom", NotFoundError, "nobody knows where image 'i' is", "--volume i=PATH"),
         ("id=v,source=volume", NotFoundError, "nobody knows where volume 'v' is", "--volume v=PATH"),
-        ("id=/nowhere,source=volume", NotFoundError, "is not at /nowhere", "/dev/vg0"),
+        ("id=/nowhere,source=volume", NotFoundError, "is not at /nowhere", "check the path"),
         ("id=/,source=volume", UsageError, "neither a file nor a block device", "/dev/vg0"),
         ("id=/dev/null,source=volume", UsageError, "neither a file nor a block device", "/dev/vg0"),
         ("id=v,source=volume,shutdown=remove", UsageError, "no volume is deleted here", "shutdown=remove"),
