@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from ringway.testing import initramfs
 from ringway.testing.bootsector import BootSectorGuest, Copy, Load, Verdict, install
 from ringway.testing.guest import LinuxGuest
 from ringway.testing.qemu import emulated_scsi, migrate, vhost_user_blk, wait_for_socket
+from ringway.testing.small_host import SmallHost, connect
 from ringway.testing.uefi import UefiGuest, write_disk
 
 BOOT = "bootindex=0"
@@ -241,3 +244,27 @@ def _notes(action: Callable[[], None]) -> str:
     with pytest.raises(GuestError) as caught:
         action()
     return "\n".join(caught.value.__notes__)
+
+
+# -- hosts of one's own
+# ------------------------------------------------------------------------------------------------
+
+
+def test_small_hosts_are_apart_and_reach_each_other(run_dir: Path) -> None:
+    here = run_dir / "here"
+    for name in ("left", "right", "here"):
+        (run_dir / name).mkdir()
+    with ExitStack() as stack:
+        left, right = (
+            stack.enter_context(SmallHost(name, {run_dir / name: here})) for name in ("left", "right")
+        )
+        connect(left, right)
+        for host in (left, right):
+            host.run("sh", "-c", f"cat /proc/sys/kernel/hostname >{here}/name")
+        sleeper = left.popen(["sleep", "600"])
+        assert ["sleep" in host.run("ps", "-A") for host in (left, right)] == [True, False]
+        with pytest.raises(GuestError, match="Connection refused"):  # by a kernel that was reached
+            right.run(sys.executable, "-c", "import socket; socket.create_connection(('left', 1), 60)")
+    assert sleeper.returncode == -signal.SIGKILL
+    assert [(run_dir / name / "name").read_text() for name in ("left", "right")] == ["left\n", "right\n"]
+    assert list(here.iterdir()) == []

@@ -46,6 +46,7 @@ class SmallHost:
         self.name = name
         self._mounts = mounts
         self._init: subprocess.Popen[bytes] | None = None
+        self._children: list[subprocess.Popen[bytes]] = []
 
     @property
     def pid(self) -> int:
@@ -54,7 +55,7 @@ class SmallHost:
         return self._init.pid
 
     def __enter__(self) -> Self:
-        script = [f"hostname {shlex.quote(self.name)}", "ip link set lo up"]
+        script = [f"echo {shlex.quote(self.name)} >/proc/sys/kernel/hostname", "ip link set lo up"]
         script += [shlex.join(["mount", "--bind", str(a), str(b)]) for a, b in self._mounts.items()]
         unshare = ["unshare", "--mount", "--uts", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
         command = [*unshare, "sh", "-euc", "; ".join([*script, _INIT])]
@@ -62,7 +63,7 @@ class SmallHost:
         assert self._init.stdout is not None
         if self._init.stdout.readline() != b"ready\n":
             self.close()
-            raise GuestError(f"a host '{self.name}' cannot be made", hint="that takes root")
+            raise GuestError(f"a host '{self.name}' cannot be made", hint="that takes root, and iproute2")
         return self
 
     def __exit__(
@@ -72,6 +73,10 @@ class SmallHost:
 
     def close(self) -> None:
         """End all of its processes; again is fine."""
+        for child in self._children:
+            child.kill()
+            child.wait(RUN_S)  # a host does not end before its dead are buried
+        self._children = []
         if self._init is not None:
             self._init.communicate(timeout=RUN_S)
             self._init = None
@@ -83,7 +88,9 @@ class SmallHost:
         where = f"--wdns={cwd or Path.cwd()}"
         enter = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--net", where, "--"]
         with self._births():
-            return subprocess.Popen([*enter, *command], **options)
+            child = subprocess.Popen([*enter, *command], **options)
+        self._children.append(child)
+        return child
 
     def run(self, *command: str) -> str:
         """Run a program there. :returns: its output. :raises GuestError: it failed."""
