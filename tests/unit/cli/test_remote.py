@@ -38,6 +38,11 @@ def test_an_endpoint_lives(daemon: FakeDaemon, run: Run) -> None:
     changed = daemon.endpoints["db0"].spec
     assert changed is not None
     assert (changed.queues, changed.poll, changed.luns) == (4, "poll", spec.luns)
+    for incoming in (True, False):
+        assert run("endpoint", "set", "db0", f"--{'' if incoming else 'no-'}incoming").status == 0
+        changed = daemon.endpoints["db0"].spec
+        assert changed is not None
+        assert (changed.incoming, changed.queues) == (incoming, 4)
     assert run("endpoint", "wait", "db0", "--for", "ready").status == 0
     assert run("endpoint", "rm", "db0").status == 0
     assert run("endpoint", "wait", "db0", "--for", "gone").status == 0

@@ -376,6 +376,7 @@ def test_what_is_chosen_is_a_name() -> None:
         ({"wwpn": "naa.5001405000000abc", "nexus": "naa.5001405000000abc"}, "same name"),
         ({"queues": 4}, "queues"),
         ({"poll": Poll.POLL}, "poll"),
+        ({"incoming": True}, "moves no guest"),
     ],
 )
 def test_what_no_kernel_serves_is_refused(fields: dict[str, object], what: str) -> None:

@@ -31,7 +31,7 @@ _NAA: Final = re.compile(r"naa\.[0-9a-f]{16}([0-9a-f]{16})?")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _STORE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+-]*")
 _SERVED: Final = (SpecKind.PATH, SpecKind.RAM, SpecKind.NULL)
-_USERS_OWN: Final = ("queues", "workers", "cpus", "poll", "io_engine", "incoming")
+_USERS_OWN: Final = ("queues", "workers", "cpus", "poll", "io_engine")
 #: The kernel keeps so many bytes of a path, and loses the rest without a word.
 _MAX_PATH: Final = 255
 _BLOCK_SIZES: Final = (512, 1024, 2048, 4096)
@@ -91,6 +91,11 @@ def _check_endpoint(spec: EndpointSpec) -> None:
     if spec.wwpn is not None and spec.wwpn == spec.nexus:
         raise UsageError("target port and nexus have the same name", hint="leave out one: it is chosen")
     defaults = EndpointSpec(name=spec.name)
+    if spec.incoming:
+        raise UsageError(
+            "QEMU moves no guest that has an endpoint of the kernel engine",
+            hint="leave out --incoming, or take --engine user",
+        )
     for field in _USERS_OWN:
         if getattr(spec, field) != getattr(defaults, field):
             raise UsageError(
