@@ -125,12 +125,13 @@ def _wish(endpoint: EndpointInfo, spec: AttachSpec) -> Wish:
         )
     if spec.protection and endpoint.engine is EngineKind.USER:
         raise UsageError("the user engine has no protection information", hint="leave out --protection")
+    usual = None if endpoint.engine is EngineKind.LIO else has or 1
     return Wish(
         endpoint=endpoint.name,
         face=face_of(endpoint),
         socket=endpoint.socket,
         wwpn=endpoint.wwpn,
-        queues=spec.queues or has or 1,
+        queues=spec.queues or usual,
         boot_order=spec.boot_order,
         protection=spec.protection,
         fix_memory=spec.fix_memory,

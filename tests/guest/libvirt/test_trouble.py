@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from ringway.errors import ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
-from ringway.guest.base import GuestEventKind
+from ringway.guest.base import GuestEventKind, Wish
 from ringway.guest.document import Document
 from ringway.guest.libvirt import LibvirtHypervisor
+from ringway.guest.libvirt.additions import check_override
 from ringway.guest.libvirt.reach import User, check_folder, check_socket, user_of
-from ringway.model import GuestState, PortMode, PortSpec
+from ringway.model import Face, GuestState, PortMode, PortSpec
 from ringway.testing.domain import SHARED_MEMORY, DomainGuest
 
 from ..conftest import Count
@@ -170,6 +172,26 @@ def test_who_qemu_runs_as() -> None:
     assert user_of(domain.format("dac", "+65534:+7")) == User(65534, frozenset({7, 65534}))
     assert user_of(domain.format("selinux", "system_u:object_r")) is None
     assert user_of(domain.format("dac", "no-such-user:+7")) is None
+
+
+# What libvirt heeds at a start alone
+
+
+def test_queues_and_protection_of_the_kernels_device_while_a_guest_runs() -> None:
+    plain = Wish(endpoint="db0", face=Face.VHOST_SCSI, wwpn="naa.5001405aa3a2c1f0")
+    told = {
+        plain: "",
+        replace(plain, queues=2): "queues:",
+        replace(plain, protection=True): "protection:",
+        replace(plain, queues=2, protection=True): "queues and protection:",
+    }
+    for wish, words in told.items():
+        assert check_override(wish, persistent=True).startswith(words)
+    assert check_override(plain, persistent=False) == ""
+    with pytest.raises(UsageError, match="no queues and protection of one's own"):
+        check_override(replace(plain, queues=2, protection=True), persistent=False)
+    ours = Wish(endpoint="db0", face=Face.VHOST_USER_SCSI, socket="/db0", queues=2, protection=True)
+    assert check_override(ours, persistent=False) == ""
 
 
 # Ports

@@ -133,7 +133,14 @@ def test_the_daemon_gives_a_running_guest_an_endpoint_of_the_kernels(
         command(daemon, "endpoint", "create", "db0", "--engine", "lio", "--lun", f"0={tmp_path}/disk.img")
         (wwpn,) = (path.name for path in (ROOT / "vhost").glob("naa.*"))
         guest.wait_dots(1)
-        (attached,) = json.loads(command(daemon, "guest", "attach", "web0", "db0", "-o", "json"))
+        attach = ("guest", "attach", "web0", "db0", "--queues", "2")
+        refusal = command(daemon, *attach, "--no-persistent", fails=True)
+        assert "a guest that runs no queues of one's own" in refusal
+        (attached,) = json.loads(command(daemon, *attach, "-o", "json"))
+        assert "queues: from the guest's next start on" in attached["message"]
+        assert "name='num_queues' type='unsigned' value='2'" in libvirtd.virsh(
+            "dumpxml", "--inactive", "web0"
+        )
         assert attached["face"] == "vhost-scsi"
         assert [attached[name] for name in ("live", "persistent", "migratable")] == [True, True, False]
         assert wwpn in guest.live_xml()

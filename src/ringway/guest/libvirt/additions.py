@@ -7,7 +7,7 @@ from typing import Final
 
 import libvirt
 
-from ringway.errors import ConflictError
+from ringway.errors import ConflictError, UsageError
 from ringway.guest.aliases import endpoint_alias, port_alias, spoken
 from ringway.guest.base import Wish
 from ringway.guest.document import Attached, Document, PciAddress, Plugged, PortFace, difference
@@ -91,6 +91,24 @@ def _check_place(socket: str | None, user: reach.User | None, *, serves: bool, n
     reach.check_socket(socket, user)
     if now:
         reach.check_free(socket)
+
+
+def check_override(device: NewDevice, *, persistent: bool) -> str:
+    """Look at what libvirt heeds at a start alone, in a device that a guest is to get while it runs.
+
+    :returns: what the caller should know of it.
+    :raises UsageError: it has no next start, so that this would never hold.
+    """
+    if not isinstance(device, Wish) or device.face is not Face.VHOST_SCSI:
+        return ""
+    asked = {"queues": device.queues is not None, "protection": device.protection}
+    words = " and ".join(name for name, is_asked in asked.items() if is_asked)
+    if words and not persistent:
+        raise UsageError(
+            f"libvirt gives a guest that runs no {words} of one's own with a device of the kernel's",
+            hint="leave that out, or give the device to its next start as well",
+        )
+    return f"{words}: from the guest's next start on; libvirt does not heed that before" if words else ""
 
 
 def add_live(domain: libvirt.virDomain, look: Look, device: NewDevice) -> None:

@@ -105,6 +105,8 @@ class LibvirtHypervisor:
         look = self._look(self._find(guest))
         live = self._checked(look, wish, live=live, persistent=persistent, fix_memory=wish.fix_memory)
         lines = [f"guest '{look.name}' gets {spoken(alias_of(wish))} now"] * live
+        if live and (note := additions.check_override(wish, persistent=persistent)):
+            lines.append(note)
         return (*lines, *(additions.preview(look, wish).splitlines() if persistent else ()))
 
     def attach(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> AttachmentInfo:
@@ -242,18 +244,19 @@ class LibvirtHypervisor:
         if not live and not persistent:
             return ""
         live = self._checked(look, device, live=live, persistent=persistent, fix_memory=fix_memory)
+        note = additions.check_override(device, persistent=persistent) if live else ""
         self._removals.forget(domain.UUIDString(), alias)
         if live:
             additions.add_live(domain, look, device)
         if not persistent:
-            return ""
+            return note
         try:
             memory = additions.add_persistent(domain, device, self._place(domain, alias))
         except BaseException as error:
             if live:
                 self._undo(domain, alias, error)
             raise
-        return f"its memory is shared from its next start on:\n{memory}" if memory else ""
+        return f"its memory is shared from its next start on:\n{memory}" if memory else note
 
     def _place(self, domain: libvirt.virDomain, alias: str) -> PciAddress | None:
         return self._look(domain).address(alias)
