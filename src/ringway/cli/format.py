@@ -104,6 +104,12 @@ class Output(Struct, frozen=True):
 
             click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
+    def show_note(self, text: str | None) -> None:
+        """Tell a person what has to be known besides; a program has it in the object."""
+        if text and self.format == "table" and not self.quiet:
+            lines = "\n".join(map(printable, text.splitlines()))
+            click.echo(f"{click.style('note:', fg='cyan', bold=True)} {lines}", err=True)
+
     def _show_rows(self, found: Sequence[T], columns: Mapping[str, Column[T]]) -> None:
         if self.format == "csv":
             _echo_csv(found, columns, headers=self.headers)

@@ -10,7 +10,7 @@ import click
 
 from ringway.cli import complete
 from ringway.cli.format import COLOURS as STATE_COLOURS
-from ringway.cli.format import Column, Output, View, coloured, printable, table, terminal_width
+from ringway.cli.format import Column, View, coloured, printable, table, terminal_width
 from ringway.cli.guest_spec import describing, spec_of
 from ringway.cli.guest_xml import xml
 from ringway.cli.remote import (
@@ -213,14 +213,7 @@ def attach(name: str, endpoint: str, **options: Any) -> None:
     found = performer(lambda client: client.guests.attach, name, spec)
     if found is not None:
         performer.output.show_list([found], ATTACHMENTS)
-        _print_note(found, performer.output)
-
-
-def _print_note(found: AttachmentInfo, output: Output) -> None:
-    """What has to be known of it besides, such as what was changed in the domain; for a person only."""
-    if found.message and output.format == "table" and not output.quiet:
-        lines = "\n".join(map(printable, found.message.splitlines()))
-        click.echo(f"{click.style('note:', fg='cyan', bold=True)} {lines}", err=True)
+        performer.output.show_note(found.message)
 
 
 @guest.command()

@@ -114,6 +114,8 @@ def resize(name: str, lun: str, size: str | None, **options: Any) -> None:
     size_bytes = None if size is None else parse_size(size)
     changed = performer(lambda client: client.luns.resize, name, target, number, size_bytes)
     _show(changed, (target, number), performer)
+    if changed is not None:
+        performer.output.show_note(changed.message)
 
 
 @lun.command()

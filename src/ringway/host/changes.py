@@ -11,6 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
+from msgspec.structs import replace
+
 from ringway import faults
 from ringway.engine.base import Driver
 from ringway.errors import BusyError, ConflictError
@@ -24,7 +26,7 @@ from ringway.host.operations import Progress
 from ringway.host.specs import Address
 from ringway.host.store import Wanted
 from ringway.host.strangers import Strangers
-from ringway.model import EndpointInfo, EndpointSpec
+from ringway.model import EndpointInfo, EndpointSpec, EngineKind
 
 _log: Final = logging.getLogger(__name__)
 Change = Callable[[EndpointSpec], EndpointSpec]
@@ -223,6 +225,7 @@ class Changes:
         """Look at a LUN's size again, and tell the guest.
 
         :param size_bytes: for a LUN that has no size but the one it is told.
+        :returns: as it is; with the kernel engine its message says how the guest finds out.
         """
         async with self.locks.hold(name):
             wanted = self._settled(name)
@@ -238,7 +241,10 @@ class Changes:
                     wanted, spec=spec, applied=spec, generation=wanted.generation + 1
                 )
             self._events.tell(Kind.RESIZED, _thing(name), f"lun {address[0]}:{address[1]}")
-            return await self._view(wanted)
+            info = await self._view(wanted)
+            if spec.engine is EngineKind.LIO:  # the kernel has no word for it
+                return replace(info, message="\n".join(filter(None, (info.message, _rescan(address)))))
+            return info
 
     # delete
 
@@ -280,3 +286,9 @@ class Changes:
 
 def _thing(name: str) -> str:
     return f"endpoint/{name}"
+
+
+def _rescan(address: Address) -> str:
+    """What a guest has to do to see a LUN's new size. :returns: a command of Linux'."""
+    where = f"/sys/class/scsi_device/*:0:{address[0]}:{address[1]}/device/rescan"
+    return f"the kernel tells no guest; in the guest, as root: echo 1 | tee {where}"

@@ -211,3 +211,27 @@ def test_its_folders_are_its_users(plant: Plant) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return [path for part in ("run", "state") for path in (folder / part, *(folder / part).rglob("*"))]
+
+
+def test_a_new_size_that_the_kernel_tells_nobody_of(plant: Plant, run_dir: Path) -> None:
+    """The user engine's guests hear of it; to others the answer says what to do, and it is said once."""
+    image = run_dir / "a.img"
+    image.write_bytes(bytes(1 << 20))
+    disk = {"target": 0, "lun": 3, "backstore": {"kind": "path", "path": str(image)}}
+    with running(plant) as daemon:
+        daemon.ask("POST", "/1.0/endpoints", plant.spec("a") | {"luns": [disk]})
+        os.truncate(image, 2 << 20)
+        answer = daemon.ask("POST", "/1.0/endpoints/a/luns/0:3/resize", {})
+        assert answer["luns"][0]["size_bytes"] == 2 << 20
+        told = "echo 1 | tee /sys/class/scsi_device/*:0:0:3/device/rescan" in (answer["message"] or "")
+        by_command = subprocess.run(
+            [sys.executable, "-m", "ringway", "lun", "resize", "a", "3"],
+            env={**os.environ, "RINGWAY_SOCKET": str(daemon.api)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ("note: the kernel tells no guest" in by_command.stderr) is told
+        assert told is (answer["engine"] == "lio")
+        assert daemon.ask("GET", "/1.0/endpoints/a")["message"] is None
+        daemon.ask("DELETE", "/1.0/endpoints/a")
