@@ -249,14 +249,15 @@ def make(volume: Volume) -> int:
 
 
 def unmake(path: str, inode: int | None) -> None:
-    """Take back a :func:`make`; what is not there is fine, and what is another's stays.
+    """Take back a :func:`make`; what is not there is fine. What is another's stays, and so does a file that
+    has data: somebody uses it by now, and an inode may be another file's.
 
-    :param inode: ``None``: whether it came to be made is not known. A file that has data is another's then.
+    :param inode: ``None``: whether it came to be made is not known.
     :raises BackstoreError: it cannot be removed.
     """
     try:
-        there = os.stat(path).st_ino
-        if there == inode or (inode is None and _is_empty(path)):
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and inode in (None, status.st_ino) and _is_empty(path):
             os.unlink(path)
     except FileNotFoundError:
         return
@@ -266,13 +267,15 @@ def unmake(path: str, inode: int | None) -> None:
 
 def _is_empty(path: str) -> bool:
     """Whether a file is nothing but a hole."""
-    with open(path, "rb", buffering=0) as file:
-        try:
-            os.lseek(file.fileno(), 0, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return True
-            raise
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.lseek(fd, 0, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return True
+        raise
+    finally:
+        os.close(fd)
     return False
 
 

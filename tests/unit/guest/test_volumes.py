@@ -179,6 +179,28 @@ def test_a_file_of_anothers_is_not_taken_away(image: Path, tmp_path: Path) -> No
     assert not (tmp_path / "x.raw").exists()
 
 
+def test_a_new_volume_that_somebody_uses_by_now_is_not_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "x.raw"
+    inode = make(Volume(path=str(path), size_bytes=MIB, new=True))
+    with path.open("r+b") as file:
+        file.seek(MIB // 2)
+        file.write(b"theirs")
+    unmake(str(path), inode)
+    assert path.stat().st_ino == inode
+
+
+def test_what_is_no_file_is_not_taken_away(tmp_path: Path) -> None:
+    """Nobody waits for who writes into a pipe, or looks where a link leads."""
+    target, link, pipe = (tmp_path / name for name in ("target", "link", "pipe"))
+    inode = make(Volume(path=str(target), size_bytes=MIB, new=True))
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    unmake(str(link), inode)
+    unmake(str(link), None)
+    unmake(str(pipe), None)
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "link", "pipe"}
+
+
 def test_a_volume_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BackstoreError, match="cannot make"):
         make(Volume(path=str(tmp_path / "none" / "x.raw"), size_bytes=1, new=True))
