@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec.structs import replace
 
 from ringway import faults
-from ringway.errors import BusyError, ConflictError, NotFoundError
+from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
 from ringway.host.changes import Changes
 from ringway.host.events import now
 from ringway.host.holdings import Holdings
@@ -76,7 +76,9 @@ class Creations:
         """
         async with self._rows.alone(spec.name):  # of two of one name, the second is refused
             if (left := self._rows.find(spec.name)) is not None:
+                progress.cancellable(False)
                 await self._settle(left)
+                progress.cancellable(True)
             progress.step(0.1, "checking")
             row = Creation(name=spec.name, guest=str(uuid.uuid4()), volumes={}, created=now())
             spec, made = await self._drawn(spec, row.guest)
@@ -154,10 +156,10 @@ class Creations:
 
     @contextlib.asynccontextmanager
     async def _alone(self, spec: GuestSpec, made: Fresh) -> AsyncIterator[None]:
-        """Let nobody give to another guest what this one shall have."""
+        """Let nobody give to another guest, or delete, what this one shall have."""
         async with contextlib.AsyncExitStack() as stack:
             for holdings, thing in self._needed(spec, made):
-                await stack.enter_async_context(holdings.changing(thing))
+                await stack.enter_async_context(holdings.promising(thing, spec.name))
             yield
 
     def _socket(self, endpoint: str) -> str:
@@ -177,7 +179,12 @@ class Creations:
 
         for disk in made.disks:
             if disk.volume.new:
-                inode = await asyncio.to_thread(volumes.make, disk.volume)
+                try:
+                    inode = await asyncio.to_thread(volumes.make, disk.volume)
+                except RingwayError:  # what is there now, empty or not, is another's
+                    others = {path: inode for path, inode in row.volumes.items() if path != disk.volume.path}
+                    await self._rows.put(replace(row, volumes=others))
+                    raise
                 faults.point("creation.volume")
                 row = await self._rows.put(replace(row, volumes={**row.volumes, disk.volume.path: inode}))
 
@@ -208,15 +215,16 @@ class Creations:
         guests, host = self._host.guests, self._host
         await guests.ask(guests.hypervisor.undefine, row.guest)
         for name in [wanted.name for wanted in host.desired.all() if wanted.made_for == row.guest]:
-            await self._free(host.attachments, name, self._changes.delete)
+            await self._free(row, host.attachments, name, self._changes.delete)
         for name in host.ports.made_for(row.guest):
-            await self._free(host.plugs, name, host.ports.delete)
+            await self._free(row, host.plugs, name, host.ports.delete)
         await self._unmake_volumes(row)
         await self._rows.remove(row.name)
 
-    async def _free(self, holdings: Holdings, thing: str, delete: Delete) -> None:
+    async def _free(self, row: Creation, holdings: Holdings, thing: str, delete: Delete) -> None:
         """Delete what was made for a guest, unless another has been given it meanwhile."""
         if holdings.find(thing) is None:
+            holdings.break_promise(thing, row.name)
             with contextlib.suppress(NotFoundError):
                 await delete(Progress(), thing, force=True)
         else:

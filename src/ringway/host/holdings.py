@@ -79,6 +79,7 @@ class Holdings(ABC):
         self._events = events
         self._foreigners: set[tuple[str, str]] = set()  #: guest's UUID and thing of which was told
         self._changing: Counter[str] = Counter()  #: things that are given or taken, or wait for it
+        self._promised: dict[str, str] = {}  #: things, and guests that are being made with them
 
     # What one kind of thing is
 
@@ -165,6 +166,24 @@ class Holdings(ABC):
             self._changing[thing] -= 1
             self._changing += Counter()  # what is at zero goes
 
+    @contextlib.asynccontextmanager
+    async def promising(self, thing: str, guest: str) -> AsyncIterator[None]:
+        """Be alone with a holding while a guest is made that shall have it: nobody deletes the thing.
+
+        :param guest: the name of the guest.
+        """
+        async with self.changing(thing):
+            self._promised[thing] = guest
+            try:
+                yield
+            finally:
+                self._promised.pop(thing, None)
+
+    def break_promise(self, thing: str, guest: str) -> None:
+        """That guest is not made: whoever was promising the thing may delete it."""
+        if self._promised.get(thing) == guest:
+            del self._promised[thing]
+
     async def _refuse_others(self, thing: str, guest: GuestInfo) -> None:
         """Look whether another guest has it still. :raises BusyError: it has."""
         row = self._rows.find(thing)
@@ -244,14 +263,15 @@ class Holdings(ABC):
         :raises BusyError: a guest has it, or is just getting it or losing it.
         """
         row = self._rows.find(thing)
-        if row is None:
-            return
-        if self._changing[thing]:  # who does that may want the thing's lock
+        guest = row.guest_name if row is not None else self._promised.get(thing)
+        if guest is not None and self._changing[thing]:  # who does that may want the thing's lock
             raise BusyError(
-                f"{self.words.thing} '{thing}' is just on its way to guest '{row.guest_name}', or back",
-                holder=f"guest {row.guest_name}",
+                f"{self.words.thing} '{thing}' is just on its way to guest '{guest}', or back",
+                holder=f"guest {guest}",
                 hint="wait for that: ringway operation list",
             )
+        if row is None:
+            return
         async with self._rows.alone(thing):
             if force:
                 await self._force_out(row)

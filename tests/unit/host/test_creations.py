@@ -356,3 +356,69 @@ async def test_the_steps_of_a_creation_are_no_operations(
     async with running_host(_state(tmp_path), world, guests, switch) as host:
         assert (await done(host.create_guest(spec))).ports[0].port == "p0"
         assert [one.description for one in host.operations.list()] == ["create guest web"]
+
+
+async def test_an_empty_file_that_somebody_made_meanwhile_is_not_removed(
+    tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be another guest's new volume, which has no data yet either."""
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    theirs = tmp_path / "pool" / "web-sdb.raw"
+
+    def reach(name: str) -> None:
+        if name == "creation.begun":
+            theirs.touch()
+
+    monkeypatch.setattr("ringway.faults.point", reach)
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        with pytest.raises(ConflictError, match="is there already"):
+            await done(host.create_guest(spec))
+        assert host.creations.left() == ()
+    assert theirs.exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_what_a_creation_has_made_is_not_deleted_under_its_hands(
+    tmp_path: Path, spec: GuestSpec, force: bool
+) -> None:
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        loop = asyncio.get_running_loop()
+        refused: list[RingwayError] = []
+
+        async def delete() -> None:
+            for deletion in (host.delete("web", force=force), host.delete_port("p0", force=force)):
+                with pytest.raises(BusyError, match="on its way to guest 'web'") as caught:
+                    await done(deletion)
+                refused.append(caught.value)
+
+        def reach(verb: str, _name: str) -> None:
+            if verb == "define":  # on a thread
+                asyncio.run_coroutine_threadsafe(delete(), loop).result()
+
+        guests.before = reach
+        await done(host.create_guest(spec))
+        assert (len(refused), set(world.endpoints), set(switch.ports)) == (2, {"web"}, {"p0"})
+        assert (host.attachments.guest_of("web"), host.plugs.guest_of("p0")) == ("web", "web")
+
+
+async def test_the_undoing_of_what_was_left_is_not_cancelled(
+    tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests, switch, world = GuestWorld(), SwitchWorld(), World()
+    async with running_host(_state(tmp_path), world, guests, switch) as host:
+        with monkeypatch.context() as patch:
+            die_at(patch, "create.acknowledged")
+            await host.create_guest(spec).ended()
+        refusals: list[str] = []
+
+        def cancel(verb: str, _name: str) -> None:
+            if verb == "delete" and not refusals:
+                with pytest.raises(ConflictError, match="cannot be cancelled any more"):
+                    operation.cancel()
+                refusals.append(verb)
+
+        switch.before = cancel
+        operation = host.create_guest(spec)
+        assert (await done(operation)).state is GuestState.RUNNING
+        assert refusals == ["delete"]
