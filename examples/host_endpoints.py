@@ -25,7 +25,7 @@ def main(name: str, image: str) -> None:
     disk = LunSpec(target=0, lun=0, backstore=BackstoreSpec(SpecKind.PATH, path=os.path.abspath(image)))
     spec = EndpointSpec(name=name, luns=(disk,), queues=2)
     for change in client.endpoints.create.plan(spec).changes:
-        print(f"{change.action} {change.endpoint}: {'; '.join(change.details)}")
+        print(f"{change.action} {change.name}: {'; '.join(change.details)}")
 
     endpoint = client.endpoints.create(spec)
     print(f"{endpoint.name} is {endpoint.state}, QEMU connects to {endpoint.socket}")

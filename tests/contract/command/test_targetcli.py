@@ -50,7 +50,7 @@ def test_what_lives_is_taken_over(foreign: Host, words: tuple[str, ...]) -> None
     refused = foreign.type("endpoint", "delete", WWPN)
     assert refused.status in (3, 6)
     planned = foreign.do("config", "import", "--adopt", "--dry-run", *words)
-    assert planned.startswith(f"+ create {WWPN}\n")
+    assert planned.startswith(f"+ create endpoint {WWPN}\n")
     assert shown(foreign) == {WWPN: "foreign"}
     assert foreign.do("config", "import", "--adopt", *words) == planned
     assert shown(foreign) == {WWPN: "ready"}
@@ -83,7 +83,7 @@ def test_a_file_makes_what_is_not_there(lio_host: Host) -> None:
     saved = lio_host.do("config", "export", "--format", "targetcli")
     lio_host.do("endpoint", "delete", "db0")
     (lio_host.folder / "saveconfig.json").write_text(saved)
-    assert lio_host.do("config", "import", "saveconfig.json").startswith(f"+ create {WWPN}\n")
+    assert lio_host.do("config", "import", "saveconfig.json").startswith(f"+ create endpoint {WWPN}\n")
     assert shown(lio_host) == {WWPN: "ready"}
 
 
