@@ -134,8 +134,8 @@ async def list_guests(call: Call) -> tuple[GuestInfo, ...]:
 
 
 async def show_guest(call: Call) -> GuestInfo:
-    """GET …/guests/NAME."""
-    return call.host.view(await call.host.guests.show(call.name))
+    """GET …/guests/GUEST."""
+    return call.host.view(await call.host.guests.show(call.guest))
 
 
 async def create_guest(call: Call) -> Any:
@@ -146,40 +146,40 @@ async def create_guest(call: Call) -> Any:
 
 
 async def attach_endpoint(call: Call) -> Any:
-    """POST …/guests/NAME/endpoints."""
+    """POST …/guests/GUEST/endpoints."""
     if call.query.dry_run:
-        return await call.host.attachments.plan(call.name, call.body)
-    return call.host.attach(call.name, call.body)
+        return await call.host.attachments.plan(call.guest, call.body)
+    return call.host.attach(call.guest, call.body)
 
 
 async def detach_endpoint(call: Call) -> Any:
-    """DELETE …/guests/NAME/endpoints/ENDPOINT."""
+    """DELETE …/guests/GUEST/endpoints/ENDPOINT."""
     query = call.query
     if query.dry_run:
         return await call.host.attachments.plan_taking(
-            call.name, call.endpoint, live=query.live, persistent=query.persistent
+            call.guest, call.endpoint, live=query.live, persistent=query.persistent
         )
     return call.host.detach(
-        call.name, call.endpoint, live=query.live, persistent=query.persistent, timeout_s=query.timeout
+        call.guest, call.endpoint, live=query.live, persistent=query.persistent, timeout_s=query.timeout
     )
 
 
 async def plug_port(call: Call) -> Any:
-    """POST …/guests/NAME/ports."""
+    """POST …/guests/GUEST/ports."""
     if call.query.dry_run:
-        return await call.host.plugs.plan(call.name, call.body)
-    return call.host.plug(call.name, call.body)
+        return await call.host.plugs.plan(call.guest, call.body)
+    return call.host.plug(call.guest, call.body)
 
 
 async def unplug_port(call: Call) -> Any:
-    """DELETE …/guests/NAME/ports/PORT."""
+    """DELETE …/guests/GUEST/ports/PORT."""
     query = call.query
     if query.dry_run:
         return await call.host.plugs.plan_taking(
-            call.name, call.port, live=query.live, persistent=query.persistent
+            call.guest, call.port, live=query.live, persistent=query.persistent
         )
     return call.host.unplug(
-        call.name, call.port, live=query.live, persistent=query.persistent, timeout_s=query.timeout
+        call.guest, call.port, live=query.live, persistent=query.persistent, timeout_s=query.timeout
     )
 
 

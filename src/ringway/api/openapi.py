@@ -9,13 +9,14 @@ from typing import Any, Final
 import msgspec
 
 import ringway
-from ringway.api.routes import ADDRESS, IDENTITY, NAME, ErrorBody, Route
+from ringway.api.routes import ADDRESS, GUEST, IDENTITY, NAME, ErrorBody, Route
 from ringway.model import OperationInfo, Plan
 
 PATH: Final = "/1.0/openapi.json"
 _JSON: Final = "application/json"
 _PARAMETERS: Final = {
-    "name": ("The object's name; a guest also goes by its UUID.", NAME),
+    "name": ("The object's name.", NAME),
+    "guest": ("A guest's name or UUID.", GUEST),
     "endpoint": ("An endpoint's name.", NAME),
     "port": ("A port's name.", NAME),
     "address": ("A LUN's address, TARGET:LUN.", ADDRESS),

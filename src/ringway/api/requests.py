@@ -11,14 +11,21 @@ import msgspec
 from starlette.requests import Request
 
 from ringway.api.openapi import PATH
-from ringway.api.routes import ADDRESS, IDENTITY, NAME, Call, Route
+from ringway.api.routes import ADDRESS, GUEST, IDENTITY, NAME, Call, Route
 from ringway.errors import NotFoundError, UsageError
 from ringway.host.host import Host
 from ringway.model import MAX_LUN, MAX_TARGET
 from ringway.model.validation import reason
 
 BODY_TIMEOUT_S: Final = 30.0  #: for a whole body, however slowly it drips
-_PATTERNS: Final = {"name": NAME, "endpoint": NAME, "port": NAME, "address": ADDRESS, "identity": IDENTITY}
+_PATTERNS: Final = {
+    "name": NAME,
+    "guest": GUEST,
+    "endpoint": NAME,
+    "port": NAME,
+    "address": ADDRESS,
+    "identity": IDENTITY,
+}
 
 
 class TooLargeError(UsageError):
@@ -44,6 +51,7 @@ async def understand(host: Host, route: Route, request: Request, *, read_only: b
         query=query,
         body=await _body(route, request),
         name=path.get("name", ""),
+        guest=path.get("guest", ""),
         endpoint=path.get("endpoint", ""),
         port=path.get("port", ""),
         address=_address(path.get("address", "0:0")),

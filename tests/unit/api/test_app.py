@@ -172,7 +172,8 @@ async def test_a_guest_is_given_an_endpoint_and_a_port(start: Start) -> None:
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.changes], ids=lambda route: route.verb)
 async def test_who_may_look_may_not_change(start: Start, world: World, route: Any) -> None:
     async with start() as ask:
-        path = route.path.format(name="db0", address="0:0", identity="0" * 16, endpoint="db0", port="p0")
+        names = {"name": "db0", "guest": "web", "endpoint": "db0", "port": "p0"}
+        path = route.path.format(**names, address="0:0", identity="0" * 16)
         for access in (Access(read_only=True, peer=ME), Access(read_only=True)):
             answer = await ask(route.method, path, DB0, access=access)
             assert (answer.status, answer.error["code"]) == (403, "permission-denied")

@@ -262,6 +262,14 @@ class Document:
                 return device
         raise NotFoundError(f"guest '{self.name}' has no {spoken(alias)}")
 
+    def _taken(self, device: Element, alias: str) -> str:
+        """What is in the way of a new device: the same one, or what somebody gave its alias."""
+        ours = {each.alias for each in self.attachments()}
+        ours |= {each.alias for each in self.volumes()} | {each.alias for each in self.ports()}
+        if alias in ours:
+            return f"{spoken(alias)} already"
+        return f"something else with the alias {alias}, in its <{device.tag!s}>"
+
     def _check_new(self, alias: str, element: Element) -> None:
         place, address = place_of(element), PciAddress.of(element)
         if address is not None and not self.is_free(address):
@@ -271,7 +279,7 @@ class Document:
             raise UsageError("the boot order begins with 1")
         for device in each_device(self._root):
             if alias_of(device) == alias:
-                raise ConflictError(f"guest '{self.name}' has {spoken(alias)} already")
+                raise ConflictError(f"guest '{self.name}' has {self._taken(device, alias)}")
             if place is not None and place_of(device) == place:
                 raise ConflictError(f"guest '{self.name}' has {place} already, in its <{device.tag!s}>")
 

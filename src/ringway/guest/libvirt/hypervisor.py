@@ -204,7 +204,8 @@ class LibvirtHypervisor:
 
     def _find(self, guest: str) -> libvirt.virDomain:
         connection = self._connection.get()
-        for look_up in (connection.lookupByName, connection.lookupByUUIDString):
+        # A guest may be called as another's UUID is: what works on that one must not find this.
+        for look_up in (connection.lookupByUUIDString, connection.lookupByName):
             with contextlib.suppress(NotFoundError, UsageError), translated(f"guest '{guest}'"):
                 return look_up(guest)
         raise NotFoundError(f"there is no guest '{guest}'", hint="ringway guest list shows all")
