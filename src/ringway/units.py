@@ -37,7 +37,7 @@ def parse_size(text: str) -> int:
         raise UsageError(f"'{text}' is not a size", hint="write it as 4G, 512M, 1.5T or in plain bytes")
     size = Decimal(match[1]) * (1 << _SHIFTS[match[2].lower()])
     if size > MAX_SIZE_BYTES:
-        raise UsageError(f"'{text}' is more than a disk can have", hint="the largest size is 8191P")
+        raise UsageError(f"'{text}' is too large", hint="the largest size is 8191P")
     if size != int(size):
         raise UsageError(f"'{text}' is no whole number of bytes", hint="take a smaller unit")
     return int(size)

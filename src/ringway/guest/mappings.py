@@ -49,6 +49,7 @@ class Form(StrEnum):
 
 
 #: A client's key, and the field of BlockDevice that it sets.
+_FORMS_HINT: Final = "write id=…,source=volume,bus=scsi, or the path of a JSON or TOML file"
 _NOVA: Final = {
     "id": "id",
     "source": "source",
@@ -138,6 +139,8 @@ def read(text: str) -> tuple[BlockDevice, ...]:
 
     :raises UsageError: it is neither.
     """
+    if not text:
+        raise UsageError("a mapping is empty", hint=_FORMS_HINT)
     if "=" not in text or os.path.isfile(text):
         return read_file(Path(text))
     return (parse(text),)
@@ -160,7 +163,7 @@ def read_file(path: Path) -> tuple[BlockDevice, ...]:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"'{path}' is neither a mapping nor a file that can be read: {_reason(error)}",
-            hint="write id=…,source=volume,bus=scsi, or the path of a JSON or TOML file",
+            hint=_FORMS_HINT,
         ) from error
     try:
         return (parse_json(text),) if text.lstrip().startswith("{") else parse_toml(text)
