@@ -99,7 +99,10 @@ def stays_one_guest(journey: Journey[Any]) -> None:
 
 def is_called_off_while_copying(journey: Journey[Any]) -> None:
     """QEMU shuts its own connection, and now and then takes that for an error before it says why."""
-    journey.fail("cancelled|Broken pipe|Input/output error", active=lambda: journey.guest.qemu.qmp.execute("migrate_cancel"))
+    journey.fail(
+        "cancelled|Broken pipe|Input/output error",
+        active=lambda: journey.guest.qemu.qmp.execute("migrate_cancel"),
+    )
 
 
 def is_called_off_at_rest(journey: Journey[Any]) -> None:
