@@ -13,7 +13,7 @@ from ringway.guest.base import GuestEventKind, Wish
 from ringway.guest.document import Document
 from ringway.guest.libvirt import LibvirtHypervisor
 from ringway.guest.libvirt.additions import check_override
-from ringway.guest.libvirt.reach import User, check_folder, check_socket, user_of
+from ringway.guest.libvirt.reach import User, check_folder, check_socket, confinement, user_of
 from ringway.model import Face, GuestState, PortMode, PortSpec
 from ringway.testing.domain import SHARED_MEMORY, DomainGuest
 
@@ -172,6 +172,19 @@ def test_who_qemu_runs_as() -> None:
     assert user_of(domain.format("dac", "+65534:+7")) == User(65534, frozenset({7, 65534}))
     assert user_of(domain.format("selinux", "system_u:object_r")) is None
     assert user_of(domain.format("dac", "no-such-user:+7")) is None
+
+
+def test_what_confines_qemu_besides(bench: Bench, tmp_path: Path) -> None:
+    """A profile of libvirt's does not let QEMU connect to an endpoint, and QEMU tries for ever."""
+    host = "<capabilities><host>{}</host></capabilities>"
+    models = "".join(f"<secmodel><model>{model}</model></secmodel>" for model in ("apparmor", "dac"))
+    rules = tmp_path / "ringway"
+    refused = confinement(host.format(models), rules)
+    assert (refused.ok, refused.hint) == (False, f"install packaging/apparmor/ringway as {rules}")
+    rules.touch()
+    assert confinement(host.format(models), rules).ok
+    assert confinement(host.format(""), tmp_path / "none").detail == "by its user alone"
+    assert [check.name for check in bench.hypervisor.probe()][-1] == "confinement"
 
 
 # What libvirt heeds at a start alone

@@ -57,13 +57,15 @@ class LibvirtHypervisor:
             connection = self._connection.get()
             with translated("libvirt"):
                 libvirt_version, qemu_version = connection.getLibVersion(), connection.getVersion()
-                user = reach.user_of(connection.getCapabilities())
+                capabilities = connection.getCapabilities()
         except RingwayError as error:
             return (Check(name="libvirt", ok=False, detail=error.message, hint=error.hint),)
+        user = reach.user_of(capabilities)
         return (
             Check(name="libvirt", ok=True, detail=f"{_version(libvirt_version)} at {self._connection.uri}"),
             Check(name="qemu", ok=True, detail=_version(qemu_version)),
             Check(name="qemu's user", ok=True, detail=user.name if user else "not told by libvirt"),
+            reach.confinement(capabilities),
         )
 
     def guests(self) -> tuple[GuestInfo, ...]:

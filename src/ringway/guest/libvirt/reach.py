@@ -15,7 +15,9 @@ from lxml import etree
 from msgspec import Struct
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
+from ringway.model import Check
 
+APPARMOR_RULES: Final = Path("/etc/apparmor.d/abstractions/libvirt-qemu.d/ringway")
 _LABEL: Final = re.compile(r"\+?([\w.-]+):\+?([\w.-]+)")
 _LISTENS: Final = "00010000"  #: __SO_ACCEPTCON, in the column of flags
 _HANG_UP_S: Final = 3.0  #: until a back end has noticed that its front end went
@@ -71,6 +73,20 @@ def _further_groups(uid: int) -> list[int]:
     except KeyError:
         return []
     return os.getgrouplist(entry.pw_name, entry.pw_gid)
+
+
+def confinement(xml: str, rules: Path = APPARMOR_RULES) -> Check:
+    """Say whether libvirt confines QEMU by more than a user. :param xml: libvirt's capabilities."""
+    models = set(map(str, etree.fromstring(xml.encode()).xpath("//secmodel/model/text()"))) - {"dac", "none"}
+    detail = " and ".join(sorted(models)) or "by its user alone"
+    if "apparmor" in models and not rules.exists():
+        return Check(
+            name="confinement",
+            ok=False,
+            detail=f"{detail}: QEMU may not connect to endpoints, and waits for ever for it",
+            hint=f"install packaging/apparmor/ringway as {rules}",
+        )
+    return Check(name="confinement", ok=True, detail=detail)
 
 
 def check_free(path: str) -> None:
