@@ -220,17 +220,21 @@ class Lives:
             for lun in one.spec.luns:
                 path = lun.backstore.path
                 assert path is None or not path.startswith(str(self.pool)) or Path(path).exists(), path
-        guests = self.guests.guests.values()
-        has = {f"endpoint/{name}": guest for guest in guests for name in guest.kept | guest.live}
-        has |= {f"port/{name}": guest for guest in guests for name in guest.ports}
+        has: dict[str, set[str]] = {}
+        for guest in self.guests.guests.values():
+            things = [f"endpoint/{name}" for name in guest.kept | guest.live]
+            for thing in (*things, *(f"port/{name}" for name in guest.ports)):
+                has.setdefault(thing, set()).add(guest.uuid)
         rows = {f"endpoint/{row.name}": row for row in host.attachments._rows.all()}
         rows |= {f"port/{row.name}": row for row in host.plugs._rows.all()}
         assert all(row.stage is Stage.CONFIRMED for row in rows.values())
         there = {f"endpoint/{name}" for name in self.world.endpoints}
         there |= {f"port/{name}" for name in self.switch.ports}
         assert set(has) <= there | self.forced
-        owners = {thing: guest.uuid for thing, guest in has.items() if thing in there}
-        assert {thing: row.guest for thing, row in rows.items()} == owners
+        assert set(rows) == set(has) & there
+        for thing, row in rows.items():
+            assert row.guest in has[thing]
+            assert len(has[thing]) == 1 or thing in self.forced
 
 
 def _port(name: str) -> PortSpec:
