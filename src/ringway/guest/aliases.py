@@ -74,6 +74,13 @@ def spoken(alias: str) -> str:
     return f"device '{alias}'" if whose is None else f"{whose.kind} '{whose.name}'"
 
 
+def look_at(alias: str) -> str:
+    """The command that tells of a device of ours."""
+    whose = owner(alias)
+    assert whose is not None, "of ours"
+    return f"ringway {whose.kind} show {whose.name}"
+
+
 _ALIASES: Final = {Kind.ENDPOINT: endpoint_alias, Kind.PORT: port_alias, Kind.VOLUME: volume_alias}
 
 

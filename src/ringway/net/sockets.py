@@ -1,25 +1,19 @@
-"""Looks at sockets of ports without connecting: a back end would count that as a front end.
-
-``/proc/net/unix`` tells who listens and whether somebody is connected, of each network namespace by itself
-and by the path that was bound: a container with a mount of its own may call it otherwise.
-"""
+"""Sockets of ports: what is at a path, who has it, and who gets there."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
 from typing import Final
 
 from msgspec import Struct
 
 from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError, UsageError
 from ringway.net.account import Account
+from ringway.unix_sockets import use_of
 
 MAX_PATH_BYTES: Final = 107  #: sun_path without its terminating zero
-_LISTENS: Final = 0x10000  #: __SO_ACCEPTCON
-_CONNECTED: Final = "03"  #: SS_CONNECTED
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -50,13 +44,8 @@ def look(path: str) -> Seen:
     """
     if not _is_socket(path):
         return Seen()
-    listener, connected = _rows(path, "/proc/net/unix")
-    tables = _other_tables()
-    # What was accepted is in the namespace of who connected, which need not be the listener's.
-    while not (listener and connected) and (table := next(tables, None)) is not None:
-        there, also = _rows(path, table)
-        listener, connected = listener or there, connected or also
-    return Seen(exists=True, listener=listener, connected=connected)
+    use = use_of(path)
+    return Seen(exists=True, listener=use.listener, connected=use.connected)
 
 
 def owner(inode: int) -> tuple[int, str] | None:
@@ -137,28 +126,6 @@ def _is_socket(path: str) -> bool:
         hint = "name another path for the port, or remove it if you can"
         raise ConflictError(f"'{path}' exists and is not a socket", hint=hint)
     return True
-
-
-def _rows(path: str, table: str) -> tuple[int | None, bool]:
-    """The listener's inode, and whether somebody is connected."""
-    # Num RefCount Protocol Flags Type St Inode Path; the path is the listener's on accepted sockets too.
-    listener, connected = None, False
-    for line in _read(table).splitlines()[1:]:
-        fields = line.split(maxsplit=7)
-        if len(fields) == 8 and fields[7] == path:
-            connected = connected or fields[5] == _CONNECTED
-            listener = int(fields[6]) if int(fields[3], 16) & _LISTENS else listener
-    return listener, connected
-
-
-def _other_tables() -> Iterator[str]:
-    """The same table of each other network namespace that some process is in."""
-    seen = {_link("/proc/self/ns/net")}
-    for name in _names("/proc"):
-        namespace = _link(f"/proc/{name}/ns/net") if name.isdigit() else None
-        if namespace is not None and namespace not in seen:
-            seen.add(namespace)
-            yield f"/proc/{name}/net/unix"
 
 
 def _has_socket(pid: str, link: str) -> bool:

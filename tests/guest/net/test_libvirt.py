@@ -153,6 +153,7 @@ def test_guests_of_libvirts_talk_through_the_switch(host: Host, run_dir: Path) -
             ping(here)
             check_daemon_restart(host, here)
             check_unplug(host, here)
+            check_client(host, here)
             check_stop(host, here)
         host.wait_port("here0", "ready", None)
     host.wait_port("there0", "ready", None)
@@ -202,6 +203,16 @@ def check_unplug(host: Host, here: DomainGuest) -> None:
     host.wait_port("here0", "up", "here")
     wait_links(here)
     ping(here)
+
+
+def check_client(host: Host, here: DomainGuest) -> None:
+    """QEMU connects to the switch, which has a network namespace of its own."""
+    host.do("port", "create", "client0", "--switch", "ovs", "--mode", "client")
+    host.do("guest", "plug", "here", "client0")
+    host.wait_port("client0", "up", "here")
+    host.do("guest", "unplug", "here", "client0")
+    host.wait_port("client0", "ready", None)
+    host.do("port", "delete", "client0")
 
 
 def check_stop(host: Host, here: DomainGuest) -> None:

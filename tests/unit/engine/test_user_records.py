@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,6 @@ import pytest
 from msgspec.structs import replace
 
 from ringway.engine.user import records
-from ringway.engine.user.connections import connected_paths
 from ringway.engine.user.figures import figures_of
 from ringway.engine.user.places import MAX_SOCKET_PATH, Places, is_locked
 from ringway.engine.user.processes import Identity, Process
@@ -155,20 +152,6 @@ def test_the_longest_name_is_found_out_before_anything_is_made() -> None:
     with pytest.raises(UsageError, match="too long") as refusal:
         Places(folder).of("x" * (room + 1)).check()
     assert refusal.value.hint == f"take a name of at most {room} bytes"
-
-
-def test_who_is_connected_is_told_by_the_kernel() -> None:
-    with tempfile.TemporaryDirectory(prefix="rw-") as folder, socket.socket(socket.AF_UNIX) as listener:
-        path = f"{folder}/with space.sock"
-        listener.bind(path)
-        listener.listen()
-        assert path not in (connected_paths() or ())
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(path)
-            accepted, _ = listener.accept()
-            with accepted:
-                assert path in (connected_paths() or ())
-        assert path not in (connected_paths() or ())
 
 
 def test_a_log_is_locked_by_who_writes_it(tmp_path: Path) -> None:

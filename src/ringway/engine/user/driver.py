@@ -20,7 +20,6 @@ from ringway.engine.user import choices, records, strays
 from ringway.engine.user.changes import apply_changes
 from ringway.engine.user.client import SpawnerClient
 from ringway.engine.user.conflicts import refuse_conflicts
-from ringway.engine.user.connections import connected_paths
 from ringway.engine.user.endpoint import Endpoint
 from ringway.engine.user.figures import figures_of
 from ringway.engine.user.orders import Serve
@@ -53,6 +52,7 @@ from ringway.model import (
     StatisticsRequest,
     TargetStatistics,
 )
+from ringway.unix_sockets import connected_paths
 
 _log: Final = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from ringway.control import ControlChannel
 from ringway.engine.user import records
-from ringway.engine.user.connections import connected_paths
 from ringway.engine.user.places import EndpointPlaces
 from ringway.engine.user.processes import Process
 from ringway.engine.user.records import Record
@@ -40,6 +39,7 @@ from ringway.model import (
     QuitRequest,
     TargetInfo,
 )
+from ringway.unix_sockets import connected_paths
 
 #: Seconds that a target has to answer a question that nothing hangs on.
 LOOK_S: Final = 2.0

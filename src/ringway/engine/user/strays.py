@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from ringway import holders
-from ringway.engine.user.connections import connected_paths
 from ringway.engine.user.endpoint import Endpoint
 from ringway.engine.user.places import EndpointPlaces, Places, is_locked
 from ringway.engine.user.processes import Identity, Process
 from ringway.engine.user.records import Record
 from ringway.errors import BusyError
 from ringway.model import DeviceKind, EndpointInfo, EndpointSpec, EndpointState, EngineKind
+from ringway.unix_sockets import connected_paths
 
 TARGET: Final = "ringway-target"  #: what such a process is called
 _LOG: Final = ".log"

@@ -63,7 +63,7 @@ def check_socket(device: NewDevice, look: Look, capabilities: str, *, now: bool)
     """
     documents = (each.xml for each in (look.live, look.persistent) if each)
     user = next(filter(None, map(reach.user_of, (*documents, capabilities))), None)
-    _check_place(device.socket, user, serves=_serves(device), now=now)
+    _check_place(device.socket, alias_of(device), user, serves=_serves(device), now=now)
 
 
 def check_start(document: Document, capabilities: str) -> None:
@@ -74,7 +74,7 @@ def check_start(document: Document, capabilities: str) -> None:
     user = reach.user_of(document.xml) or reach.user_of(capabilities)
     devices: tuple[Attached | Plugged, ...] = (*document.attachments(), *document.ports())
     for device in devices:
-        _check_place(device.socket, user, serves=_serves(device), now=True)
+        _check_place(device.socket, device.alias, user, serves=_serves(device), now=True)
 
 
 def _serves(device: NewDevice | Attached | Plugged) -> bool:
@@ -82,7 +82,7 @@ def _serves(device: NewDevice | Attached | Plugged) -> bool:
     return isinstance(device, PortFace | Plugged) and device.mode is PortMode.SERVER
 
 
-def _check_place(socket: str | None, user: reach.User | None, *, serves: bool, now: bool) -> None:
+def _check_place(socket: str | None, alias: str, user: reach.User | None, *, serves: bool, now: bool) -> None:
     if socket is None:
         return
     if serves:
@@ -90,7 +90,7 @@ def _check_place(socket: str | None, user: reach.User | None, *, serves: bool, n
         return
     reach.check_socket(socket, user)
     if now:
-        reach.check_free(socket)
+        reach.check_free(socket, alias)
 
 
 def check_override(device: NewDevice, *, persistent: bool) -> str:

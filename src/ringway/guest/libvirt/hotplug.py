@@ -7,7 +7,7 @@ import time
 from typing import Any, Final
 
 from ringway.errors import GuestError, UnreachableError
-from ringway.guest.aliases import endpoint_alias
+from ringway.guest.aliases import endpoint_alias, look_at
 from ringway.guest.base import Wish
 from ringway.guest.document import PciAddress
 from ringway.guest.libvirt.monitor import Monitor, Refused
@@ -70,7 +70,7 @@ def _connect(monitor: Monitor, wish: Wish, alias: str) -> None:
         if time.monotonic() > deadline:
             raise UnreachableError(
                 f"QEMU of guest '{monitor.guest}' does not get a connection at {wish.socket}",
-                hint="another guest may have it; see ringway endpoint show",
+                hint=f"another guest may have it; see: {look_at(endpoint_alias(wish.endpoint))}",
             )
         time.sleep(0.05)
 

@@ -15,11 +15,12 @@ from lxml import etree
 from msgspec import Struct
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
+from ringway.guest.aliases import look_at, spoken
 from ringway.model import Check
+from ringway.unix_sockets import Use, use_of
 
 APPARMOR_RULES: Final = Path("/etc/apparmor.d/abstractions/libvirt-qemu.d/ringway")
 _LABEL: Final = re.compile(r"\+?([\w.-]+):\+?([\w.-]+)")
-_LISTENS: Final = "00010000"  #: __SO_ACCEPTCON, in the column of flags
 _HANG_UP_S: Final = 3.0  #: until a back end has noticed that its front end went
 
 
@@ -89,18 +90,24 @@ def confinement(xml: str, rules: Path = APPARMOR_RULES) -> Check:
     return Check(name="confinement", ok=True, detail=detail)
 
 
-def check_free(path: str) -> None:
+def check_free(path: str, alias: str) -> None:
     """Refuse a socket at which QEMU would wait for ever, and its guest with it.
 
+    :param alias: the device that is to connect there.
     :raises NotFoundError: nobody listens there.
     :raises BusyError: somebody is connected already, and stays; a back end serves one front end.
     """
     deadline = time.monotonic() + _HANG_UP_S
-    while (flags := _flags(path)) != {_LISTENS}:
-        if not flags:
-            raise NotFoundError(f"nobody listens at {path}", hint="see ringway endpoint show, and its state")
+    while (use := use_of(path)).listener is None or use.connected or use.waiting:
+        if use == Use():
+            raise NotFoundError(
+                f"nobody listens at {path}, for {spoken(alias)}", hint=f"see: {look_at(alias)}"
+            )
         if time.monotonic() > deadline:
-            raise BusyError(f"somebody is connected at {path} already", hint="detach it there first")
+            raise BusyError(
+                f"somebody is connected to {spoken(alias)} already, at {path}",
+                hint=f"take it away there first; see: {look_at(alias)}",
+            )
         time.sleep(0.02)
 
 
@@ -161,10 +168,3 @@ def _has_list(path: Path) -> bool:
 
 def _blocked(user: User, verb: str, path: Path, hint: str) -> RingwayError:
     return ConflictError(f"QEMU runs as {user.name}, who may not {verb} {path}", hint=hint)
-
-
-def _flags(path: str) -> set[str]:
-    """Of the sockets with a name: the one that listens, and the other ends of those that connected."""
-    # Num RefCount Protocol Flags Type St Inode Path
-    rows = (line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines()[1:])
-    return {row[3] for row in rows if row[7:] == [path]}
