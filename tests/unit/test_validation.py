@@ -41,6 +41,7 @@ def refusal(given: object, kind: Any) -> str:
         ({**P0, "ports": [P0, {"name": ""}]}, GuestSpec, f"ports[1].name is '', and has to be {A_NAME}"),
         ({**P0, "vcpus": 0}, GuestSpec, "vcpus is 0, and has to be 1 at least"),
         ({**P0, "vcpus": 5000}, GuestSpec, "vcpus is 5000, and has to be 4096 at most"),
+        ({**P0, "ports": [P0] * 257}, GuestSpec, "ports has to be of 256 entries at most"),
         ({**P0, "start": 1}, GuestSpec, "start is 1, and has to be true or false"),
         ({**P0, "luns": [{**LUN, "x": 1}]}, EndpointSpec, "unknown field 'x' in luns[0]"),
         ({"burst_s": -1.0}, Limits, "burst_s is -1.0, and has to be 0.0 at least"),

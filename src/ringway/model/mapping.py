@@ -91,6 +91,7 @@ _DEFAULT_OF_PREFIX: Final = {
 #: What two mappings of a guest cannot share.
 _ONCE: Final = {"id": "volume", "device": "device name", "tag": "tag", "boot_index": "boot index"}
 _NEVER_LOCAL: Final = (VolumeSource.VOLUME, VolumeSource.SNAPSHOT)
+MAX_DISKS: Final = 256  #: of a guest that is made, and ports: each is compared with all others
 _PRINTABLE: Final = text(r"[^\x00-\x1f\x7f\ufffe\uffff]+", "printable, and not empty", max_length=MAX_TEXT)
 _IN_TAG: Final = r"[^,/\x00-\x1f\x7f\ufffe\uffff]+"
 
@@ -159,10 +160,10 @@ class GuestSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     vcpus: Annotated[int, Meta(ge=1, le=4096)] = 1
     queues: Annotated[int, Meta(ge=1, le=256)] | None = None  #: of a controller or endpoint; else one a vCPU
     iothreads: Annotated[int, Meta(ge=0, le=256)] = 0  #: of QEMU's, shared by its virtio-scsi controllers
-    block_devices: tuple[BlockDevice, ...] = ()
+    block_devices: Annotated[tuple[BlockDevice, ...], Meta(max_length=MAX_DISKS)] = ()
     volumes: dict[str, str] = {}
     pools: dict[str, str] = {}
-    ports: tuple[PortSpec, ...] = ()
+    ports: Annotated[tuple[PortSpec, ...], Meta(max_length=MAX_DISKS)] = ()
     via: Via = Via.QEMU
     emulate: bool = False  #: without KVM
     start: bool = True

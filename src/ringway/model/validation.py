@@ -75,6 +75,7 @@ def _like(pattern: str) -> str:
 _SENTENCES: Final[Sequence[tuple[str, Callable[[str, str | None, re.Match[str]], str]]]] = (
     (r"Expected `str` matching regex (.+)", _has_to(lambda match: _like(match[1]))),
     (r"Expected `str` of length <= (\d+)", _has_to(lambda match: f"of {match[1]} characters at most")),
+    (r"Expected `array` of length <= (\d+)", _has_to(lambda match: f"of {match[1]} entries at most")),
     (r"Expected `\w+` >= ([^ ]+)", _has_to(lambda match: f"{match[1]} at least")),
     (r"Expected `\w+` <= ([^ ]+)", _has_to(lambda match: f"{match[1]} at most")),
     (r"Expected `\w+` > ([^ ]+)", _has_to(lambda match: f"more than {match[1]}")),
