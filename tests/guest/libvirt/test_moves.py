@@ -184,7 +184,7 @@ def test_targets_that_die_on_the_way_come_back(sides: Sides, web0: DomainGuest, 
     with under_way(web0, here, there) as moving:
         for side in sides:
             side.crash()
-        check_stays(here, there)
+        here.wait_writes()
         here.libvirtd.virsh("migrate-setspeed", "web0", "1000")
         moving.result()
     there.wait_writes()
