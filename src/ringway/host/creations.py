@@ -22,7 +22,8 @@ from ringway import faults
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
 from ringway.host.changes import Changes
 from ringway.host.events import now
-from ringway.host.holdings import Holdings
+from ringway.host.holdings import Holdings, guest_lock
+from ringway.host.locks import Locks
 from ringway.host.operations import Part, Progress
 from ringway.host.rows import Row, Rows, Stage
 from ringway.model import Action, Change, GuestInfo, GuestSpec, Plan
@@ -51,13 +52,17 @@ class Creations:
     """Makes guests on a host. For one event loop.
 
     :param sockets: the folder of its endpoints' sockets.
+    :param locks: of guests, among others.
     """
 
-    def __init__(self, rows: Rows[Creation], host: Host, changes: Changes, sockets: Path) -> None:
+    def __init__(
+        self, rows: Rows[Creation], host: Host, changes: Changes, sockets: Path, locks: Locks
+    ) -> None:
         self._rows = rows
         self._host = host
         self._changes = changes
         self._sockets = sockets
+        self._locks = locks
 
     async def plan(self, spec: GuestSpec) -> Plan:
         """What :meth:`create` would do. :raises RingwayError: why it could not."""
@@ -92,17 +97,22 @@ class Creations:
         row = await self._rows.mark(replace(row, volumes=new), Stage.BEGUN)
         async with self._rows.confirming(row, self._undo):
             await self._make_parts(progress, row, spec, made)
-            progress.step(0.7, "defining the guest")
-            guests = self._host.guests
-            found = await guests.ask(guests.hypervisor.define, made.document.xml)
-            faults.point("creation.defined")
-            if spec.start:
-                progress.step(0.8, "starting the guest")
-                await guests.ask(guests.hypervisor.start, found.uuid)
+            async with self._locks.hold(guest_lock(row.guest)):
+                found = await self._make_domain(progress, spec, made)
         for holdings in self._holdings:
             await holdings.enter(found)
         await self._rows.remove(row.name)
-        return self._host.view(await guests.show(found.uuid))
+        return self._host.view(await self._host.guests.show(found.uuid))
+
+    async def _make_domain(self, progress: Progress, spec: GuestSpec, made: Fresh) -> GuestInfo:
+        guests = self._host.guests
+        progress.step(0.7, "defining the guest")
+        found = await guests.ask(guests.hypervisor.define, made.document.xml)
+        faults.point("creation.defined")
+        if spec.start:
+            progress.step(0.8, "starting the guest")
+            await guests.ask(guests.hypervisor.start, found.uuid)
+        return found
 
     # What it would be
 
@@ -213,7 +223,8 @@ class Creations:
     async def _undo(self, row: Creation) -> None:
         """Leave nothing of what a creation made. :raises RingwayError: it cannot be removed now."""
         guests, host = self._host.guests, self._host
-        await guests.ask(guests.hypervisor.undefine, row.guest)
+        async with self._locks.hold(guest_lock(row.guest)):
+            await guests.ask(guests.hypervisor.undefine, row.guest)
         for name in [wanted.name for wanted in host.desired.all() if wanted.made_for == row.guest]:
             await self._free(row, host.attachments, name, self._changes.delete)
         for name in host.ports.made_for(row.guest):

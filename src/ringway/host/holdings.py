@@ -38,6 +38,7 @@ from ringway.model import (
 _RUNNING: Final = (GuestState.RUNNING, GuestState.PAUSED)
 _STATES: Final = {Stage.BEGUN: AttachmentState.ATTACHING, Stage.GOING: AttachmentState.DETACHING}
 _COMINGS: Final = (GuestEventKind.STARTED, GuestEventKind.RESUMED, GuestEventKind.DEFINED)
+_COMING_S: Final = 1.0  #: between two looks at a guest that is on its way
 _GIVE_UP_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
 _log: Final = logging.getLogger(__name__)
 Info = TypeVar("Info", AttachmentInfo, PlugInfo)
@@ -78,6 +79,7 @@ class Holdings(ABC):
         self._locks = locks
         self._events = events
         self._foreigners: set[tuple[str, str]] = set()  #: guest's UUID and thing of which was told
+        self._coming: set[str] = set()  #: guests that are waited for
         self._changing: Counter[str] = Counter()  #: things that are given or taken, or wait for it
         self._promised: dict[str, str] = {}  #: things, and guests that are being made with them
 
@@ -202,7 +204,7 @@ class Holdings(ABC):
     async def _giving(self, row: Holding) -> AsyncIterator[None]:
         """Change the guest's domain in the block; when that fails, it is as before."""
         async with (
-            self._locks.hold(_guest_lock(row.guest)),
+            self._locks.hold(guest_lock(row.guest)),
             self._rows.confirming(row, self._take_back),
         ):
             yield
@@ -231,7 +233,7 @@ class Holdings(ABC):
         """
         async with self.changing(thing):
             found = await self._guests.show(guest)
-            async with self._locks.hold(_guest_lock(found.uuid)):
+            async with self._locks.hold(guest_lock(found.uuid)):
                 self.refuse_absent(found, thing)
                 progress.cancellable(False)
                 progress.step(
@@ -286,7 +288,7 @@ class Holdings(ABC):
         self.refuse_held(row.name)
 
     async def _force_out(self, row: Holding) -> None:
-        async with self._locks.hold(_guest_lock(row.guest)):
+        async with self._locks.hold(guest_lock(row.guest)):
             try:
                 await self._take_back(row)
             except RingwayError as error:
@@ -321,14 +323,34 @@ class Holdings(ABC):
         if any(thing not in self._rows for thing in had):  # a copy of that guest may have it still
             await self._take_in()
         if event.kind in _COMINGS:
-            with _logged(f"guest '{event.guest}'"), contextlib.suppress(NotFoundError, BusyError):
-                await self.take_in(await self._guests.show(event.uuid))
+            with _logged(f"guest '{event.guest}'"):
+                await self._welcome(event.uuid)
+
+    async def _welcome(self, guest: str) -> None:
+        """Take in what a guest has come with; one that is still on its way, or starts, is waited for."""
+        if guest in self._coming:
+            return
+        self._coming.add(guest)
+        try:
+            while not await self._has_come(guest):
+                await asyncio.sleep(_COMING_S)
+        finally:
+            self._coming.discard(guest)
+
+    async def _has_come(self, guest: str) -> bool:
+        try:
+            await self.take_in(await self._guests.show(guest))
+        except BusyError:
+            return False
+        except NotFoundError:
+            pass
+        return True
 
     async def _look_at(self, things: Iterable[str]) -> None:
         await asyncio.gather(*(self._rows.look_at(thing, self._settle) for thing in things))
 
     async def _settle(self, row: Holding) -> None:
-        async with self._locks.hold(_guest_lock(row.guest)):
+        async with self._locks.hold(guest_lock(row.guest)):
             await (self._take_back if row.stage is Stage.BEGUN else self._compare)(row)
 
     async def _take_in(self) -> None:
@@ -427,7 +449,7 @@ def _holding(thing: str, guest: GuestInfo) -> Holding:
     return Holding(name=thing, guest=guest.uuid, guest_name=guest.name, created=now())
 
 
-def _guest_lock(uuid: str) -> str:
+def guest_lock(uuid: str) -> str:
     """The name of a guest's lock; no endpoint has a slash in its name."""
     return f"guest/{uuid}"
 

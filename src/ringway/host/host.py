@@ -120,7 +120,7 @@ class Host:
         ports = rows("port", WantedPort, store)
         self.plugs = Plugs(rows("plug", Holding, store), *around, ports, self.switches)
         self.ports = Ports(ports, self.switches, self.plugs, locks, self.events)
-        self.creations = Creations(rows("creation", Creation, store), self, self._changes, sockets)
+        self.creations = Creations(rows("creation", Creation, store), self, self._changes, sockets, locks)
         self._surroundings = Surroundings(
             self.guests,
             self.switches,

@@ -7,6 +7,7 @@ one that is begun takes back what is there of it, and who finds one that is goin
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -94,13 +95,19 @@ class Rows(Generic[R]):
             yield
 
     async def put(self, row: R) -> R:
-        """Write a row down."""
-        await self._write(self._table.put, row.name, row)
-        self._rows[row.name] = row
+        """Write a row down. Who is cancelled meanwhile leaves disk and memory alike."""
+        await asyncio.shield(self._put(row))
         return row
 
+    async def _put(self, row: R) -> None:
+        await self._write(self._table.put, row.name, row)
+        self._rows[row.name] = row
+
     async def remove(self, name: str) -> None:
-        """Forget a row; one that is not there is fine."""
+        """Forget a row; one that is not there is fine. As :meth:`put` when it is cancelled."""
+        await asyncio.shield(self._remove(name))
+
+    async def _remove(self, name: str) -> None:
         await self._write(self._table.delete, name)
         self._rows.pop(name, None)
 

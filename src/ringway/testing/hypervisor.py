@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from ringway.errors import ConflictError, NotFoundError, TimedOutError
+from ringway.errors import BusyError, ConflictError, NotFoundError, TimedOutError
 from ringway.guest.base import GuestEvent, Notify, Wish
 from ringway.guest.document import Document
 from ringway.model import (
@@ -36,6 +36,7 @@ class MemoryGuest:
     running: bool = True
     persistent: bool = True
     shared_memory: bool = True
+    arriving: bool = False  #: another host moves it here, and nothing is told of it
     holds: set[str] = field(default_factory=set)  #: what it does not let go
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
     live: dict[str, Wish] = field(default_factory=dict)
@@ -75,11 +76,13 @@ class MemoryHypervisor:
 
     def guests(self) -> tuple[GuestInfo, ...]:
         """All, by name."""
-        return tuple(self.show(name) for name in sorted(self._world.guests))
+        return tuple(self.show(name) for name, one in sorted(self._world.guests.items()) if not one.arriving)
 
     def show(self, guest: str) -> GuestInfo:
-        """One."""
+        """One. :raises BusyError: it is on its way here."""
         found = self._guest(guest)
+        if found.arriving:
+            raise BusyError(f"guest '{found.name}' is on its way", holder="libvirt", hint="wait")
         names = sorted(found.live.keys() | found.kept.keys())
         return GuestInfo(
             name=found.name,

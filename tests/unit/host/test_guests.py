@@ -199,7 +199,11 @@ async def test_a_guest_that_comes_from_another_host_is_known_with_what_it_has(
         guests.tell(GuestEvent(GuestEventKind.UNDEFINED, "web", uuid=web.uuid))
         await until(lambda: host.attachments.guest_of("db0") is None)
         guests.guests["web"] = web
+        web.arriving = True  # libvirt tells of it before it answers
         guests.tell(GuestEvent(kind, "web", uuid=web.uuid))
+        await asyncio.sleep(0.05)
+        assert host.attachments.guest_of("db0") is None
+        web.arriving = False
         await until(lambda: host.attachments.guest_of("db0") == "web")
         with pytest.raises(BusyError, match="attached to guest 'web'"):
             await done(host.delete("db0"))
