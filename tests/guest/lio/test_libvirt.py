@@ -136,8 +136,8 @@ def test_the_daemon_gives_a_running_guest_an_endpoint_of_the_kernels(
         attach = ("guest", "attach", "web0", "db0", "--queues", "2")
         refusal = command(daemon, *attach, "--no-persistent", fails=True)
         assert "a guest that runs no queues of one's own" in refusal
+        assert "queues: from the guest's next start on" in command(daemon, *attach, "--dry-run")
         (attached,) = json.loads(command(daemon, *attach, "-o", "json"))
-        assert "queues: from the guest's next start on" in attached["message"]
         assert "name='num_queues' type='unsigned' value='2'" in libvirtd.virsh(
             "dumpxml", "--inactive", "web0"
         )
