@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ringway.api import metrics
 from ringway.api.routes import Call
-from ringway.errors import UsageError
+from ringway.errors import BusyError, UsageError
 from ringway.host import specs
 from ringway.host.changes import Change
 from ringway.model import (
@@ -21,6 +21,7 @@ from ringway.model import (
     GuestInfo,
     HostInfo,
     OperationInfo,
+    OperationState,
     Plan,
     PortInfo,
     TargetStatistics,
@@ -229,6 +230,15 @@ async def cancel_operation(call: Call) -> OperationInfo:
     operation.cancel()
     await operation.ended()
     return operation.info()
+
+
+async def operation_result(call: Call) -> Any:
+    """GET …/operations/ID/result."""
+    operation = call.host.operations.get(call.identity)
+    if operation.state is OperationState.RUNNING:
+        raise BusyError(f"operation {operation.id} has not ended", hint="wait for it")
+    result = operation.outcome()
+    return {} if result is None else result
 
 
 async def wait_operation(call: Call) -> OperationInfo:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from ringway.api import handlers
 from ringway.api.routes import (
@@ -301,6 +301,13 @@ ROUTES: Final = (
         handler=handlers.wait_operation,
         answer=OperationInfo,
         query=WaitQuery,
+    ),
+    Route(
+        method="GET",
+        path=f"{_OPERATION}/result",
+        summary="Tell what an operation answered that has ended, as its request would have",
+        handler=handlers.operation_result,
+        answer=dict[str, Any],
     ),
     Route(
         method="GET",

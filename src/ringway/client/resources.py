@@ -78,11 +78,6 @@ def _named(noun: str, name: str) -> str:
     return quote(name)
 
 
-def _nothing() -> Conversation[None]:
-    """What is left of what was deleted."""
-    yield from ()
-
-
 def _endpoint(name: str) -> str:
     return f"/endpoints/{_named('endpoint', name)}"
 
@@ -119,7 +114,7 @@ def create_endpoint(spec: EndpointSpec) -> Step[EndpointInfo]:
     :raises ConflictError: there is another of this name. :raises RingwayError: it cannot be served; nothing
         is left of it.
     """
-    return Step(_change("POST", "/endpoints", spec), EndpointInfo, lambda: show_endpoint(spec.name))
+    return Step(_change("POST", "/endpoints", spec), EndpointInfo)
 
 
 def update_endpoint(spec: EndpointSpec) -> Step[EndpointInfo]:
@@ -127,7 +122,7 @@ def update_endpoint(spec: EndpointSpec) -> Step[EndpointInfo]:
 
     :raises UsageError: what differs cannot be changed while it runs. :raises NotFoundError: there is none.
     """
-    return Step(_change("PUT", _endpoint(spec.name), spec), EndpointInfo, lambda: show_endpoint(spec.name))
+    return Step(_change("PUT", _endpoint(spec.name), spec), EndpointInfo)
 
 
 def delete_endpoint(name: str, *, force: bool = False) -> Step[None]:
@@ -135,7 +130,7 @@ def delete_endpoint(name: str, *, force: bool = False) -> Step[None]:
 
     :param force: even while a guest uses it. :raises BusyError: a guest does.
     """
-    return Step(_change("DELETE", _endpoint(name), **_flag("force", force)), None, _nothing)
+    return Step(_change("DELETE", _endpoint(name), **_flag("force", force)), None)
 
 
 class Endpoints(Resource[DriverT]):
@@ -155,19 +150,19 @@ class Endpoints(Resource[DriverT]):
 def add_lun(endpoint: str, spec: LunSpec) -> Step[EndpointInfo]:
     """Show an endpoint's guest another disk. :raises ConflictError: its address is taken."""
     request = _change("POST", f"{_endpoint(endpoint)}/luns", spec)
-    return Step(request, EndpointInfo, lambda: show_endpoint(endpoint))
+    return Step(request, EndpointInfo)
 
 
 def remove_lun(endpoint: str, target: int, lun: int, *, force: bool = False) -> Step[EndpointInfo]:
     """Take a disk away. :param force: even while a guest uses it."""
     request = _change("DELETE", _lun(endpoint, target, lun), **_flag("force", force))
-    return Step(request, EndpointInfo, lambda: show_endpoint(endpoint))
+    return Step(request, EndpointInfo)
 
 
 def limit_lun(endpoint: str, target: int, lun: int, limits: Limits) -> Step[EndpointInfo]:
     """Limit what a LUN may do from now on, and keep it so."""
     request = _change("PUT", f"{_lun(endpoint, target, lun)}/limits", limits)
-    return Step(request, EndpointInfo, lambda: show_endpoint(endpoint))
+    return Step(request, EndpointInfo)
 
 
 def resize_lun(endpoint: str, target: int, lun: int, size_bytes: int | None = None) -> Step[EndpointInfo]:
@@ -177,7 +172,7 @@ def resize_lun(endpoint: str, target: int, lun: int, size_bytes: int | None = No
     """
     body = {} if size_bytes is None else {"size_bytes": size_bytes}
     request = _change("POST", f"{_lun(endpoint, target, lun)}/resize", body)
-    return Step(request, EndpointInfo, lambda: show_endpoint(endpoint))
+    return Step(request, EndpointInfo)
 
 
 class Luns(Resource[DriverT]):
@@ -234,7 +229,7 @@ def create_guest(spec: GuestSpec) -> Step[GuestInfo]:
 
     :raises ConflictError: there is one of this name.
     """
-    return Step(_change("POST", "/guests", spec), GuestInfo, lambda: show_guest(spec.name))
+    return Step(_change("POST", "/guests", spec), GuestInfo)
 
 
 def attach_endpoint(guest: str, spec: AttachSpec) -> Step[AttachmentInfo]:
@@ -243,15 +238,7 @@ def attach_endpoint(guest: str, spec: AttachSpec) -> Step[AttachmentInfo]:
     :raises BusyError: another guest has it. :raises RingwayError: it cannot be; the guest is as before.
     """
     request = _change("POST", f"{_guest(guest)}/endpoints", spec)
-    return Step(request, AttachmentInfo, lambda: _show_attachment(guest, spec.endpoint))
-
-
-def _show_attachment(guest: str, endpoint: str) -> Conversation[AttachmentInfo]:
-    """:raises NotFoundError: it was detached meanwhile."""
-    for found in (yield from show_guest(guest)).attachments:
-        if found.endpoint == endpoint:
-            return found
-    raise NotFoundError(f"guest '{guest}' has no endpoint '{endpoint}'")
+    return Step(request, AttachmentInfo)
 
 
 def detach_endpoint(
@@ -264,12 +251,12 @@ def detach_endpoint(
     :raises TimedOutError: it does not let it go, and has it still.
     """
     query = _from(live=live, persistent=persistent, timeout_s=timeout_s)
-    return Step(_change("DELETE", f"{_guest(guest)}{_endpoint(endpoint)}", **query), None, _nothing)
+    return Step(_change("DELETE", f"{_guest(guest)}{_endpoint(endpoint)}", **query), None)
 
 
 def plug_port(guest: str, spec: PlugSpec) -> Step[PortInfo]:
     """Give a guest a port, the one that runs and its next start. :raises BusyError: another guest has it."""
-    return Step(_change("POST", f"{_guest(guest)}/ports", spec), PortInfo, lambda: show_port(spec.port))
+    return Step(_change("POST", f"{_guest(guest)}/ports", spec), PortInfo)
 
 
 def unplug_port(
@@ -277,7 +264,7 @@ def unplug_port(
 ) -> Step[None]:
     """Take a port from a guest. :raises TimedOutError: it does not let it go, and has it still."""
     query = _from(live=live, persistent=persistent, timeout_s=timeout_s)
-    return Step(_change("DELETE", f"{_guest(guest)}{_port(port)}", **query), None, _nothing)
+    return Step(_change("DELETE", f"{_guest(guest)}{_port(port)}", **query), None)
 
 
 def _from(*, live: bool, persistent: bool, timeout_s: float) -> dict[str, str]:
@@ -318,12 +305,12 @@ def create_port(spec: PortSpec) -> Step[PortInfo]:
 
     :raises ConflictError: there is another of this name. :raises RingwayError: the switch refuses it.
     """
-    return Step(_change("POST", "/ports", spec), PortInfo, lambda: show_port(spec.name))
+    return Step(_change("POST", "/ports", spec), PortInfo)
 
 
 def delete_port(name: str, *, force: bool = False) -> Step[None]:
     """Delete a port. :param force: unplug it as well. :raises BusyError: a guest has it."""
-    return Step(_change("DELETE", _port(name), **_flag("force", force)), None, _nothing)
+    return Step(_change("DELETE", _port(name), **_flag("force", force)), None)
 
 
 class Ports(Resource[DriverT]):
@@ -411,7 +398,7 @@ def apply_config(config: HostConfig, *, prune: bool = False, force: bool = False
     :param force: LUNs and endpoints go even while a guest uses them. :returns: what changed.
     """
     request = _change("POST", "/apply", config, **_flag("prune", prune), **_flag("force", force))
-    return Step(request, Plan, lambda: plan_config(config, prune=prune))
+    return Step(request, Plan)
 
 
 def export_config(format: str = "ringway") -> Conversation[bytes]:
@@ -426,12 +413,7 @@ def import_config(saveconfig: bytes = b"", *, adopt: bool = False) -> Step[Plan]
     :param adopt: take live objects over in place. :returns: what changed.
     """
     request = Request("POST", f"{_ROOT}/config/import", _flag("adopt", adopt), saveconfig or None)
-    return Step(request, Plan, lambda: Step(request, Plan, _no_plan).plan())
-
-
-def _no_plan() -> Conversation[Plan]:
-    yield from ()
-    return Plan()
+    return Step(request, Plan)
 
 
 class Config(Resource[DriverT]):

@@ -49,11 +49,10 @@ class Begun(Struct, Generic[T], frozen=True):
 
 
 class Step(Struct, Generic[T], frozen=True):
-    """A change: its request, what the answer is, and how to ask for that once an operation has ended."""
+    """A change: its request, and what the answer is."""
 
     request: Request
     kind: type[T] | Any
-    after: Callable[[], Conversation[T]]
 
     def plan(self) -> Conversation[Plan]:
         """Ask what it would change."""
@@ -74,8 +73,9 @@ class Step(Struct, Generic[T], frozen=True):
         response = yield _with_query(self.request, patience_s=wait_s, wait=f"{wait_s:.3f}")
         if response.status != 202:
             return cast(T, decode(response, self.kind))
-        yield from _ended(decode(response, OperationInfo), patience, deadline)
-        return (yield from self.after())
+        operation = yield from _ended(decode(response, OperationInfo), patience, deadline)
+        response = yield Request("GET", f"/1.0/operations/{operation.id}/result")
+        return cast(T, decode(response, self.kind))
 
 
 class _Deadline:

@@ -212,9 +212,11 @@ async def test_what_takes_longer_is_an_operation(start: Start, world: World) -> 
             await asyncio.sleep(0.01)
         assert (await ask("GET", "/1.0/endpoints/db0")).json["state"] == "starting"
         assert (await ask("DELETE", location)).status == 409
+        assert (await ask("GET", f"{location}/result")).status == 409
         release.set()
         ended = await ask("GET", f"{location}/wait")
         assert (ended.json["state"], ended.json["progress"]) == ("done", 1.0)
+        assert (await ask("GET", f"{location}/result")).json["name"] == "db0"
         assert (await ask("GET", "/1.0/endpoints/db0")).json["state"] == "ready"
 
 

@@ -59,6 +59,7 @@ class FakeDaemon:
         self.socket = str(socket)
         self.endpoints: dict[str, EndpointInfo] = {}
         self.operations: list[OperationInfo] = []
+        self.results: dict[str, Any] = {}  #: what they answer, by their ids
         self.events: list[Event] = []
         self.guests: list[GuestInfo] | None = None  #: without, there is no libvirt
         self.ports: list[PortInfo] = []
@@ -209,6 +210,9 @@ class FakeDaemon:
                 return found
         raise NotFoundError(f"there is no operation '{match['id']}'")
 
+    def result(self, match: re.Match[str], *_: Any) -> Any:
+        return self.results[match["id"]]
+
     def wait(self, match: re.Match[str], *_: Any) -> OperationInfo:
         return self.end(self.operation(match), OperationState.DONE)
 
@@ -269,6 +273,7 @@ class FakeDaemon:
     def ended(self, description: str, value: Any, _query: dict[str, str]) -> Any:
         if not self.slow:
             return value
+        self.results[f"op{len(self.operations)}"] = value
         self.operations.append(
             OperationInfo(
                 id=f"op{len(self.operations)}",
@@ -354,6 +359,7 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("GET", "/operations/(?P<id>[^/]+)", FakeDaemon.operation),
     ("DELETE", "/operations/(?P<id>[^/]+)", FakeDaemon.cancel),
     ("GET", "/operations/(?P<id>[^/]+)/wait", FakeDaemon.wait),
+    ("GET", "/operations/(?P<id>[^/]+)/result", FakeDaemon.result),
     ("POST", "/plan", FakeDaemon.plan),
     ("POST", "/apply", FakeDaemon.apply),
     ("GET", "/config/export", FakeDaemon.export),

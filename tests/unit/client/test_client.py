@@ -193,7 +193,7 @@ def test_a_change_that_takes_long_is_waited_for(both: Both) -> None:
     assert script.lines_asked == [
         "POST /1.0/endpoints?wait=0.500",
         *["GET /1.0/operations/7/wait?timeout=0.500"] * 2,
-        "GET /1.0/endpoints/db0",
+        "GET /1.0/operations/7/result",
     ]
     assert seen == [running, running]
 
