@@ -139,7 +139,11 @@ def create(name: str, options_: dict[str, str], mode: str, **options: Any) -> No
 
 @port.command()
 @_name
-@click.option("--force", is_flag=True, help="Unplug it from its guest as well.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Unplug it from its guest, and forget it if its switch cannot be asked.",
+)
 @dry_run
 @waiting
 @remote

@@ -39,7 +39,7 @@ class Kind(StrEnum):
     FOREIGN = "guest.foreign", "It has what is another guest's, as a copy of one does; `message` says whose."
     GUEST = "guest.changed", "libvirt told of it; `message` says what: started, stopped, defined, undefined."
     PORT_CREATED = "port.created", "A port was made, and its switch knows it."
-    PORT_DELETED = "port.deleted", "It is gone from its switch."
+    PORT_DELETED = "port.deleted", "It is gone from its switch, or by force from our lists alone."
     RELOADED = "daemon.reloaded", "The configuration was read again; `message` names what changed."
 
     def __new__(cls, value: str, meaning: str) -> Kind:

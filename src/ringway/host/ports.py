@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
 from msgspec.structs import replace
@@ -16,6 +17,7 @@ from ringway.host.rows import Rows, Stage
 from ringway.host.switches import Switches
 from ringway.model import Action, Change, Plan, PortInfo, PortSpec, PortState
 
+_log: Final = logging.getLogger(__name__)
 _PLACES: Final = "ports"  #: the lock of who chooses addresses and sockets
 
 
@@ -128,18 +130,29 @@ class Ports:
     async def delete(self, progress: Progress, name: str, *, force: bool = False) -> None:
         """Remove a port from its switch. :raises BusyError: a guest has it.
 
-        :param force: take it from its guest; a switch whose driver is not there any more has nothing of it.
+        :param force: take it from its guest; a switch that cannot be asked keeps what it has of it.
         """
         async with self._rows.alone(name):
             row = self._rows.get(name)
             progress.cancellable(False)
             await self._plugs.release(name, force=force)
             row = await self._rows.mark(row, Stage.GOING)
-            if row.spec.switch in self._switches or not force:
-                await self._take_back(row)
-            else:
-                await self._rows.remove(name)
-            self._events.tell(Kind.PORT_DELETED, _thing(name))
+            note = await (self._forget if force else self._take_back)(row)
+            self._events.tell(Kind.PORT_DELETED, _thing(name), note or "")
+
+    async def _forget(self, row: WantedPort) -> str | None:
+        """Leave nothing of a port, or leave to its switch what that one has: it may be gone for good.
+
+        :returns: what the switch said to it.
+        """
+        try:
+            await self._take_back(row)
+        except RingwayError as error:
+            await self._rows.remove(row.name)
+            note = f"port '{row.name}' is forgotten; what its switch has of it stays: {error.message}"
+            _log.warning("%s", note)
+            return note
+        return None
 
     async def _take_back(self, row: WantedPort) -> None:
         """Leave nothing of a port; its lock is held."""

@@ -53,9 +53,6 @@ class Switches:
         self._drivers = dict(drivers)
         self.ask = Calls(_WORKERS, "switch")
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._drivers
-
     def of(self, port: PortSpec) -> Switch:
         """The switch of a port. :raises UsageError: this host has no driver for it."""
         if (found := self._drivers.get(port.switch)) is None:

@@ -21,6 +21,7 @@ from ringway.errors import (
     UsageError,
 )
 from ringway.guest.base import GuestEvent, GuestEventKind
+from ringway.host.events import Kind
 from ringway.model import (
     AttachmentState,
     AttachSpec,
@@ -270,6 +271,26 @@ async def test_a_port_is_made_plugged_and_deleted(
         await done(host.plug("web", PlugSpec(port="p0")))
         await done(host.delete_port("p0", force=True))
         assert (await host.ports.list(), web.ports, switch.ports) == ((), set(), {})
+
+
+async def test_a_port_is_forgotten_by_force_when_its_switch_has_gone(
+    start: OpenHost, guests: GuestWorld, switch: SwitchWorld
+) -> None:
+    """What is in the switch is left to its owner; the name can be had again."""
+    guests.add("web")
+    async with start() as host:
+        await done(host.create_port(port("p0")))
+        await done(host.plug("web", PlugSpec(port="p0")))
+        switch.before = fail
+        with pytest.raises(RingwayError, match="no"):
+            await done(host.delete_port("p0", force=False))
+        await done(host.delete_port("p0", force=True))
+        assert await host.ports.list() == ()
+        told = [event for event in host.events._last if event.kind is Kind.PORT_DELETED]
+        assert [event.message for event in told] == [
+            "port 'p0' is forgotten; what its switch has of it stays: no"
+        ]
+    assert list(switch.ports) == ["p0"]
 
 
 async def test_a_port_shares_memory_if_it_is_asked_to(start: OpenHost, guests: GuestWorld) -> None:
