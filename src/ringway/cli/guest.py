@@ -38,6 +38,19 @@ Examples:
   ringway guest xml --block-device id=v1,source=volume,dest=volume,bus=virtio-scsi --volume v1=/srv/v1.img
 """
 
+#: What virsh does with the guests themselves.
+_VIRSH: Final = {
+    "rm": "virsh undefine",
+    "delete": "virsh undefine",
+    "define": "virsh define",
+    "edit": "virsh edit",
+    "start": "virsh start",
+    "stop": "virsh shutdown",
+    "shutdown": "virsh shutdown",
+    "destroy": "virsh destroy",
+    "reboot": "virsh reboot",
+}
+
 
 def _yes_no(value: bool) -> str:
     return "yes" if value else "no"
@@ -75,7 +88,7 @@ ATTACHMENTS: Final = View[AttachmentInfo](
         "alias": Column(lambda found: found.alias),
         "message": Column(lambda found: found.message),
     },
-    ("guest", "endpoint", "as", "state", "now", "next start", "address", "migratable"),
+    ("guest", "endpoint", "as", "state", "now", "next start", "address"),
     lambda found: f"{found.guest}/{found.endpoint}",
 )
 
@@ -112,8 +125,10 @@ def describe(found: GuestInfo) -> Iterator[str]:
             yield f"{name:<11} {coloured(text, STATE_COLOURS.get(text) if column.coloured else None)}"
     if found.attachments:
         yield ""
-        chosen = ATTACHMENTS.chosen("endpoint,as,state,now,next start,address,migratable,message")
+        chosen = ATTACHMENTS.chosen("endpoint,as,state,now,next start,address,migratable")
         yield from table(found.attachments, chosen, width=terminal_width())
+        said = ((each.endpoint, each.message) for each in found.attachments)
+        yield from (f"{endpoint}: {printable(message)}" for endpoint, message in said if message)
     if found.ports:
         yield ""
         yield from table(found.ports, _PLUGS.chosen(None), width=terminal_width())
@@ -124,7 +139,10 @@ def describe(found: GuestInfo) -> Iterator[str]:
 
 
 @click.group(
-    cls=NounGroup, epilog=_EPILOG, short_help="Attach endpoints to libvirt's guests, and plug ports in."
+    cls=NounGroup,
+    elsewhere=_VIRSH,
+    epilog=_EPILOG,
+    short_help="Attach endpoints to libvirt's guests, and plug ports in.",
 )
 def guest() -> None:
     """Attach endpoints to libvirt's guests, and plug network ports into them.

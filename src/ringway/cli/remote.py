@@ -6,7 +6,7 @@ A command that changes something waits until it is done. Ctrl-C ends the waiting
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import click
@@ -31,7 +31,24 @@ _MOST_BYTES: Final = 16 << 20
 
 
 class NounGroup(click.Group):
-    """The verbs of one noun. ``ls`` is ``list``, and ``rm`` is ``delete`` or ``remove``."""
+    """The verbs of one noun. ``ls`` is ``list``, and ``rm`` is ``delete`` or ``remove``.
+
+    :param elsewhere: verbs that are not ours, and the command that is meant.
+    """
+
+    def __init__(self, *args: Any, elsewhere: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._elsewhere = elsewhere or {}
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does. :raises UsageError: the verb is another program's; the hint is how to say it."""
+        verb, *rest = args
+        if self.get_command(ctx, verb) is None and (command := self._elsewhere.get(verb)) is not None:
+            noun = next((word for word in rest if not word.startswith("-")), (ctx.info_name or "").upper())
+            raise UsageError(f"{ctx.command_path} has no {verb}", hint=f"it is: {command} {noun}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find a verb, by its name or its alias."""

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringway.cli.format import Column, Output, View, fitted, printable, table
+from ringway.cli.guest import ATTACHMENTS
 from ringway.errors import UsageError
+from ringway.model import AttachmentInfo, AttachmentState, Face
 from ringway.units import format_size
 
 untimed = settings(deadline=None)  # whatever else the machine does
@@ -125,3 +127,12 @@ def test_nothing_printed_is_obeyed_by_a_terminal(text: str) -> None:
 
 def test_an_escape_sequence_is_shown_and_not_obeyed() -> None:
     assert printable("a\x1b[31m\nb") == "a\\x1b[31m b"
+
+
+@pytest.mark.parametrize("face", Face)
+def test_an_attachment_has_room_on_a_terminal(face: Face) -> None:
+    """What it is, and where in the guest, is not cut at 80 columns."""
+    info = AttachmentInfo(guest="web0", endpoint="data", face=face, alias="ua-ringway-data",
+                          state=AttachmentState.DETACHING, address="0000:0c:00.0")  # fmt: skip
+    row = list(table([info], ATTACHMENTS.chosen(None), width=80))[1]
+    assert row.split() == ["web0", "data", face, "detaching", "no", "no", "0000:0c:00.0"]

@@ -86,3 +86,17 @@ def test_bad_input_never_reaches_the_daemon(
     assert message in refused.err
     assert "hint:" in refused.err
     assert not [asked for asked in daemon.asked if not asked.startswith("GET")]
+
+
+VIRSHS = [
+    (("guest", "rm", "web0"), "virsh undefine web0"),
+    (("guest", "start", "web0", "--now"), "virsh start web0"),
+    (("guest", "stop"), "virsh shutdown GUEST"),
+]
+
+
+@pytest.mark.parametrize(("words", "meant"), VIRSHS)
+def test_what_is_done_with_guests_themselves_is_virshs(run: Run, words: tuple[str, ...], meant: str) -> None:
+    refused = run(*words)
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.err == f"error: ringway guest has no {words[1]}\nhint: it is: {meant}\n"
