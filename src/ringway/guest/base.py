@@ -44,6 +44,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     socket: str | None = None  #: of the user engine's faces
     wwpn: str | None = None  #: of ``VHOST_SCSI``
     queues: int | None = None  #: ``None``: what QEMU takes by default
+    queues_asked: bool = True  #: so many are wanted; else one that is there with others may stay
     boot_order: int | None = None
     protection: bool = False  #: ``t10_pi``; not of ``VHOST_USER_BLK``
     reconnect_s: int | None = 1  #: seconds until QEMU connects again; ``None``: it never does

@@ -59,7 +59,7 @@ class Attachments(Holdings):
         lines = await self._guests.ask(
             self._guests.hypervisor.check, found.uuid, wish, live=live, persistent=persistent
         )
-        return change_of(found, *lines)
+        return change_of(found, *lines) if lines else Plan(changes=())
 
     async def attach(self, progress: Progress, guest: str, spec: AttachSpec) -> AttachmentInfo:
         """Give a guest an endpoint. When it fails, the guest is as before.
@@ -120,7 +120,7 @@ def _wish(endpoint: EndpointInfo, spec: AttachSpec) -> Wish:
     has = endpoint.spec.queues if endpoint.spec is not None and endpoint.engine is EngineKind.USER else None
     if has is not None and spec.queues is not None and spec.queues > has:
         raise UsageError(
-            f"endpoint '{endpoint.name}' has {has} queues, not {spec.queues}",
+            f"endpoint '{endpoint.name}' has fewer than {spec.queues} queues: {has}",
             hint=f"take --queues {has}, or make the endpoint with more",
         )
     if spec.protection and endpoint.engine is EngineKind.USER:
@@ -132,6 +132,7 @@ def _wish(endpoint: EndpointInfo, spec: AttachSpec) -> Wish:
         socket=endpoint.socket,
         wwpn=endpoint.wwpn,
         queues=spec.queues or usual,
+        queues_asked=spec.queues is not None,
         boot_order=spec.boot_order,
         protection=spec.protection,
         fix_memory=spec.fix_memory,

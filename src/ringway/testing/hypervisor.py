@@ -112,9 +112,14 @@ class MemoryHypervisor:
         )
 
     def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
-        """Refuse a guest whose memory is not shared."""
-        self._check_memory(guest, fix=wish.fix_memory)
-        places = {"now": live, "at its next start": persistent}
+        """Refuse a guest whose memory is not shared; what it has already is fine."""
+        found = self._guest(guest)
+        places = {
+            "now": live and wish.endpoint not in found.live,
+            "at its next start": persistent and wish.endpoint not in found.kept,
+        }
+        if any(places.values()):
+            self._check_memory(guest, fix=wish.fix_memory)
         return tuple(f"attach {wish.endpoint} {place}" for place, meant in places.items() if meant)
 
     def _check_memory(self, guest: str, *, fix: bool) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from ringway.errors import BusyError, ConflictError, NotFoundError, TimedOutError
+from ringway.errors import BusyError, ConflictError, NotFoundError, TimedOutError, UsageError
 from ringway.guest.base import GuestEventKind, Wish
 from ringway.model import AttachmentState, Face
 from ringway.testing.domain import DomainGuest
@@ -76,6 +77,55 @@ def test_attaching_again_changes_nothing(bench: Bench, web0: DomainGuest) -> Non
     bench.detach("web0", "db0")
 
 
+@both_devices
+def test_attaching_again_with_another_wish_is_refused(bench: Bench, web0: DomainGuest, device: str) -> None:
+    """Nothing of it is ignored in silence; what is not asked for may be as it is."""
+    bench.target("db0", device)
+    first = bench.attach("web0", "db0", device)
+    before = bench.documents(web0.name)
+    wish = bench.wish("db0", device)
+    with pytest.raises(ConflictError, match=r"its next start with boot order unset, not 1") as caught:
+        bench.hypervisor.attach("web0", replace(wish, boot_order=1), live=True, persistent=True)
+    assert caught.value.hint == "detach it first: ringway guest detach web0 db0"
+    for live in (True, False):
+        for verb in (bench.hypervisor.attach, bench.hypervisor.check):
+            with pytest.raises(ConflictError, match=r"queues \w+, not 7"):
+                verb("web0", replace(wish, queues=7), live=live, persistent=not live)
+    usual = replace(wish, queues=7, queues_asked=False)
+    assert bench.hypervisor.attach("web0", usual, live=True, persistent=True) == first
+    assert bench.documents("web0") == before
+
+
+@both_devices
+def test_what_is_attached_is_looked_at_as_it_is_attached(
+    bench: Bench, web0: DomainGuest, device: str
+) -> None:
+    """Nothing would change, and somebody is connected, who is nobody else."""
+    bench.target("db0", device)
+    bench.attach("web0", "db0", device)
+    wish = bench.wish("db0", device)
+    assert bench.hypervisor.check(web0.name, wish, live=True, persistent=True) == ()
+
+
+@both_devices
+def test_a_boot_order_is_the_next_starts(bench: Bench, web0: DomainGuest, device: str) -> None:
+    """libvirt names kinds of devices in ``<os>``, beside which a device has no order of its own."""
+    assert "<boot dev='hd'/>" in bench.documents(web0.name)
+    bench.target("db0", device)
+    wish = replace(bench.wish("db0", device), boot_order=1)
+    with pytest.raises(UsageError, match="no boot order of one's own"):
+        bench.hypervisor.attach("web0", wish, live=True, persistent=False)
+    info = bench.hypervisor.attach("web0", wish, live=True, persistent=True)
+    assert (info.live, info.persistent) == (True, True)
+    assert "boot order: from the guest's next start on" in (info.message or "")
+    disks(web0, 1)
+    kept = bench.hypervisor.document("web0", persistent=True)
+    assert [each.boot_order for each in kept.attachments()] == [1]
+    assert "<boot dev=" not in kept.xml
+    again = bench.hypervisor.attach("web0", wish, live=True, persistent=True)
+    assert (again.live, again.persistent) == (True, True)
+
+
 def test_halves_by_themselves(bench: Bench, web0: DomainGuest) -> None:
     """Live alone, then persistent alone: they meet at one address."""
     bench.target("db0")
@@ -103,9 +153,17 @@ def test_a_guest_that_does_not_let_go(bench: Bench, web0: DomainGuest, device: s
         assert caught.value.hint
         [info] = bench.hypervisor.show("web0").attachments
         assert (info.state, info.live, info.persistent) == (AttachmentState.DETACHING, True, True)
+        bench.hypervisor.detach("web0", "db0", live=False, persistent=True, timeout_s=1)
+        [alone] = bench.hypervisor.show("web0").attachments
+        assert "next start" not in (alone.message or "")
+        again = bench.attach("web0", "db0", device)
+        assert (again.state, again.live, again.persistent) == (AttachmentState.DETACHING, True, True)
+        assert "was asked to let it go" in (again.message or "")
     finally:
         bench.libvirtd.virsh("resume", "web0")
     bench.wait_event(GuestEventKind.DEVICE_REMOVED, alias)
+    [rest] = bench.hypervisor.show("web0").attachments
+    assert (rest.state, rest.live, rest.message) == (AttachmentState.ATTACHED, False, None)
     bench.detach("web0", "db0")
     assert bench.remains("web0") == []
     assert bench.hypervisor.show("web0").attachments == ()

@@ -12,7 +12,7 @@ from ringway.errors import ConflictError, NotFoundError, RingwayError, Unreachab
 from ringway.guest.base import GuestEventKind, Wish
 from ringway.guest.document import Document
 from ringway.guest.libvirt import LibvirtHypervisor
-from ringway.guest.libvirt.additions import check_override
+from ringway.guest.libvirt.additions import check_late
 from ringway.guest.libvirt.reach import User, check_folder, check_socket, confinement, user_of
 from ringway.model import Face, GuestState, PortMode, PortSpec
 from ringway.testing.domain import SHARED_MEMORY, DomainGuest
@@ -199,12 +199,13 @@ def test_queues_and_protection_of_the_kernels_device_while_a_guest_runs() -> Non
         replace(plain, queues=2, protection=True): "queues and protection:",
     }
     for wish, words in told.items():
-        assert check_override(wish, persistent=True).startswith(words)
-    assert check_override(plain, persistent=False) == ""
+        assert check_late(wish, persistent=True).startswith(words)
+    assert check_late(plain, persistent=False) == ""
     with pytest.raises(UsageError, match="no queues and protection of one's own"):
-        check_override(replace(plain, queues=2, protection=True), persistent=False)
+        check_late(replace(plain, queues=2, protection=True), persistent=False)
     ours = Wish(endpoint="db0", face=Face.VHOST_USER_SCSI, socket="/db0", queues=2, protection=True)
-    assert check_override(ours, persistent=False) == ""
+    assert check_late(ours, persistent=False) == ""
+    assert check_late(replace(ours, boot_order=1), persistent=True).startswith("boot order:")
 
 
 # Ports

@@ -57,6 +57,7 @@ async def test_an_endpoint_is_attached_and_detached(start: OpenHost, guests: Gue
         assert host.attachments.guest_of("db0") == "web"
         again = await done(host.attach(web.uuid, AttachSpec(endpoint="db0")))
         assert again == info
+        assert (await host.attachments.plan("web", AttachSpec(endpoint="db0"))).changes == ()
         await done(host.detach("web", "db0", **FROM_BOTH))
         assert (web.live, web.kept, host.attachments.guest_of("db0")) == ({}, {}, None)
         with pytest.raises(NotFoundError, match="no endpoint 'db0'"):

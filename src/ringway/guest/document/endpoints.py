@@ -21,6 +21,7 @@ from ringway.model import Face
 
 _WWPN: Final = re.compile(r"naa\.[0-9a-fA-F]{16}")
 _SCSI_DRIVER: Final = "vhost-user-scsi-pci"
+_TRUE: Final = ("true", "on", "yes")
 _VHOST_USER: Final = (Face.VHOST_USER_SCSI, Face.VHOST_USER_BLK)
 
 
@@ -34,6 +35,7 @@ class Attached(Struct, frozen=True, kw_only=True):
     wwpn: str | None = None
     queues: int | None = None
     boot_order: int | None = None
+    protection: bool = False
     address: PciAddress | None = None
 
 
@@ -79,6 +81,7 @@ def attached_endpoints(root: Element) -> Iterator[Attached]:
                 wwpn=place if face is Face.VHOST_SCSI else None,
                 queues=_queues(root, device),
                 boot_order=_boot_order(root, device),
+                protection=overridden(root, alias).get("t10_pi") in _TRUE,
                 address=PciAddress.of(device),
             )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import libvirt
+from msgspec.structs import replace
 
 from ringway.errors import ConflictError, UsageError
 from ringway.guest.aliases import endpoint_alias, port_alias, spoken
@@ -35,6 +36,49 @@ def check_halves(look: Look, *, live: bool, persistent: bool) -> None:
         raise ConflictError(f"guest '{name}' does not run", hint="start it, or say --no-live")
     if persistent and look.persistent is None:
         raise ConflictError(f"guest '{name}' is transient: it has no next start", hint="say --no-persistent")
+
+
+def missing(look: Look, device: NewDevice, *, live: bool, persistent: bool) -> tuple[bool, bool]:
+    """Which of the halves that are meant do not have a device yet: the guest that runs, its next start.
+
+    :raises ConflictError: one has it otherwise than is wished now.
+    """
+    alias = alias_of(device)
+    if isinstance(device, Wish):
+        has = (
+            ("the guest that runs", _live_differences(look, device) if live else ()),
+            ("its next start", _differences(look, device) if persistent else ()),
+        )
+        for whose, differences in has:
+            if found := ", ".join(differences):
+                raise ConflictError(
+                    f"guest '{look.name}' has {spoken(alias)} already: {whose} with {found}",
+                    hint=f"detach it first: ringway guest detach {look.name} {device.endpoint}",
+                )
+    return live and not look.is_live(alias), persistent and not look.is_persistent(alias)
+
+
+def _live_differences(look: Look, wish: Wish) -> Iterator[str]:
+    """Of what holds at once."""
+    alias = alias_of(wish)
+    if look.is_live(alias) and wish.face is not Face.VHOST_SCSI:
+        yield from _queues_differ(look.queues(alias), wish)
+
+
+def _differences(look: Look, wish: Wish) -> Iterator[str]:
+    """Between what the guest's next start has and what was asked for; what was not may be as it is."""
+    there = look.persistent.attachments() if look.persistent is not None else ()
+    for found in (each for each in there if each.alias == alias_of(wish)):
+        yield from _queues_differ(found.queues, wish)
+        if wish.boot_order not in (None, found.boot_order):
+            yield f"boot order {found.boot_order or 'unset'}, not {wish.boot_order}"
+        if wish.protection and not found.protection:
+            yield "no protection"
+
+
+def _queues_differ(queues: int | None, wish: Wish) -> Iterator[str]:
+    if wish.queues_asked and wish.queues not in (None, queues):
+        yield f"queues {queues or 'unset'}, not {wish.queues}"
 
 
 def memory_is_shared(document: Document, device: NewDevice, *, fix: bool) -> bool:
@@ -93,27 +137,36 @@ def _check_place(socket: str | None, alias: str, user: reach.User | None, *, ser
         reach.check_free(socket, alias)
 
 
-def check_override(device: NewDevice, *, persistent: bool) -> str:
-    """Look at what libvirt heeds at a start alone, in a device that a guest is to get while it runs.
+def check_late(device: NewDevice, *, persistent: bool) -> str:
+    """Look at what holds from a start on alone, of a device that a guest is to get while it runs.
 
     :returns: what the caller should know of it.
     :raises UsageError: it has no next start, so that this would never hold.
     """
-    if not isinstance(device, Wish) or device.face is not Face.VHOST_SCSI:
-        return ""
-    asked = {"queues": device.queues is not None, "protection": device.protection}
-    words = " and ".join(name for name, is_asked in asked.items() if is_asked)
+    words = " and ".join(_late(device))
     if words and not persistent:
         raise UsageError(
-            f"libvirt gives a guest that runs no {words} of one's own with a device of the kernel's",
+            f"a device that a guest gets while it runs has no {words} of one's own",
             hint="leave that out, or give the device to its next start as well",
         )
-    return f"{words}: from the guest's next start on; libvirt does not heed that before" if words else ""
+    return f"{words}: from the guest's next start on, and not before" if words else ""
+
+
+def _late(device: NewDevice) -> Iterator[str]:
+    """A firmware looks for its boot devices at a start, and libvirt heeds overrides then."""
+    if device.boot_order is not None:
+        yield "boot order"
+    if isinstance(device, Wish) and device.face is Face.VHOST_SCSI:
+        if device.queues is not None:
+            yield "queues"
+        if device.protection:
+            yield "protection"
 
 
 def add_live(domain: libvirt.virDomain, look: Look, device: NewDevice) -> None:
     """Give a device to the guest that runs. :raises RingwayError: it could not; nothing of it is left."""
     assert look.live is not None
+    device = replace(device, boot_order=None)  # libvirt refuses one where <os> names kinds of devices
     by_monitor = isinstance(device, Wish) and device.face is Face.VHOST_USER_SCSI
     # libvirt chooses well as long as it knows of all that is there.
     address = places.free_place(domain, look.live, look.persistent) if by_monitor or look.hides else None

@@ -105,9 +105,10 @@ class LibvirtHypervisor:
     def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
         """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
         look = self._look(self._find(guest))
+        live, persistent = additions.missing(look, wish, live=live, persistent=persistent)
         live = self._checked(look, wish, live=live, persistent=persistent, fix_memory=wish.fix_memory)
         lines = [f"guest '{look.name}' gets {spoken(alias_of(wish))} now"] * live
-        if live and (note := additions.check_override(wish, persistent=persistent)):
+        if live and (note := additions.check_late(wish, persistent=persistent)):
             lines.append(note)
         return (*lines, *(additions.preview(look, wish).splitlines() if persistent else ()))
 
@@ -219,6 +220,8 @@ class LibvirtHypervisor:
         self, look: Look, device: NewDevice, *, live: bool, persistent: bool, fix_memory: bool
     ) -> bool:
         """Check what can be before anything changes. :returns: whether the guest that runs can have it."""
+        if not live and not persistent:
+            return False
         additions.check_halves(look, live=live, persistent=persistent)
         fix = fix_memory and persistent
         if live and look.live is not None:
@@ -243,13 +246,11 @@ class LibvirtHypervisor:
     ) -> str:
         """Do both halves, or none. :returns: what the caller should know besides."""
         alias, look = alias_of(device), self._look(domain)
-        live, persistent = live and not look.is_live(alias), persistent and not look.is_persistent(alias)
-        if not live and not persistent:
-            return ""
+        live, persistent = additions.missing(look, device, live=live, persistent=persistent)
         live = self._checked(look, device, live=live, persistent=persistent, fix_memory=fix_memory)
-        note = additions.check_override(device, persistent=persistent) if live else ""
-        self._removals.forget(domain.UUIDString(), alias)
+        note = additions.check_late(device, persistent=persistent) if live else ""
         if live:
+            self._removals.forget(domain.UUIDString(), alias)
             additions.add_live(domain, look, device)
         if not persistent:
             return note
@@ -259,7 +260,8 @@ class LibvirtHypervisor:
             if live:
                 self._undo(domain, alias, error)
             raise
-        return f"its memory is shared from its next start on:\n{memory}" if memory else note
+        shared = f"its memory is shared from its next start on:\n{memory}" if memory else ""
+        return "\n".join(filter(None, (note, shared)))
 
     def _place(self, domain: libvirt.virDomain, alias: str) -> PciAddress | None:
         return self._look(domain).address(alias)

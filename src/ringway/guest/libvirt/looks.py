@@ -19,11 +19,14 @@ _STATES: Final = {
     libvirt.VIR_DOMAIN_PAUSED: GuestState.PAUSED,
     libvirt.VIR_DOMAIN_SHUTOFF: GuestState.SHUT_OFF,
 }
+_GOING: Final = AttachmentState.DETACHING
 _FACES: Final = {"vhost-user-scsi": Face.VHOST_USER_SCSI, "vhost-user-blk": Face.VHOST_USER_BLK}
 #: What a document is read with to be written again: it has what is secret then.
 _WHOLE: Final = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
-NOT_IN_LIBVIRT: Final = "libvirt does not know of it until the guest's next start, and cannot move the guest"
+UNTIL_START: Final = "libvirt does not know of it until the guest's next start, and cannot move the guest"
+UNTIL_STOP: Final = "libvirt does not know of it, and cannot move the guest, which has it until it stops"
+WAS_ASKED: Final = "the guest was asked to let it go, and still may: attach it again then"
 NOT_MOVABLE: Final = "libvirt does not move a guest with a device of the kernel's vhost-scsi"
 
 
@@ -140,7 +143,7 @@ class Look:
         )
 
     def _state(self, alias: str) -> AttachmentState:
-        return AttachmentState.DETACHING if alias in self._asked else AttachmentState.ATTACHED
+        return _GOING if alias in self._asked and self.is_live(alias) else AttachmentState.ATTACHED
 
     def attachments(self) -> tuple[AttachmentInfo, ...]:
         """Our endpoints, by name."""
@@ -155,19 +158,20 @@ class Look:
         if known is None and alias is None:
             return None
         face = known.face if known else _face(self._hidden[alias or ""])
-        message = NOT_MOVABLE if face is Face.VHOST_SCSI else NOT_IN_LIBVIRT if alias else None
+        hides = (UNTIL_START if next_start else UNTIL_STOP) if alias else None
+        fixed = NOT_MOVABLE if face is Face.VHOST_SCSI else hides
         name = alias or (known.alias if known else "")
         return AttachmentInfo(
             guest=self.name,
             endpoint=endpoint,
             face=face,
             alias=name,
-            state=self._state(name),
+            state=(state := self._state(name)),
             live=running is not None or alias is not None,
             persistent=next_start is not None,
             address=self._address(running or next_start, alias),
-            migratable=message is None,
-            message=message,
+            migratable=fixed is None,
+            message="; ".join(filter(None, (WAS_ASKED if state is _GOING else None, fixed))) or None,
         )
 
     @property
@@ -181,6 +185,13 @@ class Look:
             return Monitor(self.domain).address(alias)
         devices = _ours(self.live) if self.live else []
         return next((each.address for each in devices if each.alias == alias), None)
+
+    def queues(self, alias: str) -> int | None:
+        """How many a device of the guest that runs has; ``None``: that is not said."""
+        if alias in self._hidden:
+            return Monitor(self.domain).queues(alias)
+        devices = self.live.attachments() if self.live else ()
+        return next((each.queues for each in devices if each.alias == alias), None)
 
     def is_live(self, alias: str) -> bool:
         """Whether the guest that runs has a device."""

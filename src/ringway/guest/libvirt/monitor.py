@@ -91,6 +91,14 @@ class Monitor:
             PciAddress(0, int(match[1]), place >> 3, place & 7) if match and isinstance(place, int) else None
         )
 
+    def queues(self, alias: str) -> int | None:
+        """The request queues of a SCSI adapter; ``None``: it has gone."""
+        try:
+            found = self.execute("qom-get", path=f"{_PERIPHERAL}/{alias}", property="num_queues")
+        except Refused:
+            return None
+        return found if isinstance(found, int) else None
+
     def free_ports(self) -> tuple[PciAddress, ...]:
         """PCI Express ports without a device, the last first: libvirt takes the first."""
         ports = (_PORT.fullmatch(name) for name, kind in self.devices().items() if kind in _PORTS)
