@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from ringway.guest.libvirt.additions import check_late
 from ringway.guest.libvirt.reach import User, check_folder, check_socket, confinement, user_of
 from ringway.model import Face, GuestState, PortMode, PortSpec
 from ringway.testing.domain import SHARED_MEMORY, DomainGuest
+from ringway.testing.libvirtd import Libvirtd
 
 from ..conftest import Count
 from ..serving import both_devices
@@ -70,6 +74,24 @@ def test_libvirtd_is_killed_and_comes_back(bench: Bench, web0: DomainGuest) -> N
 
 
 # Guests that cannot
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.W_OK), reason="there is no /dev/kvm")
+@pytest.mark.parametrize("known", [True, False], ids=["when-it-is-defined", "when-it-starts"])
+def test_kvm_that_cannot_be_used(known: bool) -> None:
+    """libvirt looks once what QEMU can; either way there is a way without."""
+    xml = "<domain type='kvm'><name>k</name><memory>65536</memory><os><type>hvm</type></os></domain>"
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rw-")))
+        libvirtd = stack.enter_context(Libvirtd(folder))
+        hypervisor = stack.enter_context(contextlib.closing(LibvirtHypervisor(libvirtd.uri)))
+        if not known:
+            hypervisor.define(xml)
+        inside = ["nsenter", "--mount", "-t", str(libvirtd.pid)]
+        subprocess.run([*inside, "mount", "--bind", "/dev/null", "/dev/kvm"], check=True, timeout=30)
+        with pytest.raises(RingwayError, match="kvm") as refused:
+            hypervisor.define(xml) if known else hypervisor.start("k")
+        assert "--emulate" in (refused.value.hint or "")
 
 
 def test_a_guest_that_is_not_there(bench: Bench) -> None:

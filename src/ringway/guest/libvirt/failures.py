@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -22,6 +23,9 @@ from ringway.errors import (
 _NOT_THERE: Final = (
     "systemctl start libvirtd (or virtqemud), or name another: uri below [guests] in ringway.toml"
 )
+#: In words of libvirt's, where a domain is defined, or of QEMU's, where it starts.
+_NO_KVM: Final = re.compile(r"initialize kvm|KVM kernel module|type=kvm\b|virt type 'kvm'", re.IGNORECASE)
+_EMULATE: Final = "see ringway doctor for KVM; ringway guest create --emulate makes a guest without it"
 _KINDS: Final[dict[int, type[RingwayError]]] = {
     libvirt.VIR_ERR_NO_DOMAIN: NotFoundError,
     libvirt.VIR_ERR_OPERATION_INVALID: ConflictError,
@@ -56,7 +60,8 @@ def error_of(what: str, error: libvirt.libvirtError) -> RingwayError:
     message = f"{what}: {error.get_error_message() or error}"
     if is_broken(error):
         return UnreachableError(message, hint=_NOT_THERE)
-    return _KINDS.get(error.get_error_code(), GuestError)(message)
+    hint = _EMULATE if _NO_KVM.search(message) else None
+    return _KINDS.get(error.get_error_code(), GuestError)(message, hint=hint)
 
 
 def is_broken(error: libvirt.libvirtError) -> bool:
