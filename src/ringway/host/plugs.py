@@ -65,7 +65,10 @@ class Plugs(Holdings):
         """What :meth:`plug` would do. :raises RingwayError: why it could not."""
         found = await self._guests.show(guest)
         self.refuse_held(plug.port, but=found.uuid)
-        await self._understand(found, plug)
+        _, live, persistent = await self._understand(found, plug)
+        there = self._of(found).get(plug.port)
+        if there is not None and there.live >= live and there.persistent >= persistent:
+            return Plan(changes=())
         return change_of(found, f"plug port {plug.port} in")
 
     async def plug(self, progress: Progress, guest: str, plug: PlugSpec) -> None:

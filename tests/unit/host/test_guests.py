@@ -263,11 +263,13 @@ async def test_a_port_is_made_plugged_and_deleted(
             await done(host.create_port(port("p1", mac=made.mac)))
         plugged = await done(host.plug("web", PlugSpec(port="p0")))
         assert (plugged.guest, web.ports) == ("web", {"p0"})
+        assert (await host.plugs.plan("web", PlugSpec(port="p0"))).changes == ()
         assert switch.guests == {"p0": web.uuid}
         with pytest.raises(BusyError, match="plugged into guest 'web'"):
             await done(host.delete_port("p0"))
         await done(host.unplug("web", "p0", **FROM_BOTH))
         assert (await host.ports.show("p0")).guest is None
+        assert (await host.plugs.plan("web", PlugSpec(port="p0"))).changes
         assert switch.guests == {}
         await done(host.plug("web", PlugSpec(port="p0")))
         await done(host.delete_port("p0", force=True))
