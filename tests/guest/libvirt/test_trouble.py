@@ -13,9 +13,10 @@ from msgspec.structs import replace
 
 from ringway.errors import ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
 from ringway.guest.base import GuestEventKind, Wish
-from ringway.guest.document import Document
+from ringway.guest.document import Attached, Document
 from ringway.guest.libvirt import LibvirtHypervisor
 from ringway.guest.libvirt.additions import check_late
+from ringway.guest.libvirt.looks import from_next_start, late
 from ringway.guest.libvirt.reach import User, check_folder, check_socket, confinement, user_of
 from ringway.model import Face, GuestState, PortMode, PortSpec
 from ringway.testing.domain import SHARED_MEMORY, DomainGuest
@@ -228,6 +229,14 @@ def test_queues_and_protection_of_the_kernels_device_while_a_guest_runs() -> Non
     ours = Wish(endpoint="db0", face=Face.VHOST_USER_SCSI, socket="/db0", queues=2, protection=True)
     assert check_late(ours, persistent=False) == ""
     assert check_late(replace(ours, boot_order=1), persistent=True).startswith("boot order:")
+
+
+def test_what_waits_for_the_next_start_is_seen_later_as_well() -> None:
+    plain = Attached(endpoint="db0", alias="ua-ringway-db0", face=Face.VHOST_SCSI)
+    wanted = replace(plain, queues=2, protection=True, boot_order=1)
+    assert from_next_start(late(plain, wanted)).startswith("boot order and queues and protection: from")
+    assert from_next_start(late(None, wanted)).startswith("boot order: from")
+    assert from_next_start(late(wanted, wanted)) == from_next_start(late(wanted, plain)) == ""
 
 
 # Ports

@@ -14,7 +14,7 @@ from ringway.guest.base import Wish
 from ringway.guest.document import Attached, Document, PciAddress, Plugged, PortFace, difference
 from ringway.guest.libvirt import hotplug, places, reach
 from ringway.guest.libvirt.failures import translated
-from ringway.guest.libvirt.looks import Look, persistent_document
+from ringway.guest.libvirt.looks import Look, from_next_start, persistent_document
 from ringway.guest.libvirt.monitor import Monitor
 from ringway.model import Face, PortMode
 
@@ -143,13 +143,13 @@ def check_late(device: NewDevice, *, persistent: bool) -> str:
     :returns: what the caller should know of it.
     :raises UsageError: it has no next start, so that this would never hold.
     """
-    words = " and ".join(_late(device))
+    words = tuple(_late(device))
     if words and not persistent:
         raise UsageError(
-            f"a device that a guest gets while it runs has no {words} of one's own",
+            f"a device that a guest gets while it runs has no {' and '.join(words)} of one's own",
             hint="leave that out, or give the device to its next start as well",
         )
-    return f"{words}: from the guest's next start on, and not before" if words else ""
+    return from_next_start(words)
 
 
 def _late(device: NewDevice) -> Iterator[str]:

@@ -248,20 +248,19 @@ class LibvirtHypervisor:
         alias, look = alias_of(device), self._look(domain)
         live, persistent = additions.missing(look, device, live=live, persistent=persistent)
         live = self._checked(look, device, live=live, persistent=persistent, fix_memory=fix_memory)
-        note = additions.check_late(device, persistent=persistent) if live else ""
         if live:
+            additions.check_late(device, persistent=persistent)
             self._removals.forget(domain.UUIDString(), alias)
             additions.add_live(domain, look, device)
         if not persistent:
-            return note
+            return ""
         try:
             memory = additions.add_persistent(domain, device, self._place(domain, alias))
         except BaseException as error:
             if live:
                 self._undo(domain, alias, error)
             raise
-        shared = f"its memory is shared from its next start on:\n{memory}" if memory else ""
-        return "\n".join(filter(None, (note, shared)))
+        return f"its memory is shared from its next start on:\n{memory}" if memory else ""
 
     def _place(self, domain: libvirt.virDomain, alias: str) -> PciAddress | None:
         return self._look(domain).address(alias)

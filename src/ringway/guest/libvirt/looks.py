@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import libvirt
@@ -161,17 +162,19 @@ class Look:
         hides = (UNTIL_START if next_start else UNTIL_STOP) if alias else None
         fixed = NOT_MOVABLE if face is Face.VHOST_SCSI else hides
         name = alias or (known.alias if known else "")
+        live = running is not None or alias is not None
+        waits = from_next_start(late(running, next_start)) if live and next_start else ""
         return AttachmentInfo(
             guest=self.name,
             endpoint=endpoint,
             face=face,
             alias=name,
             state=(state := self._state(name)),
-            live=running is not None or alias is not None,
+            live=live,
             persistent=next_start is not None,
             address=self._address(running or next_start, alias),
             migratable=fixed is None,
-            message="; ".join(filter(None, (WAS_ASKED if state is _GOING else None, fixed))) or None,
+            message="; ".join(filter(None, (WAS_ASKED if state is _GOING else "", fixed, waits))) or None,
         )
 
     @property
@@ -215,6 +218,23 @@ class Look:
     def _hidden_endpoints(self) -> dict[str, str]:
         owners = ((alias, owner(alias)) for alias in self._hidden)
         return {whose.name: alias for alias, whose in owners if whose and whose.kind is Kind.ENDPOINT}
+
+
+def from_next_start(words: Iterable[str]) -> str:
+    """Say of what a device holds then, and not before; empty of nothing."""
+    found = " and ".join(words)
+    return f"{found}: from the guest's next start on" if found else ""
+
+
+def late(running: Attached | None, next_start: Attached) -> Iterator[str]:
+    """What a guest's next start has, and the guest that runs has not. :param running: unless it is hidden."""
+    if next_start.boot_order not in (None, running.boot_order if running else None):
+        yield "boot order"
+    if running is not None and running.face is Face.VHOST_SCSI:
+        if next_start.queues not in (None, running.queues):
+            yield "queues"
+        if next_start.protection and not running.protection:
+            yield "protection"
 
 
 def _plugged(document: Document | None) -> dict[str, str]:
