@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from ringway.errors import GuestError
 from ringway.testing import initramfs
 from ringway.testing.bootsector import BootSectorGuest, Copy, Load, Verdict, install
+from ringway.testing.fuse import Mount
 from ringway.testing.guest import LinuxGuest
 from ringway.testing.qemu import emulated_scsi, migrate, vhost_user_blk, wait_for_socket
 from ringway.testing.small_host import SmallHost, connect
@@ -268,3 +270,15 @@ def test_small_hosts_are_apart_and_reach_each_other(run_dir: Path) -> None:
     assert sleeper.returncode == -signal.SIGKILL
     assert [(run_dir / name / "name").read_text() for name in ("left", "right")] == ["left\n", "right\n"]
     assert list(here.iterdir()) == []
+
+
+def test_a_small_host_keeps_no_file_system_that_others_end(run_dir: Path) -> None:
+    """A copy of a mount in its namespace would."""
+    mount = Mount(run_dir, lambda _request: None)
+    server = threading.Thread(target=mount.serve, daemon=True)
+    server.start()
+    with SmallHost("here"):
+        subprocess.run(["umount", "--lazy", run_dir], check=True)
+        server.join(20)
+        assert not server.is_alive()
+    mount.close()

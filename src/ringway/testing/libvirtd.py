@@ -40,7 +40,9 @@ _PLACES: Final = {
 }
 
 #: Run with pairs of folders, "--" and a command: what is mounted, is mounted for that command alone.
+#: Takes the mounts of others' FUSE along no further: who serves one waits until nobody has it.
 _ENTER: Final = (
+    "umount --all --lazy --types fuse || true; "
     'while [ "$1" != -- ]; do mkdir -p "$2"; mount --bind "$1" "$2"; shift 2; done; shift; exec "$@"'
 )
 

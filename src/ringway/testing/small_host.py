@@ -55,7 +55,8 @@ class SmallHost:
         return self._init.pid
 
     def __enter__(self) -> Self:
-        script = [f"echo {shlex.quote(self.name)} >/proc/sys/kernel/hostname", "ip link set lo up"]
+        script = ["umount --all --lazy --types fuse"]  # who serves those waits until nobody has them
+        script += [f"echo {shlex.quote(self.name)} >/proc/sys/kernel/hostname", "ip link set lo up"]
         script += [shlex.join(["mount", "--bind", str(a), str(b)]) for a, b in self._mounts.items()]
         unshare = ["unshare", "--mount", "--uts", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
         command = [*unshare, "sh", "-euc", "; ".join([*script, _INIT])]

@@ -20,7 +20,7 @@ def check(config: pytest.Config, place: str, chosen: str) -> None:
     assert run.returncode == 0, run.stdout[-8000:]
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_suite_of_engines_holds(pytestconfig: pytest.Config) -> None:
     check(pytestconfig, "engines", LEFT_OUT)
 
