@@ -147,6 +147,7 @@ def test_a_guest_that_waits_for_a_socket_holds_up_no_look(bench: Bench) -> None:
                 "'web' has been starting for" in (found.message or "")
             )
 
+        wait_until(lambda: bench.libvirtd.virsh("domstate", "web").strip() == "paused", "the guest's start")
         wait_until(told, "word of a guest that starts")
         with pytest.raises(BusyError, match="has been starting for") as caught:
             bench.hypervisor.show("web")

@@ -135,7 +135,7 @@ def test_the_daemon_gives_a_running_guest_an_endpoint_of_the_kernels(
         guest.wait_dots(1)
         attach = ("guest", "attach", "web0", "db0", "--queues", "2")
         refusal = command(daemon, *attach, "--no-persistent", fails=True)
-        assert "a guest that runs no queues of one's own" in refusal
+        assert "gets while it runs has no queues of one's own" in refusal
         assert "queues: from the guest's next start on" in command(daemon, *attach, "--dry-run")
         (attached,) = json.loads(command(daemon, *attach, "-o", "json"))
         assert "name='num_queues' type='unsigned' value='2'" in libvirtd.virsh(

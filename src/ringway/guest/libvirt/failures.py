@@ -10,12 +10,12 @@ from typing import Final
 import libvirt
 
 from ringway.errors import (
+    BusyError,
     ConflictError,
     GuestError,
     NotFoundError,
     PermissionDeniedError,
     RingwayError,
-    TimedOutError,
     UnreachableError,
     UsageError,
 )
@@ -34,7 +34,7 @@ _KINDS: Final[dict[int, type[RingwayError]]] = {
     libvirt.VIR_ERR_AUTH_FAILED: PermissionDeniedError,
     libvirt.VIR_ERR_AUTH_UNAVAILABLE: PermissionDeniedError,
     libvirt.VIR_ERR_AUTH_CANCELLED: PermissionDeniedError,
-    libvirt.VIR_ERR_OPERATION_TIMEOUT: TimedOutError,
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: BusyError,  # it does something else with the guest
     libvirt.VIR_ERR_XML_ERROR: UsageError,
     libvirt.VIR_ERR_XML_DETAIL: UsageError,
     libvirt.VIR_ERR_XML_INVALID_SCHEMA: UsageError,
