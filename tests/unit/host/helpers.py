@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+from ringway.errors import RingwayError
 from ringway.host.host import Host
 from ringway.host.operations import Operation
 from ringway.model import BackstoreSpec, EndpointSpec, EndpointState, EngineKind, LunSpec, SpecKind
@@ -53,3 +54,20 @@ async def until(condition: Callable[[], bool]) -> None:
     """Wait for it; the test's time limit is the end."""
     while not condition():
         await asyncio.sleep(0.01)
+
+
+def fail(_verb: str, _name: str) -> None:
+    """What a world calls before a change that shall fail."""
+    raise RingwayError("no")
+
+
+class DiedError(BaseException):
+    """The daemon was killed here: nothing that it still wanted to do happens."""
+
+
+def die_at(name: str) -> Callable[[str], None]:
+    def point(reached: str) -> None:
+        if reached == name:
+            raise asyncio.CancelledError
+
+    return point

@@ -1,11 +1,10 @@
-"""Endpoints are attached and ports are plugged in, once each, whatever happens in between."""
+"""Endpoints are attached, once each, whatever happens in between."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,31 +20,20 @@ from ringway.errors import (
     UsageError,
 )
 from ringway.guest.base import GuestEvent, GuestEventKind
-from ringway.host.events import Kind
 from ringway.model import (
     AttachmentState,
     AttachSpec,
     PlugSpec,
-    PortMode,
     PortSpec,
-    PortState,
 )
 from ringway.testing.engine import World
-from ringway.testing.hypervisor import GuestWorld, SwitchWorld
+from ringway.testing.hypervisor import GuestWorld
 
 from ..hosts import running_host
 from .conftest import OpenHost
-from .helpers import FROM_BOTH, done, spec, until
+from .helpers import FROM_BOTH, DiedError, die_at, done, fail, spec, until
 
 pytestmark = pytest.mark.anyio
-
-
-class DiedError(BaseException):
-    """The daemon was killed here: nothing that it still wanted to do happens."""
-
-
-def fail(_verb: str, _name: str) -> None:
-    raise RingwayError("no")
 
 
 async def test_an_endpoint_is_attached_and_detached(start: OpenHost, guests: GuestWorld) -> None:
@@ -150,7 +138,7 @@ async def test_an_attachment_of_which_nobody_was_told_is_taken_back(
     async with start() as host:
         await done(host.create(spec("db0")))
         monkeypatch.setattr("ringway.host.rows.Rows._try", _nothing)
-        monkeypatch.setattr("ringway.faults.point", _die_at("attachment.made"))
+        monkeypatch.setattr("ringway.faults.point", die_at("attachment.made"))
         with contextlib.suppress(asyncio.CancelledError, RingwayError, DiedError):
             await done(host.attach("web", AttachSpec(endpoint="db0")))
         assert web.live
@@ -161,14 +149,6 @@ async def test_an_attachment_of_which_nobody_was_told_is_taken_back(
 
 async def _nothing(*_: object) -> None:
     pass
-
-
-def _die_at(name: str) -> Callable[[str], None]:
-    def point(reached: str) -> None:
-        if reached == name:
-            raise asyncio.CancelledError
-
-    return point
 
 
 @pytest.mark.parametrize("gone", ["detached", "undefined"])
@@ -245,115 +225,6 @@ async def test_a_host_without_libvirt_says_so(tmp_path: Path) -> None:
         assert (await host.info(read_only=False)).checks == ()
 
 
-def port(name: str, **more: object) -> PortSpec:
-    return PortSpec(name=name, switch="memory", **more)  # type: ignore[arg-type]
-
-
-async def test_a_port_is_made_plugged_and_deleted(
-    start: OpenHost, guests: GuestWorld, switch: SwitchWorld
-) -> None:
-    web = guests.add("web")
-    async with start() as host:
-        made = await done(host.create_port(port("p0")))
-        assert (made.state, made.mac) == (PortState.READY, "52:54:00:00:00:00")
-        assert await done(host.create_port(port("p0"))) == made
-        with pytest.raises(ConflictError, match="'p0' already"):
-            await done(host.create_port(port("p0", mtu=9000)))
-        with pytest.raises(ConflictError, match="address of port 'p0'"):
-            await done(host.create_port(port("p1", mac=made.mac)))
-        plugged = await done(host.plug("web", PlugSpec(port="p0")))
-        assert (plugged.guest, web.ports) == ("web", {"p0"})
-        assert (await host.plugs.plan("web", PlugSpec(port="p0"))).changes == ()
-        assert switch.guests == {"p0": web.uuid}
-        with pytest.raises(BusyError, match="plugged into guest 'web'"):
-            await done(host.delete_port("p0"))
-        await done(host.unplug("web", "p0", **FROM_BOTH))
-        assert (await host.ports.show("p0")).guest is None
-        assert (await host.plugs.plan("web", PlugSpec(port="p0"))).changes
-        assert switch.guests == {}
-        await done(host.plug("web", PlugSpec(port="p0")))
-        await done(host.delete_port("p0", force=True))
-        assert (await host.ports.list(), web.ports, switch.ports) == ((), set(), {})
-
-
-async def test_a_port_is_forgotten_by_force_when_its_switch_has_gone(
-    start: OpenHost, guests: GuestWorld, switch: SwitchWorld
-) -> None:
-    """What is in the switch is left to its owner; the name can be had again."""
-    guests.add("web")
-    async with start() as host:
-        await done(host.create_port(port("p0")))
-        await done(host.plug("web", PlugSpec(port="p0")))
-        switch.before = fail
-        with pytest.raises(RingwayError, match="no"):
-            await done(host.delete_port("p0", force=False))
-        await done(host.delete_port("p0", force=True))
-        assert await host.ports.list() == ()
-        told = [event for event in host.events._last if event.kind is Kind.PORT_DELETED]
-        assert [event.message for event in told] == [
-            "port 'p0' is forgotten; what its switch has of it stays: no"
-        ]
-    assert list(switch.ports) == ["p0"]
-
-
-async def test_a_port_shares_memory_if_it_is_asked_to(start: OpenHost, guests: GuestWorld) -> None:
-    web = guests.add("web")
-    web.shared_memory = False
-    async with start() as host:
-        await done(host.create_port(port("p0")))
-        with pytest.raises(ConflictError, match="not shared"):
-            await done(host.plug("web", PlugSpec(port="p0")))
-        await done(host.plug("web", PlugSpec(port="p0", fix_memory=True)))
-        assert web.ports == {"p0"}
-
-
-async def test_a_port_is_one_guests(start: OpenHost, guests: GuestWorld) -> None:
-    guests.add("web")
-    guests.add("mail")
-    async with start() as host:
-        await done(host.create_port(port("p0")))
-        await done(host.plug("web", PlugSpec(port="p0")))
-        with pytest.raises(BusyError, match="plugged into guest 'web'"):
-            await done(host.plug("mail", PlugSpec(port="p0")))
-
-
-async def test_a_guest_that_runs_is_not_made_to_wait_for_a_switch(
-    start: OpenHost, guests: GuestWorld, switch: SwitchWorld
-) -> None:
-    """QEMU that listens at a port stands still until its switch connects."""
-    guests.add("web")
-    async with start() as host:
-        await done(host.create_port(port("p0")))
-        lost = switch.ports.pop("p0")
-        with pytest.raises(ConflictError, match="stand still"):
-            await done(host.plug("web", PlugSpec(port="p0")))
-        switch.ports["p0"] = lost
-        assert (await done(host.plug("web", PlugSpec(port="p0")))).guest == "web"
-        await done(host.create_port(port("p1", mode=PortMode.CLIENT)))
-        assert (await done(host.plug("web", PlugSpec(port="p1")))).guest == "web"
-
-
-async def test_a_port_that_its_switch_refuses_leaves_nothing(start: OpenHost, switch: SwitchWorld) -> None:
-    async with start() as host:
-        with pytest.raises(UsageError, match="no driver for the switch 'snabb'"):
-            await done(host.create_port(PortSpec(name="p0", switch="snabb")))
-        switch.before = lambda verb, _name: fail(verb, "") if verb == "create" else None
-        with pytest.raises(RingwayError, match="no"):
-            await done(host.create_port(port("p0")))
-        assert await host.ports.list() == ()
-
-
-async def test_ports_survive_a_restart_and_the_loss_of_the_switch(
-    start: OpenHost, switch: SwitchWorld
-) -> None:
-    async with start() as host:
-        before = await done(host.create_port(port("p0")))
-    switch.ports.clear()
-    async with start() as host:
-        assert await host.ports.show("p0") == before
-        assert switch.ports.keys() == {"p0"}
-
-
 async def test_what_a_guest_had_is_not_taken_back_when_it_is_attached_again(
     start: OpenHost, guests: GuestWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,7 +232,7 @@ async def test_what_a_guest_had_is_not_taken_back_when_it_is_attached_again(
     async with start() as host:
         await done(host.create(spec("db0")))
         await done(host.attach("web", AttachSpec(endpoint="db0", persistent=False)))
-        monkeypatch.setattr("ringway.faults.point", _die_at("attachment.confirmed"))
+        monkeypatch.setattr("ringway.faults.point", die_at("attachment.confirmed"))
         operation = host.attach("web", AttachSpec(endpoint="db0"))
         with contextlib.suppress(DiedError):
             await operation.ended()
@@ -440,50 +311,6 @@ async def test_what_is_forced_goes_also_without_libvirt_or_a_guest_that_answers(
     async with running_host(tmp_path, World()) as host:
         await done(host.delete("db1", force=True))
         assert host.attachments.guest_of("db1") is None
-
-
-async def test_of_two_ports_with_one_address_the_second_is_refused(
-    start: OpenHost, switch: SwitchWorld
-) -> None:
-    mac = "52:54:00:00:00:99"
-    async with start() as host:
-        ports = [PortSpec(name=name, switch="memory", mac=mac) for name in ("p0", "p1")]
-        ended = await asyncio.gather(
-            *(done(host.create_port(port)) for port in ports), return_exceptions=True
-        )
-        assert sum(isinstance(one, ConflictError) for one in ended) == 1
-    assert len(switch.ports) == 1
-
-
-async def test_a_port_that_a_guest_had_is_not_taken_back_when_it_is_plugged_in_again(
-    start: OpenHost, guests: GuestWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    web = guests.add("web")
-    async with start() as host:
-        await done(host.create_port(PortSpec(name="p0", switch="memory")))
-        await done(host.plug("web", PlugSpec(port="p0")))
-        monkeypatch.setattr("ringway.faults.point", _die_at("plug.confirmed"))
-        with contextlib.suppress(DiedError):
-            await host.plug("web", PlugSpec(port="p0")).ended()
-        monkeypatch.undo()
-    async with start() as host:
-        assert (await host.ports.show("p0")).guest == "web"
-    assert web.ports == {"p0"}
-
-
-async def test_a_port_of_a_guest_that_is_gone_or_does_not_answer_can_go(
-    start: OpenHost, guests: GuestWorld, switch: SwitchWorld
-) -> None:
-    guests.add("web")
-    mail = guests.add("mail")
-    async with start() as host:
-        await done(host.create_port(PortSpec(name="p0", switch="memory")))
-        await done(host.plug("web", PlugSpec(port="p0")))
-        del guests.guests["web"]
-        await done(host.plug("mail", PlugSpec(port="p0")))  # before anybody told of it
-        guests.before = fail
-        await done(host.delete_port("p0", force=True))
-    assert (switch.ports, mail.ports) == ({}, {"p0"})
 
 
 async def test_attachments_outlive_the_loss_of_the_store(
