@@ -46,6 +46,11 @@ def use_of(path: str) -> Use:
     return found
 
 
+def is_listening(path: str) -> bool:
+    """Whether somebody listens there: who binds makes the path, and is ready a moment later only."""
+    return use_of(path).listener is not None
+
+
 def connected_paths() -> frozenset[str] | None:
     """The paths of sockets that accepted a peer who is still there, in one look for all of them.
 

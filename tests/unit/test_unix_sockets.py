@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ringway.unix_sockets import Use, connected_paths, use_of
+from ringway.unix_sockets import Use, connected_paths, is_listening, use_of
 
 _SWITCH = """
 import socket, sys
@@ -51,6 +51,18 @@ def test_who_is_connected_is_told_by_the_kernel(path: str) -> None:
             assert path in (connected_paths() or ())
         assert use_of(path) == Use(listener=inode)
         assert path not in (connected_paths() or ())
+
+
+def test_a_socket_that_is_bound_is_no_socket_that_listens(path: str) -> None:
+    """A client came between the two, and was refused."""
+    assert not is_listening(path)
+    with socket.socket(socket.AF_UNIX) as own:
+        own.bind(path)
+        assert not is_listening(path)
+        own.listen()
+        assert is_listening(path)
+        assert not is_listening(str(Path(path).parent))
+    assert not is_listening(path)
 
 
 @contextmanager

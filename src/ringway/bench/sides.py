@@ -21,7 +21,7 @@ from ringway.bench.machine import running_on
 from ringway.bench.place import Place
 from ringway.bench.plan import Case, DeviceKind, Setup, StoreKind
 from ringway.errors import NotFoundError, TimedOutError, UnreachableError, UsageError
-from ringway.testing.sockets import is_listening
+from ringway.unix_sockets import is_listening
 
 QSD: Final = "qemu-storage-daemon"
 _START_S: Final = 20.0

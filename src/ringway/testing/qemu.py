@@ -18,6 +18,7 @@ from typing import Self
 from ringway.errors import GuestError
 from ringway.testing.qmp import Message, Qmp
 from ringway.testing.stream import Stream
+from ringway.unix_sockets import is_listening
 
 BINARY = "qemu-system-x86_64"
 INSTALL_HINT = "run `make system` as root"
@@ -329,16 +330,10 @@ def wait_for_socket(path: Path, timeout_s: float = 60.0) -> None:
     :raises GuestError: nobody does in time.
     """
     deadline = time.monotonic() + timeout_s
-    while not _listens(path):
+    while not is_listening(str(path)):
         if time.monotonic() > deadline:
             raise GuestError(f"nobody listens at {path}")
         time.sleep(0.005)
-
-
-def _listens(path: Path) -> bool:
-    # Num RefCount Protocol Flags Type St Inode Path; the flag is __SO_ACCEPTCON.
-    rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
-    return any(row[3] == "00010000" and row[7:] == [str(path)] for row in rows)
 
 
 def find_qemu() -> str:

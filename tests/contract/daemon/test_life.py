@@ -17,6 +17,7 @@ import pytest
 
 from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError, RingwayError, UsageError
 from ringway.testing.daemon import Daemon
+from ringway.unix_sockets import is_listening
 
 from ..loads import wait_until
 from .plants import Plant
@@ -131,15 +132,6 @@ def test_it_tells_its_service_manager(plant: Plant) -> None:
         assert not daemon.api.exists()
 
 
-def _listens(path: Path) -> bool:
-    """A path is there before somebody listens at it."""
-    return any(line.endswith(f" {path}") and line.split()[3] == "00010000" for line in _unix_sockets())
-
-
-def _unix_sockets() -> list[str]:
-    return Path("/proc/net/unix").read_text().splitlines()
-
-
 def test_it_takes_the_sockets_that_systemd_opens(plant: Plant) -> None:
     if shutil.which("systemd-socket-activate") is None:
         pytest.skip("no systemd-socket-activate: apt-get install systemd")
@@ -152,7 +144,7 @@ def test_it_takes_the_sockets_that_systemd_opens(plant: Plant) -> None:
     environment = [f"--setenv=PYTHONPATH={os.environ.get('PYTHONPATH', '')}"]
     with subprocess.Popen([*program[:1], *environment, *program[1:]], stderr=subprocess.DEVNULL) as process:
         try:
-            wait_until(lambda: all(map(_listens, paths.values())), "systemd's sockets")
+            wait_until(lambda: all(is_listening(str(path)) for path in paths.values()), "systemd's sockets")
             inode = daemon.api.stat().st_ino
             assert daemon.ask("GET", "/1.0", read_only=True)["read_only"] is True
             assert daemon.ask("GET", "/1.0")["pid"] == process.pid

@@ -14,6 +14,7 @@ from ringway.engine.user.processes import Identity, Process
 from ringway.errors import RingwayError, UnreachableError
 from ringway.model import EndpointSpec, EndpointState, LunSpec
 from ringway.testing.frontend import ScsiFrontEnd
+from ringway.unix_sockets import use_of
 
 from ..loads import wait_until
 from .test_user_bad_input import lock_of_nobody
@@ -108,7 +109,7 @@ def test_a_spawner_that_is_killed_in_the_middle_of_an_order(host: UserHost, *, t
         if taken:
             wait_until(lambda: records.read(host.places.of("db0").record) is not None, "the record")
         else:
-            wait_until(lambda: _is_waiting(str(host.places.spawner)), "the order in its queue")
+            wait_until(lambda: use_of(str(host.places.spawner)).waiting, "the order in its queue")
         os.kill(pid, signal.SIGKILL)
         if not taken:
             assert isinstance(creation.ended(), UnreachableError)
@@ -121,9 +122,3 @@ def test_a_spawner_that_is_killed_in_the_middle_of_an_order(host: UserHost, *, t
         "db0": EndpointState.READY,
         "other": EndpointState.READY,
     }
-
-
-def _is_waiting(path: str) -> bool:
-    """Whether somebody is connected who was not accepted yet."""
-    with open("/proc/net/unix") as table:
-        return sum(line.rstrip().endswith(path) for line in table) > 1

@@ -31,7 +31,7 @@ from ringway.testing.frontend import (
     ScsiFrontEnd,
 )
 from ringway.testing.session import LOG_PAGE
-from ringway.testing.sockets import is_listening
+from ringway.unix_sockets import is_listening
 
 SIZE = 16 << 20
 Serve = Callable[[str], str]
