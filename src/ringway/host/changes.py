@@ -105,11 +105,13 @@ class Changes:
             return self._health.view(wanted, info)
 
     def has(self, spec: EndpointSpec) -> bool:
-        """Whether :meth:`create` would find it there. :raises ConflictError: another has its name."""
-        if self._same(spec) is not None:
-            return True
-        self._refuse_name(spec.name)
-        return False
+        """Whether :meth:`create` would find it there."""
+        return self._same(spec) is not None
+
+    def refuse_other(self, spec: EndpointSpec) -> None:
+        """:raises ConflictError: another endpoint has its name."""
+        if not self.has(spec):
+            self._refuse_name(spec.name)
 
     def _same(self, spec: EndpointSpec) -> Wanted | None:
         """An endpoint that is there and is what ``spec`` asks for."""

@@ -134,7 +134,7 @@ class Creations:
         ask = self._host.guests.ask
         made = await ask(fresh.fresh, spec, catalogue, self._socket, kvm=not spec.emulate, uuid=guest)
         for endpoint in made.endpoints.specs:
-            self._changes.has(endpoint)  # or there is another of its name
+            self._changes.refuse_other(endpoint)
         self._refuse_others(spec, made)
         return spec, made
 
@@ -206,7 +206,7 @@ class Creations:
 
     async def settle(self) -> None:
         """Undo or finish what a daemon left that died; what is under way is left alone."""
-        left = [row.name for row in self._rows.all() if not self._rows.is_held(row.name)]
+        left = [name for name in self.left() if not self._rows.is_held(name)]
         await asyncio.gather(*(self._rows.look_at(name, self._settle) for name in left))
 
     async def _settle(self, row: Creation) -> None:
