@@ -12,12 +12,12 @@ import os
 from pathlib import Path
 
 from ringway.errors import NotFoundError, PermissionDeniedError, UnreachableError
-from ringway.model import Check, PortInfo, PortMode, PortSpec, PortState
+from ringway.model import Check, PortMode, PortSpec, PortState
 from ringway.net.base import (
+    Condition,
     Notify,
     Settings,
     check_others,
-    mac_of,
     resolve_port,
     socket_of,
     take_options,
@@ -72,20 +72,12 @@ class FilesSwitch:
         if self._read(spec) is not None:
             self._write(spec, _wanted(spec))
 
-    def show(self, spec: PortSpec) -> PortInfo:
+    def show(self, spec: PortSpec) -> Condition:
         """Say whether both sides have come."""
         if self._read(spec) is None:
             raise NotFoundError(f"the switch has no port '{spec.name}'")
         up = look(socket_of(spec)).connected
-        return PortInfo(
-            name=spec.name,
-            switch=self.name,
-            state=PortState.UP if up else PortState.READY,
-            mac=mac_of(spec),
-            socket=socket_of(spec),
-            mode=spec.mode,
-            spec=spec,
-        )
+        return Condition(PortState.UP if up else PortState.READY)
 
     def watch(self, notify: Notify) -> None:
         """Files do not change by themselves."""

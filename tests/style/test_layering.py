@@ -79,7 +79,7 @@ EXCEPTIONS = {
     "cli.doctor": {"_core", "target", "testing"},
     "testing.daemon": {"faults"},
     "testing.engine": {"model", "engine"},
-    "testing.hypervisor": {"model", "guest"},
+    "testing.hypervisor": {"model", "guest", "net"},
     "testing.forked": {"engine", "model", "target"},
     "testing.target": {"model", "target"},
     "testing.with_core": {"ringway"},

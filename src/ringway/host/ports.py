@@ -16,6 +16,7 @@ from ringway.host.plugs import Plugs, WantedPort
 from ringway.host.rows import Rows, Stage
 from ringway.host.switches import Switches
 from ringway.model import Action, Change, Plan, PortInfo, PortSpec, PortState
+from ringway.net.base import Condition, mac_of, socket_of
 
 _log: Final = logging.getLogger(__name__)
 _PLACES: Final = "ports"  #: the lock of who chooses addresses and sockets
@@ -56,11 +57,22 @@ class Ports:
         return await self._view(self._rows.get(name))
 
     async def _view(self, row: WantedPort) -> PortInfo:
+        spec = row.spec
         try:
-            info = await self._ask(self._switches.of(row.spec).show, row.spec)
+            seen = await self._ask(self._switches.of(spec).show, spec)
         except RingwayError as error:
-            info = _unseen(row.spec, error.message)
-        return replace(info, guest=self._plugs.guest_of(row.name), spec=row.spec)
+            seen = Condition(PortState.DEGRADED, error.message)
+        return PortInfo(
+            name=spec.name,
+            switch=spec.switch,
+            state=seen.state,
+            mac=mac_of(spec),
+            socket=socket_of(spec),
+            mode=spec.mode,
+            guest=self._plugs.guest_of(spec.name),
+            message=seen.message,
+            spec=spec,
+        )
 
     # Plans
 
@@ -192,16 +204,3 @@ def _fits(there: PortSpec, wanted: PortSpec) -> bool:
     """Whether a port is what is asked for, which leaves some things open."""
     fields = PortSpec.__struct_fields__
     return all(getattr(wanted, field) in (None, getattr(there, field)) for field in fields)
-
-
-def _unseen(spec: PortSpec, message: str) -> PortInfo:
-    """What can be said of a port whose switch does not answer."""
-    return PortInfo(
-        name=spec.name,
-        switch=spec.switch,
-        state=PortState.DEGRADED,
-        mac=spec.mac or "",
-        socket=spec.socket or "",
-        mode=spec.mode,
-        message=message,
-    )

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, UsageError
-from ringway.model import Check, PortInfo, PortMode, PortSpec
+from ringway.model import Check, PortMode, PortSpec, PortState
 from ringway.net.account import Account
 from ringway.net.sockets import check_path
 
@@ -38,6 +38,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     folder: Path
     account: Account | None = None
     options: Mapping[str, str] = {}
+
+
+class Condition(Struct, frozen=True):
+    """How a port is doing."""
+
+    state: PortState
+    message: str | None = None  #: what is wrong with it
 
 
 class Switch(Protocol):
@@ -96,8 +103,8 @@ class Switch(Protocol):
     def unplug(self, spec: PortSpec) -> None:
         """Take that back. A port that is not there is fine."""
 
-    def show(self, spec: PortSpec) -> PortInfo:
-        """How the port is; ``guest`` is left to the caller. Cheap enough for once a second.
+    def show(self, spec: PortSpec) -> Condition:
+        """How the port is. Cheap enough for once a second.
 
         :raises NotFoundError: the switch does not have it.
         :raises UnreachableError: the switch cannot be asked. A guest that is QEMU's server must not be

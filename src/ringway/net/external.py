@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Final
 
 from ringway.errors import ConflictError
-from ringway.model import Check, PortInfo, PortMode, PortSpec, PortState
+from ringway.model import Check, PortMode, PortSpec, PortState
 from ringway.net import sockets
 from ringway.net.base import (
+    Condition,
     Notify,
     Settings,
     check_others,
-    mac_of,
     resolve_port,
     socket_of,
     take_options,
@@ -63,19 +63,16 @@ class ExternalSwitch:
     def unplug(self, spec: PortSpec) -> None:
         """Nobody is there to be told."""
 
-    def show(self, spec: PortSpec) -> PortInfo:
+    def show(self, spec: PortSpec) -> Condition:
         """As far as it can be told from the socket."""
-        state, message = _state(spec, self._settings)
-        return PortInfo(
-            name=spec.name,
-            switch=self.name,
-            state=state,
-            mac=mac_of(spec),
-            socket=socket_of(spec),
-            mode=spec.mode,
-            message=message,
-            spec=spec,
-        )
+        try:
+            seen = sockets.look(socket_of(spec))
+        except ConflictError as error:
+            return Condition(PortState.DEGRADED, error.message)
+        if seen.connected:
+            return Condition(PortState.UP)
+        wrong = _why_not(spec, seen, self._settings) if spec.mode is PortMode.CLIENT else None
+        return Condition(PortState.DEGRADED if wrong else PortState.READY, wrong)
 
     def watch(self, notify: Notify) -> None:
         """A socket's other side cannot be watched without being it."""
@@ -108,17 +105,6 @@ def _check_side(spec: PortSpec) -> None:
             f"pid {pid} ({name}) listens at '{path}', where with mode=server QEMU should",
             hint="take mode=client, or let the switch connect to that socket as a client",
         )
-
-
-def _state(spec: PortSpec, settings: Settings) -> tuple[PortState, str | None]:
-    try:
-        seen = sockets.look(socket_of(spec))
-    except ConflictError as error:
-        return PortState.DEGRADED, error.message
-    if seen.connected:
-        return PortState.UP, None
-    wrong = _why_not(spec, seen, settings) if spec.mode is PortMode.CLIENT else None
-    return (PortState.DEGRADED if wrong else PortState.READY), wrong
 
 
 def _why_not(spec: PortSpec, seen: sockets.Seen, settings: Settings) -> str | None:

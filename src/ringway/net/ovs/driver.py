@@ -14,13 +14,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
-from ringway.model import Check, PortInfo, PortMode, PortSpec, PortState
+from ringway.model import Check, PortMode, PortSpec, PortState
 from ringway.net import sockets
 from ringway.net.base import (
+    Condition,
     Notify,
     Settings,
     check_others,
-    mac_of,
     resolve_port,
     socket_of,
     take_options,
@@ -165,23 +165,15 @@ class OvsSwitch:
         with contextlib.suppress(NotFoundError):
             self._bridges.set_guest(self._own(spec), None)
 
-    def show(self, spec: PortSpec) -> PortInfo:
+    def show(self, spec: PortSpec) -> Condition:
         """What the switch says of the port: its error, its link, its MTU."""
         self._bridges.check_runs()
         if spec.mode is PortMode.SERVER:  # else QEMU comes later, and a nudge may do harm: see _gave_up
             self._bridges.look_again()
         found = self._own(spec)
         wrong = next(self._complaints(spec, found), None)
-        state = PortState.DEGRADED if wrong else PortState.UP if found.up else PortState.READY
-        return PortInfo(
-            name=spec.name,
-            switch=self.name,
-            state=state,
-            mac=mac_of(spec),
-            socket=socket_of(spec),
-            mode=spec.mode,
-            message=wrong,
-            spec=spec,
+        return Condition(
+            PortState.DEGRADED if wrong else PortState.UP if found.up else PortState.READY, wrong
         )
 
     def watch(self, notify: Notify) -> None:
