@@ -12,14 +12,13 @@ import os
 from pathlib import Path
 
 from ringway.errors import NotFoundError, PermissionDeniedError, UnreachableError
-from ringway.model import Check, PortMode, PortSpec, PortState
+from ringway.model import Check, PortMode, PortSpec, PortState, socket_of
 from ringway.net.base import (
     Condition,
     Notify,
     Settings,
     check_others,
     resolve_port,
-    socket_of,
     take_options,
 )
 from ringway.net.places import check_place, default_socket, forget_socket, make_place

@@ -12,7 +12,7 @@ from ringway.cli.format import COLOURS as STATE_COLOURS
 from ringway.cli.format import Column, View, coloured, printable
 from ringway.cli.remote import NounGroup, Performer, as_output, connect, dry_run, output, remote, waiting
 from ringway.errors import UsageError
-from ringway.model import PortInfo, PortMode, PortSpec
+from ringway.model import MAX_QUEUE_PAIRS, MTU_MAX, MTU_MIN, PortInfo, PortMode, PortSpec
 
 _EPILOG: Final = """\b
 Examples:
@@ -105,12 +105,14 @@ def show(name: str, remote: str | None, **options: Any) -> None:
     show_default=True,
     help="QEMU's part: server: it listens and the switch connects.",
 )
-@click.option("--queues", type=click.IntRange(1, 256), default=1, show_default=True, help="Pairs of queues.")
+@click.option(
+    "--queues", type=click.IntRange(1, MAX_QUEUE_PAIRS), default=1, show_default=True, help="Pairs of queues."
+)
 @click.option("--rx-queue-size", type=int, metavar="COUNT", help="Entries of each receive ring.")
 @click.option("--tx-queue-size", type=int, metavar="COUNT", help="Entries of each transmit ring.")
 @click.option(
     "--mtu",
-    type=click.IntRange(68, 65535),
+    type=click.IntRange(MTU_MIN, MTU_MAX),
     help="The largest packet: asked of the switch, told to the guest.",
 )
 @click.option(

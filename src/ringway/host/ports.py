@@ -15,8 +15,8 @@ from ringway.host.operations import Progress
 from ringway.host.plugs import Plugs, WantedPort
 from ringway.host.rows import Rows, Stage
 from ringway.host.switches import Switches
-from ringway.model import Action, Change, Plan, PortInfo, PortSpec, PortState
-from ringway.net.base import Condition, mac_of, socket_of
+from ringway.model import Action, Change, Plan, PortInfo, PortSpec, PortState, mac_of, socket_of
+from ringway.net.base import Condition
 
 _log: Final = logging.getLogger(__name__)
 _PLACES: Final = "ports"  #: the lock of who chooses addresses and sockets

@@ -1,8 +1,8 @@
 """The data that all layers share. Everything is frozen, and goes through JSON unchanged.
 
 ``target``, ``statistics``, ``sandbox``: one target process and its control socket. ``endpoint``: what a host
-keeps. ``guest``: libvirt's domains and their ports. ``mapping``: what a new guest is made of. ``validation``:
-what texts have to be like. Imports ``errors`` only.
+keeps. ``guest``: libvirt's domains. ``port``: their network ports. ``mapping``: what a new guest is made of.
+``validation``: what texts have to be like. Imports ``errors`` only.
 """
 
 import ringway.model.known  # noqa: F401 - so that threads may decode what they like
@@ -38,13 +38,8 @@ from ringway.model.guest import (
     GuestDisk,
     GuestInfo,
     GuestState,
-    Mac,
     PlugInfo,
     PlugSpec,
-    PortInfo,
-    PortMode,
-    PortSpec,
-    PortState,
 )
 from ringway.model.mapping import (
     MAX_BOOT_INDEX,
@@ -60,6 +55,18 @@ from ringway.model.mapping import (
     Via,
     VolumeSource,
     check_together,
+)
+from ringway.model.port import (
+    MAX_QUEUE_PAIRS,
+    MTU_MAX,
+    MTU_MIN,
+    Mac,
+    PortInfo,
+    PortMode,
+    PortSpec,
+    PortState,
+    mac_of,
+    socket_of,
 )
 from ringway.model.sandbox import SandboxInfo, SandboxMode
 from ringway.model.statistics import (
@@ -125,9 +132,12 @@ __all__ = [
     "MAX_LUN",
     "MAX_NAME",
     "MAX_QUEUES",
+    "MAX_QUEUE_PAIRS",
     "MAX_TAG",
     "MAX_TARGET",
     "MAX_TEXT",
+    "MTU_MAX",
+    "MTU_MIN",
     "NO_BOOT",
     "PREFIXES",
     "Action",
@@ -215,4 +225,6 @@ __all__ = [
     "Wake",
     "WorkerStatistics",
     "check_together",
+    "mac_of",
+    "socket_of",
 ]

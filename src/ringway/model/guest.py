@@ -1,4 +1,4 @@
-"""Guests: libvirt's domains, what of ours is attached to them, and their network ports.
+"""Guests: libvirt's domains, and what of ours they have.
 
 An *endpoint* is attached to a guest, a *port* is plugged into one. Both are described here as they are asked
 for (``…Spec``) and as they are (``…Info``).
@@ -10,16 +10,11 @@ from enum import StrEnum
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
-from msgspec.structs import force_setattr
 
 from ringway.model.endpoint import Name
-from ringway.model.validation import text
 
 #: In front of the aliases of all that we put into a domain; libvirt keeps those that begin with ``ua-``.
 ALIAS_PREFIX: Final = "ua-ringway-"
-
-_MAC: Final = "six pairs of hexadecimal digits, as in 52:54:00:12:34:56"
-Mac = Annotated[str, text(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}", _MAC)]
 
 
 class GuestState(StrEnum):
@@ -96,59 +91,6 @@ class PlugInfo(Struct, frozen=True, kw_only=True):
     live: bool = False  #: the guest that runs has it
     persistent: bool = False  #: its next start has it
     message: str | None = None  #: whose it is
-
-
-class PortMode(StrEnum):
-    """Which part QEMU has at a port's socket, as libvirt and Neutron count it."""
-
-    CLIENT = "client"  #: the switch listens, QEMU connects
-    SERVER = "server"  #: QEMU listens, the switch connects
-
-
-class PortSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A vhost-user network port as it is wanted. What is ``None`` is chosen once, and kept.
-
-    ``options`` are the switch driver's (``bridge=br0`` of ``ovs``). A MAC is kept in small letters.
-    """
-
-    name: Name
-    switch: str = "external"
-    mac: Mac | None = None
-    socket: str | None = None
-    mode: PortMode = PortMode.SERVER
-    queues: int = 1
-    rx_queue_size: int | None = None
-    tx_queue_size: int | None = None
-    mtu: int | None = None
-    reconnect_s: int | None = None  #: seconds until QEMU connects again; as a client only
-    options: dict[str, str] = {}
-
-    def __post_init__(self) -> None:
-        """Write what means the same in one way."""
-        if self.mac is not None:
-            force_setattr(self, "mac", self.mac.lower())
-
-
-class PortState(StrEnum):
-    """How a port is doing."""
-
-    READY = "ready"  #: the switch has it, or its socket is where it should be
-    UP = "up"  #: both sides have connected
-    DEGRADED = "degraded"  #: it is not as it should be; ``message`` says why, and it is tried again
-
-
-class PortInfo(Struct, frozen=True, kw_only=True):
-    """A port as it is."""
-
-    name: str
-    switch: str
-    state: PortState
-    mac: str
-    socket: str
-    mode: PortMode
-    guest: str | None = None  #: that it is plugged into
-    message: str | None = None
-    spec: PortSpec | None = None
 
 
 class GuestDisk(Struct, frozen=True, kw_only=True):

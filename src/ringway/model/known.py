@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from ringway.model import endpoint, guest, mapping, sandbox, statistics, target
+from ringway.model import endpoint, guest, mapping, port, sandbox, statistics, target
 
 
 def structs() -> Iterator[type[msgspec.Struct]]:
     """Yield every class of the model."""
-    for module in (statistics, target, sandbox, endpoint, guest, mapping):
+    for module in (statistics, target, sandbox, endpoint, guest, port, mapping):
         yield from (kind for kind in vars(module).values() if _is_struct(kind))
 
 

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from ringway.errors import UsageError
 from ringway.model.endpoint import Name
-from ringway.model.guest import PortSpec
+from ringway.model.port import PortSpec
 from ringway.model.validation import text
 
 NO_BOOT: Final = -1  #: the boot index of what is never booted from

@@ -13,18 +13,12 @@ from msgspec.structs import replace
 from ringway.errors import ConflictError, UsageError
 from ringway.model import Check, PortMode, PortSpec, PortState
 from ringway.net.account import Account
-from ringway.net.sockets import check_path
 
 Notify = Callable[[str], None]
 """Called with a port's name when it may have changed by itself; from any thread, and it must not block."""
 
-MAX_QUEUES: Final = 256
 _PREFIX: Final = "52:54:00"  #: what QEMU and libvirt give guests
-_MAC_HINT: Final = "the first byte is even, as in 52:54:00:12:34:56; left out, one is chosen"
-_RING_SIZES: Final = (256, 512, 1024)  #: what QEMU takes (VIRTIO_NET_RX_QUEUE_MIN_SIZE to VIRTQUEUE_MAX_SIZE)
 _RECONNECT_S: Final = 1  #: without it a guest has no network from the switch's next start on
-_MTU_MIN: Final = 68  #: the smallest that IPv4 allows (RFC 791), and virtio
-_MTU_MAX: Final = 65535
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -125,38 +119,17 @@ def random_mac() -> str:
 
 
 def resolve_port(spec: PortSpec, socket: str) -> PortSpec:
-    """Choose what is open, and refuse what no switch can do.
+    """Choose what is open.
 
-    :param socket: what to take where none is named.
-    :raises UsageError: with what is wrong.
+    :param socket: what to take where none is named. :raises UsageError: no socket can be there.
     """
     reconnect_s = _RECONNECT_S if spec.mode is PortMode.CLIENT else None
-    whole = replace(
+    return replace(
         spec,
         mac=spec.mac or random_mac(),
         socket=spec.socket or socket,
         reconnect_s=reconnect_s if spec.reconnect_s is None else spec.reconnect_s,
     )
-    _check_mac(whole)
-    _check_rings(whole)
-    _check_mtu(whole)
-    _check_reconnect(whole)
-    check_path(socket_of(whole))
-    return whole
-
-
-def socket_of(spec: PortSpec) -> str:
-    """The socket of a port that was resolved. :raises UsageError: it was not."""
-    if spec.socket is None:
-        raise UsageError(f"port '{spec.name}' has no socket")
-    return spec.socket
-
-
-def mac_of(spec: PortSpec) -> str:
-    """The MAC of a port that was resolved. :raises UsageError: it was not."""
-    if spec.mac is None:
-        raise UsageError(f"port '{spec.name}' has no MAC")
-    return spec.mac
 
 
 def check_others(spec: PortSpec, others: tuple[PortSpec, ...]) -> None:
@@ -178,40 +151,3 @@ def take_options(spec: PortSpec, known: frozenset[str]) -> Mapping[str, str]:
         hint = f"it knows {', '.join(sorted(known))}" if known else "it has no options"
         raise UsageError(f"switch '{spec.switch}' has no option '{name}'", hint=hint)
     return spec.options
-
-
-def _check_mac(spec: PortSpec) -> None:
-    mac = mac_of(spec)
-    if int(mac[:2], 16) & 1:
-        raise UsageError(f"{mac} is a group's address, and a port needs one of its own", hint=_MAC_HINT)
-    if mac == "00:00:00:00:00:00":
-        raise UsageError(f"{mac} is nobody's address", hint=_MAC_HINT)
-
-
-def _check_rings(spec: PortSpec) -> None:
-    if not 1 <= spec.queues <= MAX_QUEUES:
-        raise UsageError(f"a port has 1 to {MAX_QUEUES} pairs of queues, not {spec.queues}")
-    for name, size in (("rx_queue_size", spec.rx_queue_size), ("tx_queue_size", spec.tx_queue_size)):
-        if size is not None and size not in _RING_SIZES:
-            sizes = ", ".join(map(str, _RING_SIZES))
-            raise UsageError(
-                f"{name} cannot be {size}: QEMU has rings of {sizes}",
-                hint="take one of those, or leave it out",
-            )
-
-
-def _check_mtu(spec: PortSpec) -> None:
-    if spec.mtu is not None and not _MTU_MIN <= spec.mtu <= _MTU_MAX:
-        raise UsageError(f"an MTU is {_MTU_MIN} to {_MTU_MAX}, not {spec.mtu}")
-
-
-def _check_reconnect(spec: PortSpec) -> None:
-    if spec.reconnect_s is None:
-        return
-    if spec.mode is PortMode.SERVER:
-        raise UsageError(
-            "reconnect_s is for mode=client: a server waits for the switch, which comes back by itself",
-            hint="leave it out",
-        )
-    if spec.reconnect_s < 1:
-        raise UsageError(f"reconnect_s is whole seconds, from 1 on, not {spec.reconnect_s}")

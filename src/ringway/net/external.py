@@ -8,17 +8,9 @@ from __future__ import annotations
 from typing import Final
 
 from ringway.errors import ConflictError
-from ringway.model import Check, PortMode, PortSpec, PortState
+from ringway.model import Check, PortMode, PortSpec, PortState, socket_of
 from ringway.net import sockets
-from ringway.net.base import (
-    Condition,
-    Notify,
-    Settings,
-    check_others,
-    resolve_port,
-    socket_of,
-    take_options,
-)
+from ringway.net.base import Condition, Notify, Settings, check_others, resolve_port, take_options
 from ringway.net.places import check_place, default_socket, forget_socket, make_place
 
 #: What processes are called whose part is QEMU's, as far as a wrong ``mode`` can be told by it.

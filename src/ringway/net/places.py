@@ -8,9 +8,9 @@ import stat
 from pathlib import Path
 
 from ringway.errors import PermissionDeniedError
-from ringway.model import PortMode, PortSpec
+from ringway.model import PortMode, PortSpec, socket_of
 from ringway.net import sockets
-from ringway.net.base import Settings, socket_of
+from ringway.net.base import Settings
 
 
 def default_socket(spec: PortSpec, settings: Settings) -> str:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import Final
 
 from msgspec import Struct
 
-from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError, UsageError
+from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError
 from ringway.net.account import Account
 from ringway.unix_sockets import use_of
-
-MAX_PATH_BYTES: Final = 107  #: sun_path without its terminating zero
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -22,19 +19,6 @@ class Seen(Struct, frozen=True, kw_only=True):
     exists: bool = False  #: a socket's file
     listener: int | None = None  #: the inode of the socket that somebody listens on
     connected: bool = False
-
-
-def check_path(path: str) -> None:
-    """:raises UsageError: no socket of QEMU's can be at such a path."""
-    if not path.startswith("/") or os.path.normpath(path) != path or not path.isprintable():
-        hint = "name it as in /run/ringway/port/web0.sock"
-        raise UsageError(f"the path of a port's socket is whole and plain, not '{path}'", hint=hint)
-    length = len(os.fsencode(path))
-    if length > MAX_PATH_BYTES:
-        raise UsageError(
-            f"the socket path has {length} bytes, and a socket's can have {MAX_PATH_BYTES}: '{path}'",
-            hint="name a shorter one, or leave it out",
-        )
 
 
 def look(path: str) -> Seen:

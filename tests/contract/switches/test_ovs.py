@@ -22,9 +22,9 @@ from ringway.errors import (
     UnreachableError,
     UsageError,
 )
-from ringway.model import PortMode, PortSpec, PortState
+from ringway.model import PortMode, PortSpec, PortState, socket_of
 from ringway.net.account import Account
-from ringway.net.base import Settings, Switch, socket_of
+from ringway.net.base import Settings, Switch
 from ringway.net.drivers import open_switch
 from ringway.net.ovs.driver import interface_name
 from ringway.testing.openvswitch import OpenVSwitch

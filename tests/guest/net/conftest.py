@@ -15,8 +15,8 @@ import pytest
 from msgspec.structs import replace
 
 from ringway.errors import GuestError
-from ringway.model import PortMode, PortSpec, PortState
-from ringway.net.base import Settings, Switch, mac_of, socket_of
+from ringway.model import PortMode, PortSpec, PortState, mac_of, socket_of
+from ringway.net.base import Settings, Switch
 from ringway.net.drivers import open_switch
 from ringway.testing.guest import LinuxGuest, Shell
 from ringway.testing.openvswitch import OpenVSwitch, hugepages

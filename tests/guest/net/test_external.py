@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ringway.model import PortMode, PortSpec, PortState
-from ringway.net.base import Settings, Switch, socket_of
+from ringway.model import PortMode, PortSpec, PortState, socket_of
+from ringway.net.base import Settings, Switch
 from ringway.net.drivers import open_switch
 from ringway.testing.guest import LinuxGuest, Shell
 from ringway.testing.testpmd import Testpmd

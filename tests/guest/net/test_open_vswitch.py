@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 
 from ringway.errors import ConflictError, UnreachableError
-from ringway.model import PortMode, PortSpec, PortState
+from ringway.model import PortMode, PortSpec, PortState, socket_of
 from ringway.net import sockets
-from ringway.net.base import Switch, socket_of
+from ringway.net.base import Switch
 from ringway.net.ovs.driver import MAX_MTU
 from ringway.testing.guest import LinuxGuest
 from ringway.testing.openvswitch import OpenVSwitch

@@ -64,7 +64,7 @@ WRONG = [
     (("lun", "add", "a", "0=d,name=a/b"), "not possible"),
     (("lun", "remove", "a", "x"), "not the address of a LUN"),
     (("port", "create", "p/0"), "name is 'p/0', and has to be made of letters"),
-    (("port", "create", "p0", "--mac", "5254"), "mac is '5254', and has to be six pairs"),
+    (("port", "create", "p0", "--mac", "5254"), "'5254' is no MAC address"),
     (("port", "create", "p0", "--queues", "0"), "--queues"),
     (("port", "create", "p0", "--mode", "both"), "'client', 'server'"),
     (("port", "create", "p0", "--option", "bridge"), "names no value"),

@@ -14,10 +14,10 @@ import pytest
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError, UsageError
-from ringway.model import PortMode, PortSpec, PortState
+from ringway.model import PortMode, PortSpec, PortState, socket_of
 from ringway.net import sockets
 from ringway.net.account import Account
-from ringway.net.base import Settings, socket_of
+from ringway.net.base import Settings
 from ringway.net.external import ExternalSwitch
 from ringway.net.places import open_socket
 

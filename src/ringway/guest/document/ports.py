@@ -20,12 +20,10 @@ from ringway.guest.document.overrides import Value
 from ringway.guest.document.parts import check_reconnect, closing, reconnect
 from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.tree import Element, make
-from ringway.model import PortMode
+from ringway.model import MTU_MAX, MTU_MIN, PortMode
 
 _MAC: Final = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}", re.IGNORECASE)
 RING_SIZES: Final = (256, 512, 1024)  #: that QEMU's virtio-net has
-MTU_MIN: Final = 68  #: Spec: virtio 1.3, 5.1.4.1
-MTU_MAX: Final = 65535
 
 
 class Plugged(Struct, frozen=True, kw_only=True):

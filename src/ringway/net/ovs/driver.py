@@ -14,17 +14,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, NotFoundError, RingwayError, UnreachableError, UsageError
-from ringway.model import Check, PortMode, PortSpec, PortState
+from ringway.model import Check, PortMode, PortSpec, PortState, socket_of
 from ringway.net import sockets
-from ringway.net.base import (
-    Condition,
-    Notify,
-    Settings,
-    check_others,
-    resolve_port,
-    socket_of,
-    take_options,
-)
+from ringway.net.base import Condition, Notify, Settings, check_others, resolve_port, take_options
 from ringway.net.ovs import rows
 from ringway.net.ovs.bridge import Bridges, explain
 from ringway.net.ovs.database import Database

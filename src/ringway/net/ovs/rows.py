@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from ringway.model import PortMode, PortSpec
-from ringway.net.base import mac_of, socket_of
+from ringway.model import PortMode, PortSpec, mac_of, socket_of
 from ringway.net.ovs.database import Operation, Row
 from ringway.net.ovs.values import as_map, as_one, as_set, is_row, put, to_map, to_set, to_uuid
 
