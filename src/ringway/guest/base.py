@@ -51,6 +51,9 @@ class Wish(Struct, frozen=True, kw_only=True):
     fix_memory: bool = False  #: its memory shall be shared from its next start on
 
 
+Device = Wish | PortSpec
+"""What a guest can be given; of a port nothing is open."""
+
 Notify = Callable[[GuestEvent], None]
 """From any thread; it must not block."""
 

@@ -12,9 +12,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from ringway.errors import UsageError
-from ringway.guest.document import Document, PortFace
-from ringway.model import PortMode, PortSpec, socket_of
+from ringway.guest.document import Document
+from ringway.model import PortMode, PortSpec
 from ringway.units import parse_duration
 
 #: A key, and the field of PortSpec that it sets.
@@ -69,33 +71,17 @@ def notes(spec: PortSpec) -> Iterator[str]:
         yield f"port '{spec.name}': the guest does not start unless the switch listens at {spec.socket}"
 
 
-def port_face(spec: PortSpec) -> PortFace:
-    """What a document is asked for. Without a MAC address it gets one that follows from its name.
-
-    :raises UsageError: it has no socket.
-    """
-    return PortFace(
-        port=spec.name,
-        mac=spec.mac or derived_mac(spec.name),
-        socket=socket_of(spec),
-        mode=spec.mode,
-        queues=spec.queues if spec.queues > 1 else None,
-        rx_queue_size=spec.rx_queue_size,
-        tx_queue_size=spec.tx_queue_size,
-        mtu=spec.mtu,
-        reconnect_s=spec.reconnect_s,
-    )
-
-
 def add_ports(document: Document, ports: Sequence[PortSpec]) -> tuple[str, ...]:
     """Put ports into a document, and share its memory with their switches.
 
-    :returns: their elements. :raises UsageError, ConflictError: one is wrong, or there already.
+    One without a MAC address gets one that follows from its name.
+
+    :returns: their elements. :raises UsageError: one has no socket. :raises ConflictError: one is there already.
     """
-    faces = [port_face(spec) for spec in ports]
-    if faces:
+    if ports:
         document.share_memory()
-    return tuple(element for face in faces for element in document.add_port(face))
+    whole = (replace(spec, mac=spec.mac or derived_mac(spec.name)) for spec in ports)
+    return tuple(element for spec in whole for element in document.add_port(spec))
 
 
 def derived_mac(name: str) -> str:

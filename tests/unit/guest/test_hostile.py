@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ringway.errors import RingwayError
 from ringway.guest.base import Wish
-from ringway.guest.document import DiskBus, DiskFace, DiskSource, Document, PortFace
-from ringway.model import Face, PortMode
+from ringway.guest.document import DiskBus, DiskFace, DiskSource, Document
+from ringway.model import Face, PortMode, PortSpec
 
 from .domains import domain
 
@@ -83,7 +83,7 @@ _EDITS: list[Callable[[Document], object]] = [
         Wish(endpoint="a", face=Face.VHOST_USER_SCSI, socket="/a", boot_order=2)
     ),
     lambda document: document.add_port(
-        PortFace(port="p", mac="52:54:00:00:00:01", socket="/p", mode=PortMode.SERVER)
+        PortSpec(name="p", mac="52:54:00:00:00:01", socket="/p", mode=PortMode.SERVER)
     ),
     lambda document: document.add_hot_plug_ports(1),
     lambda document: document.share_memory(),

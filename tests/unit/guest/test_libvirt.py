@@ -23,12 +23,11 @@ from ringway.guest.document import (
     DiskSource,
     Document,
     PciAddress,
-    PortFace,
     ScsiController,
     native,
     validate,
 )
-from ringway.model import Face, PortMode
+from ringway.model import Face, PortMode, PortSpec
 
 from .domains import domain
 
@@ -42,7 +41,7 @@ Devices = Callable[[str], list[dict[str, Any]]]
 _SCSI = Wish(endpoint="db0", face=Face.VHOST_USER_SCSI, socket="/run/db0.sock", queues=2)
 _BLK = Wish(endpoint="b.k", face=Face.VHOST_USER_BLK, socket="/run/blk.sock", queues=4)
 _KERNEL = Wish(endpoint="lio_0", face=Face.VHOST_SCSI, wwpn="naa.5001405aa3a2c1f0", protection=True)
-_PORT = PortFace(port="p0", mac="52:54:00:00:00:01", socket="/run/p0", mode=PortMode.CLIENT)
+_PORT = PortSpec(name="p0", mac="52:54:00:00:00:01", socket="/run/p0", mode=PortMode.CLIENT)
 _FILE = DiskFace(volume="v", source=DiskSource.FILE, path="/srv/v.img")
 _LUN = DiskFace(volume="l", source=DiskSource.BLOCK, path="/dev/sdb", device=DiskDevice.LUN)
 _CD = DiskFace(volume="c", source=DiskSource.FILE, path=None, device=DiskDevice.CDROM)
@@ -146,7 +145,7 @@ def test_a_port_is_valid(state: Path, mode: PortMode) -> None:
     document.add_port(
         replace(_PORT, mode=mode, queues=2, rx_queue_size=1024, tx_queue_size=256, reconnect_s=reconnect)
     )
-    document.add_port(replace(_PORT, port="p1", mac="52:54:00:00:00:02", socket="/run/p1", boot_order=1))
+    document.add_port(replace(_PORT, name="p1", mac="52:54:00:00:00:02", socket="/run/p1"))
     validate(document.xml)
     words = native(document.xml, state).arguments
     assert sum('"driver":"virtio-net-pci"' in word for word in words) == 2

@@ -19,10 +19,9 @@ from ringway.guest.document import (
     DiskSource,
     Document,
     PciAddress,
-    PortFace,
 )
 from ringway.guest.document.tree import MAX_BYTES
-from ringway.model import Face, PortMode
+from ringway.model import Face, PortMode, PortSpec
 
 from .domains import domain, domains
 
@@ -52,7 +51,7 @@ def _disk(document: Document) -> str:
 
 def _port(document: Document) -> str:
     document.add_port(
-        PortFace(port="p", mac="52:54:00:00:00:01", socket="/p", mode=PortMode.CLIENT, reconnect_s=3)
+        PortSpec(name="p", mac="52:54:00:00:00:01", socket="/p", mode=PortMode.CLIENT, reconnect_s=3)
     )
     return port_alias("p")
 

@@ -14,7 +14,6 @@ from ringway.guest.document.faces import (
     DiskDevice,
     DiskFace,
     DiskSource,
-    PortFace,
     ScsiController,
 )
 from ringway.guest.document.facts import Chipset
@@ -34,7 +33,6 @@ __all__ = [
     "NativeCommand",
     "PciAddress",
     "Plugged",
-    "PortFace",
     "ScsiController",
     "ScsiControllerInfo",
     "difference",

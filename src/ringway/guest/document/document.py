@@ -32,7 +32,7 @@ from ringway.guest.document.endpoints import (
     endpoint_override,
     place_of,
 )
-from ringway.guest.document.faces import DiskBus, DiskFace, PortFace, ScsiController
+from ringway.guest.document.faces import DiskBus, DiskFace, ScsiController
 from ringway.guest.document.facts import Chipset, alias_of, devices_of, each_device
 from ringway.guest.document.names import free_name
 from ringway.guest.document.pci import (
@@ -45,7 +45,7 @@ from ringway.guest.document.pci import (
 )
 from ringway.guest.document.ports import Plugged, mac_addresses, plugged_ports, port_element, port_override
 from ringway.guest.document.tree import Element, insert, parse, remove, text_of, text_of_part
-from ringway.model import GuestDisk
+from ringway.model import GuestDisk, PortSpec, mac_of
 
 
 class Document:
@@ -179,22 +179,22 @@ class Document:
         """Our network ports in it."""
         return tuple(plugged_ports(self._root))
 
-    def add_port(self, face: PortFace, address: PciAddress | None = None) -> tuple[str, ...]:
-        """Give the guest a network port.
+    def add_port(self, spec: PortSpec, address: PciAddress | None = None) -> tuple[str, ...]:
+        """Give the guest a network port, of which nothing is open.
 
         :param address: where; ``None``: libvirt chooses.
         :returns: the interface for libvirt's attachDevice. It has no override: a guest that runs is told no
             MTU.
         :raises ConflictError: the guest has this port, its socket or its MAC address.
-        :raises UsageError: libvirt or QEMU would refuse it.
+        :raises UsageError: its socket or its MAC address is open yet.
         """
-        element = port_element(face, address)
-        self._check_new(port_alias(face.port), element)
-        if face.mac.lower() in mac_addresses(self._root):
-            raise ConflictError(f"guest '{self.name}' has {face.mac} already, at another interface")
-        self._put(element, face.boot_order)
-        if properties := port_override(face):
-            overrides.override(self._root, port_alias(face.port), properties)
+        element, alias = port_element(spec, address), port_alias(spec.name)
+        self._check_new(alias, element)
+        if mac_of(spec) in mac_addresses(self._root):
+            raise ConflictError(f"guest '{self.name}' has {spec.mac} already, at another interface")
+        insert(devices_of(self._root), element)
+        if properties := port_override(spec):
+            overrides.override(self._root, alias, properties)
         return (text_of_part(element),)
 
     def add_scsi_controller(self, wanted: ScsiController) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ringway.guest.base import Wish
 from ringway.guest.document.boot import BOOT_INDEX, index_of, order_of
 from ringway.guest.document.facts import SMALL, alias_of, each_device, number_at
 from ringway.guest.document.overrides import Value, overridden, properties_of
-from ringway.guest.document.parts import check_reconnect, closing, reconnect
+from ringway.guest.document.parts import closing, reconnect
 from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.tree import Element, make
 from ringway.model import Face
@@ -111,7 +111,8 @@ def _check(wish: Wish) -> None:
         raise UsageError("the boot order begins with 1")
     if wish.queues is not None and wish.queues < 1:
         raise UsageError("a device has at least one queue")
-    check_reconnect(wish.reconnect_s)
+    if wish.reconnect_s is not None and wish.reconnect_s < 1:
+        raise UsageError("QEMU waits at least a second before it connects again")
 
 
 def _face(root: Element, device: Element) -> Face | None:

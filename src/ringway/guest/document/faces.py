@@ -1,6 +1,6 @@
-"""What can be put into a domain, as it is asked for: network ports, plain disks, controllers.
+"""What can be put into a domain, as it is asked for: plain disks, controllers.
 
-Endpoints are asked for by :class:`ringway.guest.base.Wish`.
+Endpoints are asked for by :class:`ringway.guest.base.Wish`, ports by :class:`ringway.model.PortSpec`.
 """
 
 from __future__ import annotations
@@ -8,23 +8,6 @@ from __future__ import annotations
 from enum import StrEnum
 
 from msgspec import Struct
-
-from ringway.model import PortMode
-
-
-class PortFace(Struct, frozen=True, kw_only=True):
-    """A vhost-user network port as a guest is to see it."""
-
-    port: str
-    mac: str
-    socket: str
-    mode: PortMode
-    queues: int | None = None
-    rx_queue_size: int | None = None
-    tx_queue_size: int | None = None
-    mtu: int | None = None  #: what the guest is told, and takes if nobody tells it another
-    reconnect_s: int | None = None  #: as a client only
-    boot_order: int | None = None
 
 
 class DiskSource(StrEnum):

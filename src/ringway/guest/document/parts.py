@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ringway.errors import UsageError
 from ringway.guest.document.drives import DriveAddress
 from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.tree import Element, make
@@ -11,12 +10,6 @@ from ringway.guest.document.tree import Element, make
 def reconnect(after_s: int | None) -> Element | None:
     """Have QEMU connect to a socket again, so many seconds after its other side went."""
     return None if after_s is None else make("reconnect", {"enabled": "yes", "timeout": after_s})
-
-
-def check_reconnect(after_s: int | None) -> None:
-    """:raises UsageError: QEMU waits no such time."""
-    if after_s is not None and after_s < 1:
-        raise UsageError("QEMU waits at least a second before it connects again")
 
 
 def closing(

@@ -10,23 +10,27 @@ from msgspec.structs import replace
 
 from ringway.errors import ConflictError, UsageError
 from ringway.guest.aliases import endpoint_alias, port_alias, spoken
-from ringway.guest.base import Wish
-from ringway.guest.document import Attached, Document, PciAddress, Plugged, PortFace, difference
+from ringway.guest.base import Device, Wish
+from ringway.guest.document import Attached, Document, PciAddress, Plugged, difference
 from ringway.guest.libvirt import hotplug, places, reach
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.looks import Look, from_next_start, persistent_document
 from ringway.guest.libvirt.monitor import Monitor
-from ringway.model import Face, PortMode
+from ringway.model import Face, PortMode, PortSpec
 
-NewDevice = Wish | PortFace
 Edit = Callable[[Document], object]
 
 _TRIES: Final = 5
 
 
-def alias_of(device: NewDevice) -> str:
+def alias_of(device: Device) -> str:
     """The name that it has in the domain."""
-    return endpoint_alias(device.endpoint) if isinstance(device, Wish) else port_alias(device.port)
+    return endpoint_alias(device.endpoint) if isinstance(device, Wish) else port_alias(device.name)
+
+
+def _is_kernels(device: Device) -> bool:
+    """Whether it is the kernel's, which maps a guest's memory whether it is shared or not."""
+    return isinstance(device, Wish) and device.face is Face.VHOST_SCSI
 
 
 def check_halves(look: Look, *, live: bool, persistent: bool) -> None:
@@ -38,7 +42,7 @@ def check_halves(look: Look, *, live: bool, persistent: bool) -> None:
         raise ConflictError(f"guest '{name}' is transient: it has no next start", hint="say --no-persistent")
 
 
-def missing(look: Look, device: NewDevice, *, live: bool, persistent: bool) -> tuple[bool, bool]:
+def missing(look: Look, device: Device, *, live: bool, persistent: bool) -> tuple[bool, bool]:
     """Which of the halves that are meant do not have a device yet: the guest that runs, its next start.
 
     :raises ConflictError: one has it otherwise than is wished now.
@@ -81,14 +85,12 @@ def _queues_differ(queues: int | None, wish: Wish) -> Iterator[str]:
         yield f"queues {queues or 'unset'}, not {wish.queues}"
 
 
-def memory_is_shared(document: Document, device: NewDevice, *, fix: bool) -> bool:
+def memory_is_shared(document: Document, device: Device, *, fix: bool) -> bool:
     """Whether a vhost-user device may come in, as far as memory goes; always for the kernel's.
 
     :raises ConflictError: it may not, and it is not to be fixed.
     """
-    if isinstance(device, Wish) and device.face is Face.VHOST_SCSI:
-        return True
-    if document.shares_memory:
+    if _is_kernels(device) or document.shares_memory:
         return True
     if not fix:
         raise ConflictError(
@@ -98,7 +100,7 @@ def memory_is_shared(document: Document, device: NewDevice, *, fix: bool) -> boo
     return False
 
 
-def check_socket(device: NewDevice, look: Look, capabilities: str, *, now: bool) -> None:
+def check_socket(device: Device, look: Look, capabilities: str, *, now: bool) -> None:
     """Look whether QEMU gets to the device's socket, as the user that it runs as.
 
     :param now: it is to connect at once, so that somebody has to listen.
@@ -121,9 +123,9 @@ def check_start(document: Document, capabilities: str) -> None:
         _check_place(device.socket, device.alias, user, serves=_serves(device), now=True)
 
 
-def _serves(device: NewDevice | Attached | Plugged) -> bool:
+def _serves(device: Device | Attached | Plugged) -> bool:
     """Whether QEMU makes the socket, and listens there."""
-    return isinstance(device, PortFace | Plugged) and device.mode is PortMode.SERVER
+    return isinstance(device, PortSpec | Plugged) and device.mode is PortMode.SERVER
 
 
 def _check_place(socket: str | None, alias: str, user: reach.User | None, *, serves: bool, now: bool) -> None:
@@ -137,7 +139,7 @@ def _check_place(socket: str | None, alias: str, user: reach.User | None, *, ser
         reach.check_free(socket, alias)
 
 
-def check_late(device: NewDevice, *, persistent: bool) -> str:
+def check_late(device: Device, *, persistent: bool) -> str:
     """Look at what holds from a start on alone, of a device that a guest is to get while it runs.
 
     :returns: what the caller should know of it.
@@ -152,21 +154,24 @@ def check_late(device: NewDevice, *, persistent: bool) -> str:
     return from_next_start(words)
 
 
-def _late(device: NewDevice) -> Iterator[str]:
+def _late(device: Device) -> Iterator[str]:
     """A firmware looks for its boot devices at a start, and libvirt heeds overrides then."""
+    if not isinstance(device, Wish):
+        return
     if device.boot_order is not None:
         yield "boot order"
-    if isinstance(device, Wish) and device.face is Face.VHOST_SCSI:
+    if _is_kernels(device):
         if device.queues is not None:
             yield "queues"
         if device.protection:
             yield "protection"
 
 
-def add_live(domain: libvirt.virDomain, look: Look, device: NewDevice) -> None:
+def add_live(domain: libvirt.virDomain, look: Look, device: Device) -> None:
     """Give a device to the guest that runs. :raises RingwayError: it could not; nothing of it is left."""
     assert look.live is not None
-    device = replace(device, boot_order=None)  # libvirt refuses one where <os> names kinds of devices
+    if isinstance(device, Wish):
+        device = replace(device, boot_order=None)  # libvirt refuses one where <os> names kinds of devices
     by_monitor = isinstance(device, Wish) and device.face is Face.VHOST_USER_SCSI
     # libvirt chooses well as long as it knows of all that is there.
     address = places.free_place(domain, look.live, look.persistent) if by_monitor or look.hides else None
@@ -179,7 +184,7 @@ def add_live(domain: libvirt.virDomain, look: Look, device: NewDevice) -> None:
                 domain.attachDeviceFlags(element, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
-def add_persistent(domain: libvirt.virDomain, device: NewDevice, address: PciAddress | None) -> str:
+def add_persistent(domain: libvirt.virDomain, device: Device, address: PciAddress | None) -> str:
     """Give a device to the guest's next start, and share its memory if that is needed and is not so.
 
     :param address: where the guest that runs has it; the next start has it there too, if that is free.
@@ -189,7 +194,7 @@ def add_persistent(domain: libvirt.virDomain, device: NewDevice, address: PciAdd
 
     def edit(document: Document) -> None:
         wanted = address if address is not None and document.is_free(address) else None
-        if not (isinstance(device, Wish) and device.face is Face.VHOST_SCSI):
+        if not _is_kernels(device):
             memory[:] = [document.share_memory()]
         _add(document, device, wanted)
 
@@ -202,11 +207,11 @@ def remove_persistent(domain: libvirt.virDomain, alias: str) -> None:
     rewrite(domain, lambda document: document.remove(alias))
 
 
-def preview(look: Look, device: NewDevice) -> str:
+def preview(look: Look, device: Device) -> str:
     """What :func:`add_persistent` would change, as a diff."""
     assert look.persistent is not None
     document = Document(look.persistent.xml)
-    if not (isinstance(device, Wish) and device.face is Face.VHOST_SCSI):
+    if not _is_kernels(device):
         document.share_memory()
     _add(document, device, None)
     return difference(look.persistent.xml, document.xml)
@@ -231,7 +236,7 @@ def rewrite(domain: libvirt.virDomain, edit: Edit) -> None:
     raise ConflictError(f"somebody else changes guest '{domain.name()}' all the time")
 
 
-def _add(document: Document, device: NewDevice, address: PciAddress | None) -> tuple[str, ...]:
+def _add(document: Document, device: Device, address: PciAddress | None) -> tuple[str, ...]:
     if isinstance(device, Wish):
         return document.add_endpoint(device, address)
     return document.add_port(device, address)

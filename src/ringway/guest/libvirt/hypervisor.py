@@ -19,16 +19,15 @@ from ringway.errors import (
     UsageError,
 )
 from ringway.guest.aliases import endpoint_alias, port_alias, spoken
-from ringway.guest.base import Notify, Wish
+from ringway.guest.base import Device, Notify, Wish
 from ringway.guest.document import Document, PciAddress
 from ringway.guest.libvirt import additions, reach
-from ringway.guest.libvirt.additions import NewDevice, alias_of
+from ringway.guest.libvirt.additions import alias_of
 from ringway.guest.libvirt.connection import Connection
 from ringway.guest.libvirt.events import Events
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.looks import Look, glance, persistent_document
 from ringway.guest.libvirt.removals import Removals
-from ringway.guest.vifs import port_face
 from ringway.model import AttachmentInfo, Check, GuestInfo, PortSpec
 
 _log: Final = logging.getLogger(__name__)
@@ -144,7 +143,7 @@ class LibvirtHypervisor:
 
         :raises RingwayError: it could not; the guest is as before.
         """
-        self._add(self._find(guest), port_face(port), live=live, persistent=persistent, fix_memory=fix_memory)
+        self._add(self._find(guest), port, live=live, persistent=persistent, fix_memory=fix_memory)
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         """Take a port away; what is not there is fine. :raises TimedOutError: as :meth:`detach`."""
@@ -216,9 +215,7 @@ class LibvirtHypervisor:
     def _look(self, domain: libvirt.virDomain) -> Look:
         return Look(domain, self._removals.asked(domain))
 
-    def _checked(
-        self, look: Look, device: NewDevice, *, live: bool, persistent: bool, fix_memory: bool
-    ) -> bool:
+    def _checked(self, look: Look, device: Device, *, live: bool, persistent: bool, fix_memory: bool) -> bool:
         """Check what can be before anything changes. :returns: whether the guest that runs can have it."""
         if not live and not persistent:
             return False
@@ -238,7 +235,7 @@ class LibvirtHypervisor:
     def _add(
         self,
         domain: libvirt.virDomain,
-        device: NewDevice,
+        device: Device,
         *,
         live: bool,
         persistent: bool,
