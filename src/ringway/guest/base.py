@@ -48,7 +48,6 @@ class Wish(Struct, frozen=True, kw_only=True):
     boot_order: int | None = None
     protection: bool = False  #: ``t10_pi``; not of ``VHOST_USER_BLK``
     reconnect_s: int | None = 1  #: seconds until QEMU connects again; ``None``: it never does
-    fix_memory: bool = False  #: its memory shall be shared from its next start on
 
 
 Device = Wish | PortSpec
@@ -62,7 +61,8 @@ class Hypervisor(Protocol):
     """libvirt, as a host sees it.
 
     Calls block; they come from many threads, at most one at a time for each guest. A guest goes by its name
-    or its UUID. ``live``: the guest that runs; ``persistent``: its next start.
+    or its UUID. ``live``: the guest that runs; ``persistent``: its next start, from which on its memory shall be
+    shared with ``fix_memory``.
     """
 
     def probe(self) -> tuple[Check, ...]:
@@ -77,7 +77,9 @@ class Hypervisor(Protocol):
     def show(self, guest: str) -> GuestInfo:
         """One guest. :raises NotFoundError: there is none."""
 
-    def attach(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> AttachmentInfo:
+    def attach(
+        self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
+    ) -> AttachmentInfo:
         """Give a guest an endpoint, first to the one that runs. Doing it again changes nothing.
 
         :raises RingwayError: it could not; the guest is as before.
@@ -98,7 +100,9 @@ class Hypervisor(Protocol):
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         """Take a port away; what is not there is fine."""
 
-    def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
+    def check(
+        self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
+    ) -> tuple[str, ...]:
         """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
 
     def define(self, xml: str) -> GuestInfo:

@@ -57,7 +57,12 @@ class Attachments(Holdings):
         self.refuse_held(spec.endpoint, but=found.uuid)
         wish, live, persistent = await self._understand(found, spec)
         lines = await self._guests.ask(
-            self._guests.hypervisor.check, found.uuid, wish, live=live, persistent=persistent
+            self._guests.hypervisor.check,
+            found.uuid,
+            wish,
+            live=live,
+            persistent=persistent,
+            fix_memory=spec.fix_memory,
         )
         return change_of(found, *lines) if lines else Plan(changes=())
 
@@ -77,7 +82,12 @@ class Attachments(Holdings):
             async with self._giving(row):
                 progress.step(0.4, "attaching")
                 return await self._guests.ask(
-                    self._guests.hypervisor.attach, found.uuid, wish, live=live, persistent=persistent
+                    self._guests.hypervisor.attach,
+                    found.uuid,
+                    wish,
+                    live=live,
+                    persistent=persistent,
+                    fix_memory=spec.fix_memory,
                 )
 
     async def _understand(self, guest: GuestInfo, spec: AttachSpec) -> tuple[Wish, bool, bool]:
@@ -135,5 +145,4 @@ def _wish(endpoint: EndpointInfo, spec: AttachSpec) -> Wish:
         queues_asked=spec.queues is not None,
         boot_order=spec.boot_order,
         protection=spec.protection,
-        fix_memory=spec.fix_memory,
     )

@@ -111,7 +111,9 @@ class MemoryHypervisor:
             persistent=name in guest.kept,
         )
 
-    def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
+    def check(
+        self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
+    ) -> tuple[str, ...]:
         """Refuse a guest whose memory is not shared; what it has already is fine."""
         found = self._guest(guest)
         places = {
@@ -119,16 +121,18 @@ class MemoryHypervisor:
             "at its next start": persistent and wish.endpoint not in found.kept,
         }
         if any(places.values()):
-            self._check_memory(guest, fix=wish.fix_memory)
+            self._check_memory(guest, fix=fix_memory)
         return tuple(f"attach {wish.endpoint} {place}" for place, meant in places.items() if meant)
 
     def _check_memory(self, guest: str, *, fix: bool) -> None:
         if not (self._guest(guest).shared_memory or fix):
             raise ConflictError(f"the memory of '{guest}' is not shared", hint="--fix-memory")
 
-    def attach(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> AttachmentInfo:
+    def attach(
+        self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
+    ) -> AttachmentInfo:
         """Enter it."""
-        self.check(guest, wish, live=live, persistent=persistent)
+        self.check(guest, wish, live=live, persistent=persistent, fix_memory=fix_memory)
         found = self._guest(guest)
         self._world.before("attach", wish.endpoint)
         if live:

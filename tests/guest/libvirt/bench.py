@@ -57,10 +57,10 @@ class Bench:
         """The disk of a target."""
         return self.folder / f"{name}.img"
 
-    def wish(self, name: str, device: str = "scsi", *, fix_memory: bool = False) -> Wish:
+    def wish(self, name: str, device: str = "scsi") -> Wish:
         """A target's endpoint, as it is asked for."""
         socket = str(self.folder / f"{name}.sock")
-        return Wish(endpoint=name, face=FACES[device], socket=socket, fix_memory=fix_memory)
+        return Wish(endpoint=name, face=FACES[device], socket=socket)
 
     def attach(self, guest: str, name: str, device: str = "scsi") -> AttachmentInfo:
         """Attach a target's endpoint to a guest that runs, and to its next start."""

@@ -140,10 +140,10 @@ def test_memory_that_is_not_shared(bench: Bench, device: str) -> None:
             bench.attach("private", "db0", device)
         assert "--fix-memory" in (caught.value.hint or "")
         assert bench.documents("private") == before
-        wish = bench.wish("db0", device, fix_memory=True)
-        preview = bench.hypervisor.check("private", wish, live=True, persistent=True)
+        wish = bench.wish("db0", device)
+        preview = bench.hypervisor.check("private", wish, live=True, persistent=True, fix_memory=True)
         assert any("mode='shared'" in line for line in preview if line.startswith("+"))
-        info = bench.hypervisor.attach("private", wish, live=True, persistent=True)
+        info = bench.hypervisor.attach("private", wish, live=True, persistent=True, fix_memory=True)
         assert (info.live, info.persistent) == (False, True)
         assert "+    <access mode='shared'/>" in (info.message or "")
     with started(guest):

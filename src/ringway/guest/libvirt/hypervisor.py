@@ -101,23 +101,27 @@ class LibvirtHypervisor:
 
     # Endpoints
 
-    def check(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> tuple[str, ...]:
+    def check(
+        self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
+    ) -> tuple[str, ...]:
         """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
         look = self._look(self._find(guest))
         live, persistent = additions.missing(look, wish, live=live, persistent=persistent)
-        live = self._checked(look, wish, live=live, persistent=persistent, fix_memory=wish.fix_memory)
+        live = self._checked(look, wish, live=live, persistent=persistent, fix_memory=fix_memory)
         lines = [f"guest '{look.name}' gets {spoken(alias_of(wish))} now"] * live
         if live and (note := additions.check_late(wish, persistent=persistent)):
             lines.append(note)
         return (*lines, *(additions.preview(look, wish).splitlines() if persistent else ()))
 
-    def attach(self, guest: str, wish: Wish, *, live: bool, persistent: bool) -> AttachmentInfo:
+    def attach(
+        self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
+    ) -> AttachmentInfo:
         """Give a guest an endpoint, first to the one that runs. Doing it again changes nothing.
 
         :raises RingwayError: it could not; the guest is as before.
         """
         domain = self._find(guest)
-        note = self._add(domain, wish, live=live, persistent=persistent, fix_memory=wish.fix_memory)
+        note = self._add(domain, wish, live=live, persistent=persistent, fix_memory=fix_memory)
         info = self._look(domain).attachment(wish.endpoint)
         if info is None:
             raise GuestError(f"guest '{guest}' lost '{wish.endpoint}' as soon as it had it")
