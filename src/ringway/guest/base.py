@@ -8,6 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from ringway.errors import ConflictError
 from ringway.model import AttachmentInfo, Check, EndpointInfo, Face, GuestInfo, PortSpec
 
 
@@ -122,6 +123,19 @@ class Hypervisor(Protocol):
 
     def close(self) -> None:
         """Let go. Guests stay as they are."""
+
+
+def check_halves(guest: str, *, runs: bool, stays: bool, live: bool, persistent: bool) -> None:
+    """Refuse a half that a guest does not have.
+
+    :param guest: its name. :param runs: it does. :param stays: it has a next start.
+    :param live: the guest that runs is meant. :param persistent: its next start is.
+    :raises ConflictError: one is meant, and not there.
+    """
+    if live and not runs:
+        raise ConflictError(f"guest '{guest}' does not run", hint="start it, or say --no-live")
+    if persistent and not stays:
+        raise ConflictError(f"guest '{guest}' is transient: it has no next start", hint="say --no-persistent")
 
 
 def face_of(endpoint: EndpointInfo) -> Face:

@@ -17,8 +17,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ringway import faults
-from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError, UsageError
-from ringway.guest.base import GuestEvent, GuestEventKind
+from ringway.errors import BusyError, NotFoundError, RingwayError, UsageError
+from ringway.guest.base import GuestEvent, GuestEventKind, check_halves
 from ringway.host.events import Events, Kind, now
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
@@ -468,12 +468,9 @@ def when(guest: GuestInfo, live: bool | None, persistent: bool | None) -> tuple[
 
     :raises ConflictError: the guest does not run, or has no next start.
     """
-    runs_now = guest.state in _RUNNING
-    if live and not runs_now:
-        raise ConflictError(f"guest '{guest.name}' does not run", hint="leave out --live")
-    if persistent and not guest.persistent:
-        raise ConflictError(f"guest '{guest.name}' has no next start", hint="leave out --persistent")
-    wanted = (runs_now if live is None else live, guest.persistent if persistent is None else persistent)
+    runs, stays = guest.state in _RUNNING, guest.persistent
+    wanted = (runs if live is None else live, stays if persistent is None else persistent)
+    check_halves(guest.name, runs=runs, stays=stays, live=wanted[0], persistent=wanted[1])
     if not any(wanted):
         raise UsageError("neither the guest that runs nor its next start is meant", hint="take one of them")
     return wanted

@@ -33,15 +33,6 @@ def _is_kernels(device: Device) -> bool:
     return isinstance(device, Wish) and device.face is Face.VHOST_SCSI
 
 
-def check_halves(look: Look, *, live: bool, persistent: bool) -> None:
-    """:raises ConflictError: the guest does not run, or has no next start."""
-    name = look.name
-    if live and look.live is None:
-        raise ConflictError(f"guest '{name}' does not run", hint="start it, or say --no-live")
-    if persistent and look.persistent is None:
-        raise ConflictError(f"guest '{name}' is transient: it has no next start", hint="say --no-persistent")
-
-
 def missing(look: Look, device: Device, *, live: bool, persistent: bool) -> tuple[bool, bool]:
     """Which of the halves that are meant do not have a device yet: the guest that runs, its next start.
 

@@ -94,7 +94,7 @@ class LibvirtHypervisor:
         :raises ConflictError: it does not run, or has no next start.
         """
         look = self._look(self._find(guest))
-        additions.check_halves(look, live=not persistent, persistent=persistent)
+        look.check_halves(live=not persistent, persistent=persistent)
         document = look.persistent if persistent else look.live
         assert document is not None
         return document
@@ -223,7 +223,7 @@ class LibvirtHypervisor:
         """Check what can be before anything changes. :returns: whether the guest that runs can have it."""
         if not live and not persistent:
             return False
-        additions.check_halves(look, live=live, persistent=persistent)
+        look.check_halves(live=live, persistent=persistent)
         fix = fix_memory and persistent
         if live and look.live is not None:
             live = additions.memory_is_shared(look.live, device, fix=fix)

@@ -9,6 +9,7 @@ import libvirt
 
 from ringway.errors import NotFoundError
 from ringway.guest.aliases import Kind, owner
+from ringway.guest.base import check_halves
 from ringway.guest.document import Attached, Document, PciAddress, Plugged
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.monitor import Monitor
@@ -109,6 +110,11 @@ class Look:
         if document is None:
             raise NotFoundError("the guest has gone meanwhile")
         return document
+
+    def check_halves(self, *, live: bool, persistent: bool) -> None:
+        """:raises ConflictError: the guest does not run, or has no next start, and that is meant."""
+        runs, stays = self.live is not None, self.persistent is not None
+        check_halves(self.name, runs=runs, stays=stays, live=live, persistent=persistent)
 
     def info(self) -> GuestInfo:
         """The guest."""
