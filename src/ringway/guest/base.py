@@ -102,9 +102,12 @@ class Hypervisor(Protocol):
         """Take a port away; what is not there is fine."""
 
     def check(
-        self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
+        self, guest: str, device: Device, *, live: bool, persistent: bool, fix_memory: bool = False
     ) -> tuple[str, ...]:
-        """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
+        """Say what :meth:`attach` or :meth:`plug` would change, in lines; none if the guest has it.
+
+        :raises RingwayError: why it could not.
+        """
 
     def define(self, xml: str) -> GuestInfo:
         """Make a guest, which does not run yet.

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 from ringway.errors import ConflictError, RingwayError, UsageError
 from ringway.guest.base import Wish, face_of
 from ringway.host.events import Events, Kind
+from ringway.host.giving import Giving
 from ringway.host.health import runs
-from ringway.host.holdings import Holding, Holdings, Words, change_of, when
+from ringway.host.holdings import Holding, Words
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
-from ringway.host.operations import Progress
 from ringway.host.rows import Rows
 from ringway.model import (
     AttachmentInfo,
@@ -21,13 +21,12 @@ from ringway.model import (
     EndpointInfo,
     EngineKind,
     GuestInfo,
-    Plan,
 )
 
 ShowEndpoint = Callable[[str], Awaitable[EndpointInfo]]
 
 
-class Attachments(Holdings):
+class Attachments(Giving[AttachSpec, Wish, AttachmentInfo]):
     """The endpoints that guests have.
 
     :param show: tells how an endpoint is now.
@@ -36,6 +35,7 @@ class Attachments(Holdings):
     words = Words(
         thing="endpoint",
         given="attached to",
+        giving="attaching",
         take="detach",
         told_given=Kind.ATTACHED,
         told_taken=Kind.DETACHED,
@@ -51,58 +51,28 @@ class Attachments(Holdings):
         """A guest, with what is known of its endpoints."""
         return replace(guest, attachments=tuple(self._seen(guest, self._of(guest))))
 
-    async def plan(self, guest: str, spec: AttachSpec) -> Plan:
-        """What :meth:`attach` would do. :raises RingwayError: why it could not."""
-        found = await self._guests.show(guest)
-        self.refuse_held(spec.endpoint, but=found.uuid)
-        wish, live, persistent = await self._understand(found, spec)
-        lines = await self._guests.ask(
-            self._guests.hypervisor.check,
-            found.uuid,
-            wish,
-            live=live,
-            persistent=persistent,
-            fix_memory=spec.fix_memory,
-        )
-        return change_of(found, *lines) if lines else Plan(changes=())
+    # As holdings
 
-    async def attach(self, progress: Progress, guest: str, spec: AttachSpec) -> AttachmentInfo:
-        """Give a guest an endpoint. When it fails, the guest is as before.
+    def _thing_of(self, ask: AttachSpec) -> str:
+        return ask.endpoint
 
-        :raises ConflictError: another guest has it. :raises RingwayError: as the hypervisor.
-        """
-        async with self.changing(spec.endpoint):
-            progress.step(0.1, "looking at the guest")
-            found = await self._guests.show(guest)
-            await self._refuse_others(spec.endpoint, found)
-            async with self._locks.hold(spec.endpoint):  # nobody deletes it before there is a row
-                wish, live, persistent = await self._understand(found, spec)
-                progress.cancellable(False)
-                row = await self._begin(spec.endpoint, found)
-            async with self._giving(row):
-                progress.step(0.4, "attaching")
-                return await self._guests.ask(
-                    self._guests.hypervisor.attach,
-                    found.uuid,
-                    wish,
-                    live=live,
-                    persistent=persistent,
-                    fix_memory=spec.fix_memory,
-                )
-
-    async def _understand(self, guest: GuestInfo, spec: AttachSpec) -> tuple[Wish, bool, bool]:
-        """:returns: what is wished, and whether for the guest that runs and for its next start."""
-        endpoint = await self._show(spec.endpoint)
+    async def _gift(self, ask: AttachSpec, *, live: bool) -> Wish:
+        endpoint = await self._show(ask.endpoint)
         if not runs(endpoint):
             raise ConflictError(
-                f"endpoint '{spec.endpoint}' is {endpoint.state}"
+                f"endpoint '{ask.endpoint}' is {endpoint.state}"
                 + (f": {endpoint.message}" if endpoint.message else ""),
-                hint=f"see: ringway endpoint show {spec.endpoint}",
+                hint=f"see: ringway endpoint show {ask.endpoint}",
             )
-        live, persistent = when(guest, spec.live, spec.persistent)
-        return _wish(endpoint, spec), live, persistent
+        return _wish(endpoint, ask)
 
-    # As holdings
+    async def _push(
+        self, guest: str, gift: Wish, *, live: bool, persistent: bool, fix_memory: bool
+    ) -> AttachmentInfo:
+        attach = self._guests.hypervisor.attach
+        return await self._guests.ask(
+            attach, guest, gift, live=live, persistent=persistent, fix_memory=fix_memory
+        )
 
     def _of(self, guest: GuestInfo) -> Mapping[str, AttachmentInfo]:
         return {each.endpoint: each for each in guest.attachments}

@@ -17,8 +17,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ringway import faults
-from ringway.errors import BusyError, NotFoundError, RingwayError, UsageError
-from ringway.guest.base import GuestEvent, GuestEventKind, check_halves
+from ringway.errors import BusyError, NotFoundError, RingwayError
+from ringway.guest.base import GuestEvent, GuestEventKind
 from ringway.host.events import Events, Kind, now
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
@@ -35,7 +35,7 @@ from ringway.model import (
     PlugInfo,
 )
 
-_RUNNING: Final = (GuestState.RUNNING, GuestState.PAUSED)
+RUNNING: Final = (GuestState.RUNNING, GuestState.PAUSED)
 _STATES: Final = {Stage.BEGUN: AttachmentState.ATTACHING, Stage.GOING: AttachmentState.DETACHING}
 _COMINGS: Final = (GuestEventKind.STARTED, GuestEventKind.RESUMED, GuestEventKind.DEFINED)
 _COMING_S: Final = 1.0  #: between two looks at a guest that is on its way
@@ -56,6 +56,7 @@ class Words(Struct, frozen=True, kw_only=True):
 
     thing: str
     given: str  #: "attached to" a guest
+    giving: str  #: what is done then
     take: str  #: the verb, and the command
     told_given: Kind
     told_taken: Kind
@@ -155,7 +156,7 @@ class Holdings(ABC):
                 hint=f"see: ringway guest show {guest.name}",
             )
 
-    # Give
+    # Be alone with one
 
     @contextlib.asynccontextmanager
     async def changing(self, thing: str) -> AsyncIterator[None]:
@@ -185,30 +186,6 @@ class Holdings(ABC):
         """That guest is not made: whoever was promising the thing may delete it."""
         if self._promised.get(thing) == guest:
             del self._promised[thing]
-
-    async def _refuse_others(self, thing: str, guest: GuestInfo) -> None:
-        """Look whether another guest has it still. :raises BusyError: it has."""
-        row = self._rows.find(thing)
-        if row is not None and row.guest != guest.uuid and row.stage is not Stage.BEGUN:
-            await self._compare(row)
-        self.refuse_held(thing, but=guest.uuid)
-
-    async def _begin(self, thing: str, guest: GuestInfo) -> Holding:
-        """Write down that a guest gets a thing. What it has already is not to be taken back."""
-        before = self._rows.find(thing)
-        half_done = before is not None and before.stage is Stage.BEGUN
-        had = thing in self._of(guest) and not half_done
-        return await self._rows.mark(_holding(thing, guest), Stage.CONFIRMED if had else Stage.BEGUN)
-
-    @contextlib.asynccontextmanager
-    async def _giving(self, row: Holding) -> AsyncIterator[None]:
-        """Change the guest's domain in the block; when that fails, it is as before."""
-        async with (
-            self._locks.hold(guest_lock(row.guest)),
-            self._rows.confirming(row, self._take_back),
-        ):
-            yield
-        self._events.tell(self.words.told_given, _thing(row.guest_name), self._named(row.name))
 
     # Take
 
@@ -242,7 +219,7 @@ class Holdings(ABC):
                 row = self._rows.find(thing)
                 async with self._going(row if row is not None and row.guest == found.uuid else None):
                     await self._pull(found.uuid, thing, live=live, persistent=persistent, timeout_s=timeout_s)
-            self._events.tell(self.words.told_taken, _thing(found.name), self._named(thing))
+            self._tell_of(self.words.told_taken, found.name, thing)
 
     @contextlib.asynccontextmanager
     async def _going(self, row: Holding | None) -> AsyncIterator[None]:
@@ -361,7 +338,7 @@ class Holdings(ABC):
         guests: tuple[GuestInfo, ...] = ()
         with _logged("guests"):
             guests = await self._guests.list()
-        for guest in sorted(guests, key=lambda found: found.state not in _RUNNING):
+        for guest in sorted(guests, key=lambda found: found.state not in RUNNING):
             with _logged(f"guest '{guest.name}'"):
                 await self.take_in(guest)
 
@@ -398,7 +375,7 @@ class Holdings(ABC):
             if not await self._is_there(thing):
                 _log.info("guest '%s' has %s, which is not known", guest.name, self._named(thing))
                 return
-            await self._rows.mark(_holding(thing, guest), Stage.CONFIRMED)
+            await self._rows.mark(holding(thing, guest), Stage.CONFIRMED)
         await self._tell(thing, guest.uuid)
 
     # The row, and the domain
@@ -432,6 +409,9 @@ class Holdings(ABC):
             return None
         return found.name if thing in self._of(found) else None
 
+    def _tell_of(self, kind: Kind, guest: str, thing: str) -> None:
+        self._events.tell(kind, _thing(guest), self._named(thing))
+
     def _named(self, thing: str) -> str:
         return f"{self.words.thing} {thing}"
 
@@ -445,7 +425,8 @@ def _logged(what: str) -> Iterator[None]:
         _log.warning("%s cannot be looked at: %s", what, error)
 
 
-def _holding(thing: str, guest: GuestInfo) -> Holding:
+def holding(thing: str, guest: GuestInfo) -> Holding:
+    """Make the row that a guest has a thing."""
     return Holding(name=thing, guest=guest.uuid, guest_name=guest.name, created=now())
 
 
@@ -461,16 +442,3 @@ def _thing(guest: str) -> str:
 def change_of(guest: GuestInfo, *details: str) -> Plan:
     """What would change in one guest."""
     return Plan(changes=(Change(action=Action.UPDATE, object=_thing(guest.name), details=details),))
-
-
-def when(guest: GuestInfo, live: bool | None, persistent: bool | None) -> tuple[bool, bool]:
-    """Whether the guest that runs is meant, and whether its next start; both, if nothing is said.
-
-    :raises ConflictError: the guest does not run, or has no next start.
-    """
-    runs, stays = guest.state in _RUNNING, guest.persistent
-    wanted = (runs if live is None else live, stays if persistent is None else persistent)
-    check_halves(guest.name, runs=runs, stays=stays, live=wanted[0], persistent=wanted[1])
-    if not any(wanted):
-        raise UsageError("neither the guest that runs nor its next start is meant", hint="take one of them")
-    return wanted

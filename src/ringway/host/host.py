@@ -291,7 +291,7 @@ class Host:
         """Begin to give a guest an endpoint. The operation's result: AttachmentInfo."""
         return self.operations.start(
             f"attach endpoint {spec.endpoint} to guest {guest}",
-            lambda operation: self.attachments.attach(operation, guest, spec),
+            lambda operation: self.attachments.give(operation, guest, spec),
             f"guest/{guest}",
             f"endpoint/{spec.endpoint}",
         )
@@ -319,7 +319,7 @@ class Host:
         )
 
     async def _plug(self, operation: Operation, guest: str, plug: PlugSpec) -> PortInfo:
-        await self.plugs.plug(operation, guest, plug)
+        await self.plugs.give(operation, guest, plug)
         return await self.ports.show(plug.port)
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> Operation:

@@ -10,13 +10,13 @@ from msgspec.structs import replace
 
 from ringway.errors import ConflictError, RingwayError
 from ringway.host.events import Events, Kind
-from ringway.host.holdings import Holding, Holdings, Words, change_of, when
+from ringway.host.giving import Giving
+from ringway.host.holdings import Holding, Words
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
-from ringway.host.operations import Progress
 from ringway.host.rows import Row, Rows, Stage
 from ringway.host.switches import Switches
-from ringway.model import GuestInfo, Plan, PlugInfo, PlugSpec, PortMode, PortSpec, PortState
+from ringway.model import GuestInfo, PlugInfo, PlugSpec, PortMode, PortSpec, PortState
 
 _UNKNOWN: Final = "external"  #: the switch that others see to
 _OR_CLIENT: Final = {PortMode.SERVER: ", or take a port with --mode client", PortMode.CLIENT: ""}
@@ -30,7 +30,7 @@ class WantedPort(Row, frozen=True, kw_only=True):
     made_for: str | None = None  #: the UUID of the guest whose creation made it
 
 
-class Plugs(Holdings):
+class Plugs(Giving[PlugSpec, PortSpec, None]):
     """The ports that guests have. Their switches are told whose they are.
 
     :param ports: all that there are.
@@ -39,6 +39,7 @@ class Plugs(Holdings):
     words = Words(
         thing="port",
         given="plugged into",
+        giving="plugging it in",
         take="unplug",
         told_given=Kind.PLUGGED,
         told_taken=Kind.UNPLUGGED,
@@ -60,54 +61,6 @@ class Plugs(Holdings):
     def view(self, guest: GuestInfo) -> GuestInfo:
         """A guest, with what is known of its ports."""
         return replace(guest, ports=tuple(self._seen(guest, self._of(guest))))
-
-    async def plan(self, guest: str, plug: PlugSpec) -> Plan:
-        """What :meth:`plug` would do. :raises RingwayError: why it could not."""
-        found = await self._guests.show(guest)
-        self.refuse_held(plug.port, but=found.uuid)
-        _, live, persistent = await self._understand(found, plug)
-        there = self._of(found).get(plug.port)
-        if there is not None and there.live >= live and there.persistent >= persistent:
-            return Plan(changes=())
-        return change_of(found, f"plug port {plug.port} in")
-
-    async def plug(self, progress: Progress, guest: str, plug: PlugSpec) -> None:
-        """Give a guest a port, the one that runs and its next start. When it fails, it is as before.
-
-        :raises BusyError: another guest has it.
-        """
-        async with self.changing(plug.port):
-            progress.step(0.1, "looking at the guest")
-            found = await self._guests.show(guest)
-            await self._refuse_others(plug.port, found)
-            async with self._ports.alone(plug.port):  # nobody deletes it before there is a row
-                spec, live, persistent = await self._understand(found, plug)
-                progress.cancellable(False)
-                row = await self._begin(plug.port, found)
-            async with self._giving(row):
-                progress.step(0.4, "plugging it in")
-                await self._switches.ask(self._switches.of(spec).plug, spec, found.uuid)
-                await self._guests.ask(
-                    self._guests.hypervisor.plug,
-                    found.uuid,
-                    spec,
-                    live=live,
-                    persistent=persistent,
-                    fix_memory=plug.fix_memory,
-                )
-
-    async def _understand(self, guest: GuestInfo, plug: PlugSpec) -> tuple[PortSpec, bool, bool]:
-        """:returns: the port, and whether it is for the guest that runs and for its next start."""
-        row = self._ports.get(plug.port)
-        if row.stage is not Stage.CONFIRMED:
-            raise ConflictError(f"port '{row.name}' is being made or deleted", hint="wait, then look again")
-        live, persistent = when(guest, plug.live, plug.persistent)
-        if live and (why := await self._obstacle(row.spec)) is not None:
-            raise ConflictError(
-                f"a guest that runs cannot have port '{row.name}' now: {why}",
-                hint=f"plug it in for the next start (--no-live){_OR_CLIENT[row.spec.mode]}",
-            )
-        return row.spec, live, persistent
 
     async def refuse_start(self, spec: PortSpec) -> None:
         """:raises ConflictError: no guest can start with a port, which need not be there yet."""
@@ -140,6 +93,27 @@ class Plugs(Holdings):
             await self._tell(port, row.guest)
 
     # As holdings
+
+    def _thing_of(self, ask: PlugSpec) -> str:
+        return ask.port
+
+    async def _gift(self, ask: PlugSpec, *, live: bool) -> PortSpec:
+        row = self._ports.get(ask.port)
+        if row.stage is not Stage.CONFIRMED:
+            raise ConflictError(f"port '{row.name}' is being made or deleted", hint="wait, then look again")
+        if live and (why := await self._obstacle(row.spec)) is not None:
+            raise ConflictError(
+                f"a guest that runs cannot have port '{row.name}' now: {why}",
+                hint=f"plug it in for the next start (--no-live){_OR_CLIENT[row.spec.mode]}",
+            )
+        return row.spec
+
+    async def _push(
+        self, guest: str, gift: PortSpec, *, live: bool, persistent: bool, fix_memory: bool
+    ) -> None:
+        await self._switches.ask(self._switches.of(gift).plug, gift, guest)
+        plug = self._guests.hypervisor.plug
+        await self._guests.ask(plug, guest, gift, live=live, persistent=persistent, fix_memory=fix_memory)
 
     def _of(self, guest: GuestInfo) -> Mapping[str, PlugInfo]:
         return {each.port: each for each in guest.ports}

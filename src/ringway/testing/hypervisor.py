@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, TimedOutError
-from ringway.guest.base import GuestEvent, Notify, Wish
+from ringway.guest.base import Device, GuestEvent, Notify, Wish
 from ringway.guest.document import Document
 from ringway.model import (
     ALIAS_PREFIX,
@@ -112,21 +112,18 @@ class MemoryHypervisor:
         )
 
     def check(
-        self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
+        self, guest: str, device: Device, *, live: bool, persistent: bool, fix_memory: bool = False
     ) -> tuple[str, ...]:
         """Refuse a guest whose memory is not shared; what it has already is fine."""
         found = self._guest(guest)
-        places = {
-            "now": live and wish.endpoint not in found.live,
-            "at its next start": persistent and wish.endpoint not in found.kept,
-        }
-        if any(places.values()):
-            self._check_memory(guest, fix=fix_memory)
-        return tuple(f"attach {wish.endpoint} {place}" for place, meant in places.items() if meant)
-
-    def _check_memory(self, guest: str, *, fix: bool) -> None:
-        if not (self._guest(guest).shared_memory or fix):
+        if isinstance(device, Wish):
+            doing, name, now, later = "attach", device.endpoint, set(found.live), set(found.kept)
+        else:
+            doing, name, now, later = "plug", device.name, found.ports, found.ports
+        places = {"now": live and name not in now, "at its next start": persistent and name not in later}
+        if any(places.values()) and not (found.shared_memory or fix_memory):
             raise ConflictError(f"the memory of '{guest}' is not shared", hint="--fix-memory")
+        return tuple(f"{doing} {name} {place}" for place, meant in places.items() if meant)
 
     def attach(
         self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
@@ -155,8 +152,8 @@ class MemoryHypervisor:
     def plug(
         self, guest: str, port: PortSpec, *, live: bool, persistent: bool, fix_memory: bool = False
     ) -> None:
-        """Enter a port. Refuse a guest whose memory is not shared."""
-        self._check_memory(guest, fix=fix_memory)
+        """Enter a port."""
+        self.check(guest, port, live=live, persistent=persistent, fix_memory=fix_memory)
         self._world.before("plug", port.name)
         self._guest(guest).ports.add(port.name)
 

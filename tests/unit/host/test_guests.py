@@ -215,6 +215,11 @@ async def test_a_plan_changes_nothing(start: OpenHost, guests: GuestWorld) -> No
             await host.attachments.plan("web", AttachSpec(endpoint="db0"))
         plan = await host.attachments.plan("web", AttachSpec(endpoint="db0", fix_memory=True))
         assert plan.changes[0].details == ("attach db0 now", "attach db0 at its next start")
+        await done(host.create_port(PortSpec(name="p0", switch="memory")))
+        with pytest.raises(ConflictError, match="not shared"):
+            await host.plugs.plan("web", PlugSpec(port="p0"))
+        plan = await host.plugs.plan("web", PlugSpec(port="p0", fix_memory=True, live=False))
+        assert plan.changes[0].details == ("plug p0 at its next start",)
         assert web.live == {}
 
 

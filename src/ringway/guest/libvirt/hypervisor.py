@@ -99,19 +99,22 @@ class LibvirtHypervisor:
         assert document is not None
         return document
 
-    # Endpoints
+    # Devices
 
     def check(
-        self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
+        self, guest: str, device: Device, *, live: bool, persistent: bool, fix_memory: bool = False
     ) -> tuple[str, ...]:
-        """Say what :meth:`attach` would change, in lines. :raises RingwayError: why it could not."""
+        """Say what :meth:`attach` or :meth:`plug` would change, in lines; none if the guest has it.
+
+        :raises RingwayError: why it could not.
+        """
         look = self._look(self._find(guest))
-        live, persistent = additions.missing(look, wish, live=live, persistent=persistent)
-        live = self._checked(look, wish, live=live, persistent=persistent, fix_memory=fix_memory)
-        lines = [f"guest '{look.name}' gets {spoken(alias_of(wish))} now"] * live
-        if live and (note := additions.check_late(wish, persistent=persistent)):
+        live, persistent = additions.missing(look, device, live=live, persistent=persistent)
+        live = self._checked(look, device, live=live, persistent=persistent, fix_memory=fix_memory)
+        lines = [f"guest '{look.name}' gets {spoken(alias_of(device))} now"] * live
+        if live and (note := additions.check_late(device, persistent=persistent)):
             lines.append(note)
-        return (*lines, *(additions.preview(look, wish).splitlines() if persistent else ()))
+        return (*lines, *(additions.preview(look, device).splitlines() if persistent else ()))
 
     def attach(
         self, guest: str, wish: Wish, *, live: bool, persistent: bool, fix_memory: bool = False
@@ -134,8 +137,6 @@ class LibvirtHypervisor:
         :raises TimedOutError: it did not; it was asked, and nothing else changed.
         """
         self._remove(guest, endpoint_alias(endpoint), live=live, persistent=persistent, timeout_s=timeout_s)
-
-    # Ports
 
     def plug(
         self, guest: str, port: PortSpec, *, live: bool, persistent: bool, fix_memory: bool = False
