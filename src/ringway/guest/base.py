@@ -62,8 +62,8 @@ class Hypervisor(Protocol):
     """libvirt, as a host sees it.
 
     Calls block; they come from many threads, at most one at a time for each guest. A guest goes by its name
-    or its UUID. ``live``: the guest that runs; ``persistent``: its next start, from which on its memory shall be
-    shared with ``fix_memory``.
+    or its UUID. ``live``: the guest that runs; ``persistent``: its next start; ``fix_memory``: from which on
+    its memory shall be shared.
     """
 
     def probe(self) -> tuple[Check, ...]:

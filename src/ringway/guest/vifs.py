@@ -76,7 +76,7 @@ def add_ports(document: Document, ports: Sequence[PortSpec]) -> tuple[str, ...]:
 
     One without a MAC address gets one that follows from its name.
 
-    :returns: their elements. :raises UsageError: one has no socket. :raises ConflictError: one is there already.
+    :returns: their elements. :raises UsageError: one has no socket. :raises ConflictError: one is there.
     """
     if ports:
         document.share_memory()

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, UsageError
-from ringway.model import PortMode, PortSpec
+from ringway.model import PortSpec
 from ringway.net.base import check_others, random_mac, resolve_port, take_options
 
 SOCKET = "/run/ringway/port/web0.sock"
