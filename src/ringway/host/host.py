@@ -349,8 +349,8 @@ class Host:
             f"port/{name}",
         )
 
-    def _begin(self, verb: str, name: str, work: Any) -> Operation:
-        return self.operations.start(f"{verb} endpoint {name}", work, f"endpoint/{name}")
+    def _begin(self, verb: str, name: str, work: Any, within: Operation | None = None) -> Operation:
+        return self.operations.start(f"{verb} endpoint {name}", work, f"endpoint/{name}", within=within)
 
     # Plans
 
@@ -401,7 +401,7 @@ class Host:
         async def make(change: Change) -> None:
             nonlocal done
             async with limit:
-                part = self._part(change, wanted.get(change.name), force)
+                part = self._part(operation, change, wanted.get(change.name), force)
                 await part.ended()
             if part.error is not None:
                 failed[change.name] = part.error
@@ -413,12 +413,18 @@ class Host:
         _raise_failures(failed)
         return plan
 
-    def _part(self, change: Change, spec: EndpointSpec | None, force: bool) -> Operation:
-        if spec is None:
-            return self.delete(change.name, force=force)
-        if change.action is Action.CREATE:
-            return self.create(spec)
-        return self.update(change.name, lambda _old: spec, force=force)
+    def _part(self, whole: Operation, change: Change, spec: EndpointSpec | None, force: bool) -> Operation:
+        name, changes = change.name, self._changes
+
+        async def work(part: Operation) -> None:
+            if spec is None:
+                await changes.delete(part, name, force=force)
+            elif change.action is Action.CREATE:
+                await changes.create(part, spec)
+            else:
+                await changes.update(part, name, lambda _old: spec, force=force)
+
+        return self._begin(change.action, name, work, within=whole)
 
     # Files
 

@@ -14,7 +14,7 @@ from ringway.host.events import Events, Kind, now
 from ringway.model import OperationInfo, OperationState
 
 KEPT: Final = 1000  #: ended ones; the oldest is forgotten first
-MAX_RUNNING: Final = 1000
+MAX_RUNNING: Final = 1000  #: not counting parts of others
 CLOSING_S: Final = 20.0  #: how long the daemon's end waits for what cannot be cancelled
 #: What the kernel says that is no fault of the daemon's.
 _REFUSALS: Final[tuple[tuple[type[OSError], type[RingwayError]], ...]] = (
@@ -49,10 +49,11 @@ class Part(Progress):
 class Operation(Progress):
     """One piece of work. Made by :meth:`Operations.start`."""
 
-    def __init__(self, description: str, objects: tuple[str, ...]) -> None:
+    def __init__(self, description: str, objects: tuple[str, ...], within: Operation | None) -> None:
         self.id = secrets.token_hex(8)
         self.description = description
         self.objects = objects
+        self.within = within
         self.state = OperationState.RUNNING
         self.result: Any = None
         self.error: RingwayError | None = None
@@ -133,15 +134,21 @@ class Operations:
         self._ended: dict[str, Operation] = {}
 
     def start(
-        self, description: str, work: Callable[[Operation], Awaitable[Any]], *objects: str
+        self,
+        description: str,
+        work: Callable[[Operation], Awaitable[Any]],
+        *objects: str,
+        within: Operation | None = None,
     ) -> Operation:
         """Begin work that goes on whether or not somebody waits for it.
 
+        :param within: what it is a part of. That was let in, so its parts are.
         :raises BusyError: too much is going on already.
         """
-        if len(self._running) >= MAX_RUNNING:
+        wholes = sum(operation.within is None for operation in self._running.values())
+        if within is None and wholes >= MAX_RUNNING:
             raise BusyError(f"{MAX_RUNNING} operations are running", hint="wait until some have ended")
-        operation = Operation(description, objects)
+        operation = Operation(description, objects, within)
         self._running[operation.id] = operation
         operation.task = asyncio.create_task(_run(operation, work), name=description)
         operation.task.add_done_callback(lambda task: self._end(operation, task))

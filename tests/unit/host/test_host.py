@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from functools import partial
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 
 from ringway.errors import BackstoreError, BusyError, ConflictError, NotFoundError, RingwayError, UsageError
 from ringway.host import backoff
+from ringway.host.config import DaemonConfig
 from ringway.host.events import Kind
 from ringway.model import Action, EndpointSpec, EndpointState, Event, HostConfig, Limits, OperationState
 from ringway.testing.engine import World
@@ -442,6 +444,52 @@ async def test_apply_takes_from_a_guest_what_is_forced(open_host: OpenHost, worl
         assert [lun.lun for lun in world.endpoints["c"].luns] == [0]
         await done(host.apply(less, prune=True, force=True))
         assert {name: len(found.luns) for name, found in world.endpoints.items()} == {"a": 1, "c": 1}
+
+
+async def test_apply_ends_whatever_else_is_begun(
+    open_host: OpenHost, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts counted as operations: at the limit it stopped in the middle, and some of it went on."""
+    monkeypatch.setattr("ringway.host.operations.MAX_RUNNING", 1)
+    refused: list[str] = []
+    async with open_host() as host:
+        loop = asyncio.get_running_loop()
+
+        async def begin_another() -> None:
+            with pytest.raises(BusyError) as caught:
+                host.create(spec("z"))
+            refused.append(caught.value.message)
+
+        def before(_verb: str, _name: str) -> None:
+            asyncio.run_coroutine_threadsafe(begin_another(), loop).result()
+
+        world.before = before
+        await done(host.apply(HostConfig(endpoint=tuple(map(spec, "abc"))), prune=False))
+        await done(host.create(spec("d")))
+    assert world.endpoints.keys() == {"a", "b", "c", "d"}
+    assert refused == ["1 operations are running"] * 4
+
+
+async def test_apply_goes_on_without_what_has_gone_meanwhile(open_host: OpenHost, world: World) -> None:
+    """As many as may go on at once wait until the last of all is deleted by somebody else."""
+    async with open_host() as host:
+        loop = asyncio.get_running_loop()
+        names = [f"e{number}" for number in range(DaemonConfig().parallel + 1)]
+        for name in names:
+            await done(host.create(spec(name)))
+
+        async def delete_last() -> None:
+            with contextlib.suppress(NotFoundError):
+                await done(host.delete(names[-1]))
+
+        def before(verb: str, name: str) -> None:
+            if verb == "delete" and name != names[-1]:
+                asyncio.run_coroutine_threadsafe(delete_last(), loop).result()
+
+        world.before = before
+        with pytest.raises(NotFoundError, match=f"no endpoint '{names[-1]}'"):
+            await done(host.apply(HostConfig(endpoint=(spec("new"),)), prune=True))
+    assert world.endpoints.keys() == {"new"}
 
 
 async def test_a_dry_run_checks_and_changes_nothing(open_host: OpenHost, world: World) -> None:
