@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from ringway.errors import ConflictError, RingwayError, UsageError
 from ringway.guest.base import Wish, face_of
+from ringway.host.desired import Desired
 from ringway.host.events import Events, Kind
 from ringway.host.giving import Giving
 from ringway.host.health import runs
@@ -29,6 +30,7 @@ ShowEndpoint = Callable[[str], Awaitable[EndpointInfo]]
 class Attachments(Giving[AttachSpec, Wish, AttachmentInfo]):
     """The endpoints that guests have.
 
+    :param endpoints: that are wanted; others can be there as well.
     :param show: tells how an endpoint is now.
     """
 
@@ -42,9 +44,16 @@ class Attachments(Giving[AttachSpec, Wish, AttachmentInfo]):
     )
 
     def __init__(
-        self, rows: Rows[Holding], guests: Guests, locks: Locks, events: Events, show: ShowEndpoint
+        self,
+        rows: Rows[Holding],
+        guests: Guests,
+        locks: Locks,
+        events: Events,
+        endpoints: Desired,
+        show: ShowEndpoint,
     ) -> None:
         super().__init__(rows, guests, locks, events)
+        self._endpoints = endpoints
         self._show = show
 
     def view(self, guest: GuestInfo) -> GuestInfo:
@@ -57,6 +66,8 @@ class Attachments(Giving[AttachSpec, Wish, AttachmentInfo]):
         return ask.endpoint
 
     async def _gift(self, ask: AttachSpec, *, live: bool) -> Wish:
+        if ask.endpoint in self._endpoints.names():
+            self._endpoints.settled(ask.endpoint)
         endpoint = await self._show(ask.endpoint)
         if not runs(endpoint):
             raise ConflictError(

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ringway import faults
 from ringway.engine.base import Driver
-from ringway.errors import BusyError, ConflictError
+from ringway.errors import BusyError
 from ringway.host import specs
 from ringway.host.actual import Actual
 from ringway.host.desired import Desired
@@ -174,7 +174,7 @@ class Changes:
         :raises BusyError: a guest does.
         """
         async with self.locks.hold(name):
-            wanted = self._settled(name)
+            wanted = self._desired.settled(name)
             new = specs.inherit(wanted.spec, change(wanted.spec))
             if new == wanted.spec:
                 return await self._view(wanted)
@@ -189,13 +189,6 @@ class Changes:
                 self._wake(name)
             self._events.tell(Kind.UPDATED, _thing(name), "; ".join(specs.differences(wanted.spec, new)))
             return await self._view(self._desired.get(name))
-
-    def _settled(self, name: str) -> Wanted:
-        """:raises ConflictError: the endpoint is on its way in or out."""
-        wanted = self._desired.get(name)
-        if wanted.deletion is not None or wanted.applied is None:
-            raise ConflictError(f"endpoint '{name}' is being made or deleted", hint="wait, then look again")
-        return wanted
 
     async def _commit(self, progress: Progress, driver: Driver, wanted: Wanted, new: EndpointSpec) -> Wanted:
         """Check the new specification, and write it down beside the one that runs."""
@@ -230,7 +223,7 @@ class Changes:
         :returns: as it is; with the kernel engine its message says how the guest finds out.
         """
         async with self.locks.hold(name):
-            wanted = self._settled(name)
+            wanted = self._desired.settled(name)
             spec = specs.with_size(wanted.spec, address, size_bytes)
             progress.cancellable(False)
             driver = self._actual.driver(spec.engine)

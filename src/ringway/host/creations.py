@@ -12,9 +12,10 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -40,12 +41,6 @@ class Creation(Row, frozen=True, kw_only=True):
 
     guest: str  #: the UUID that it has, or would have
     volumes: dict[str, int | None]  #: paths of new ones, and their inodes as soon as they are known
-
-
-class Delete(Protocol):
-    """Deletes a thing."""
-
-    async def __call__(self, progress: Progress, name: str, *, force: bool) -> None: ...
 
 
 class Creations:
@@ -226,18 +221,24 @@ class Creations:
         async with self._locks.hold(guest_lock(row.guest)):
             await guests.ask(guests.hypervisor.undefine, row.guest)
         for name in [wanted.name for wanted in host.desired.all() if wanted.made_for == row.guest]:
-            await self._free(row, host.attachments, name, self._changes.delete)
+            await self._free(row, host.attachments, name, partial(self._changes.delete, force=True))
         for name in host.ports.made_for(row.guest):
             await self._free(row, host.plugs, name, host.ports.delete)
         await self._unmake_volumes(row)
         await self._rows.remove(row.name)
 
-    async def _free(self, row: Creation, holdings: Holdings, thing: str, delete: Delete) -> None:
+    async def _free(
+        self,
+        row: Creation,
+        holdings: Holdings,
+        thing: str,
+        delete: Callable[[Progress, str], Awaitable[None]],
+    ) -> None:
         """Delete what was made for a guest, unless another has been given it meanwhile."""
         if holdings.find(thing) is None:
             holdings.break_promise(thing, row.name)
             with contextlib.suppress(NotFoundError):
-                await delete(Progress(), thing, force=True)
+                await delete(Progress(), thing)
         else:
             _log.info("%s '%s' is another guest's by now, and stays", holdings.words.thing, thing)
 

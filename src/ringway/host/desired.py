@@ -48,6 +48,13 @@ class Desired:
             raise NotFoundError(f"there is no endpoint '{name}'", hint="see: ringway endpoint list")
         return found
 
+    def settled(self, name: str) -> Wanted:
+        """An endpoint that is to stay. :raises ConflictError: it is on its way in or out."""
+        wanted = self.get(name)
+        if wanted.deletion is not None or wanted.applied is None:
+            raise ConflictError(f"endpoint '{name}' is being made or deleted", hint="wait, then look again")
+        return wanted
+
     def all(self) -> tuple[Wanted, ...]:
         """All rows, by name."""
         return tuple(self._rows[name] for name in sorted(self._rows))

@@ -116,7 +116,9 @@ class Host:
         self.guests = Guests(hypervisor)
         self.switches = Switches(switches)
         around = (self.guests, locks, self.events)
-        self.attachments = Attachments(rows("attachment", Holding, store), *around, self.endpoint)
+        self.attachments = Attachments(
+            rows("attachment", Holding, store), *around, self.desired, self.endpoint
+        )
         ports = rows("port", WantedPort, store)
         self.plugs = Plugs(rows("plug", Holding, store), *around, ports, self.switches)
         self.ports = Ports(ports, self.switches, self.plugs, locks, self.events)

@@ -378,10 +378,17 @@ def test_a_storm_of_kicks_for_nothing_keeps_nobody_from_being_served(target: Ser
 
 
 def fill(eventfd: int) -> None:
-    """Fill an eventfd, and let it block: a write to it would wait for a reader, and there is none."""
-    with contextlib.suppress(BlockingIOError):
-        os.eventfd_read(eventfd)
-    os.eventfd_write(eventfd, 2**64 - 2)
+    """Fill an eventfd, and let it block: a write to it would wait for a reader, and there is none.
+
+    A back end may write to it meanwhile, of requests that have ended.
+    """
+    os.set_blocking(eventfd, False)
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(eventfd)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_write(eventfd, 2**64 - 2)
+            break
     os.set_blocking(eventfd, True)
 
 

@@ -402,6 +402,24 @@ async def test_what_a_creation_has_made_is_not_deleted_under_its_hands(
         assert (host.attachments.guest_of("web"), host.plugs.guest_of("p0")) == ("web", "web")
 
 
+async def test_an_undoing_that_a_switch_refuses_is_tried_again(tmp_path: Path, spec: GuestSpec) -> None:
+    """The port was forgotten, and stayed in the switch for ever."""
+
+    def refuse(verb: str, name: str) -> None:
+        if verb == "delete":
+            raise RingwayError(f"no {verb} of {name}")
+
+    guests, switch = GuestWorld(before=fail), SwitchWorld()
+    async with running_host(_state(tmp_path), World(), guests, switch) as host:
+        switch.before = refuse
+        with pytest.raises(RingwayError, match="no web"):
+            await done(host.create_guest(spec))
+        assert (set(switch.ports), len(host.creations.left())) == ({"p0"}, 1)
+        switch.before = lambda _verb, _name: None
+        await host.creations.settle()
+        assert (switch.ports, host.creations.left()) == ({}, ())
+
+
 async def test_the_undoing_of_what_was_left_is_not_cancelled(
     tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,19 @@ async def test_an_endpoint_is_attached_and_detached(start: OpenHost, guests: Gue
             await done(host.detach("web", "db0", **FROM_BOTH))
 
 
+async def test_what_is_left_of_a_creation_is_no_endpoint_to_attach(
+    tmp_path: Path, guests: GuestWorld
+) -> None:
+    """It goes as soon as the engine lets it: a guest would have been left with one that is not there."""
+    web = guests.add("web")
+    async with running_host(tmp_path, World(before=fail), guests) as host:
+        with pytest.raises(RingwayError):
+            await done(host.create(spec("db0")))
+        with pytest.raises(ConflictError, match="being made or deleted"):
+            await done(host.attach("web", AttachSpec(endpoint="db0")))
+    assert web.kept == {}
+
+
 @pytest.mark.parametrize(("running", "persistent"), [(True, False), (False, True)])
 async def test_an_attachment_is_for_what_there_is_of_a_guest(
     start: OpenHost, guests: GuestWorld, running: bool, persistent: bool

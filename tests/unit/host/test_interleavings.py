@@ -215,7 +215,8 @@ class Lives:
         assert host.creations.left() == ()
         assert host._changes.locks._users == {}
         assert {one.name for one in host.desired.all()} == set(self.world.endpoints)
-        assert {one.name for one in host.ports._rows.all()} == set(self.switch.ports)
+        ports = {f"port/{one.name}" for one in host.ports._rows.all()}
+        assert ports <= {f"port/{name}" for name in self.switch.ports} <= ports | self.forced
         for one in host.desired.all():
             for lun in one.spec.luns:
                 path = lun.backstore.path
