@@ -14,7 +14,7 @@ from ringway.guest.base import Device, Wish
 from ringway.guest.document import Attached, Document, PciAddress, Plugged, difference
 from ringway.guest.libvirt import hotplug, places, reach
 from ringway.guest.libvirt.failures import translated
-from ringway.guest.libvirt.looks import Look, from_next_start, persistent_document
+from ringway.guest.libvirt.looks import Look, from_next_start, persistent_xml
 from ringway.guest.libvirt.monitor import Monitor
 from ringway.model import Face, PortMode, PortSpec
 
@@ -209,22 +209,33 @@ def preview(look: Look, device: Device) -> str:
 
 
 def rewrite(domain: libvirt.virDomain, edit: Edit) -> None:
-    """Change a domain's persistent document, unless others do at the same moment: then again.
+    """Change a domain's persistent document; if others have changed it meanwhile, again, on top of theirs.
+
+    libvirt has no compare-and-set: what others define while it checks and takes ours, a few milliseconds, is
+    lost. Nothing else comes between the last look and that.
 
     :raises RingwayError: what ``edit`` raises, or libvirt refuses it; the document is as before.
     """
+    before = _next_start(domain)
     for _ in range(_TRIES):
-        document = persistent_document(domain)
-        if document is None:
-            raise ConflictError(f"guest '{domain.name()}' has no next start any more")
-        before = document.xml
+        document = Document(before)
         edit(document)
-        now = persistent_document(domain)
-        if now is not None and now.xml == before:
-            with translated(f"libvirt does not take the document of guest '{document.name}'"):
-                domain.connect().defineXMLFlags(document.xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        after, name = document.xml, document.name
+        if (now := _next_start(domain)) == before:
+            with translated(f"libvirt does not take the document of guest '{name}'"):
+                domain.connect().defineXMLFlags(after, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
             return
-    raise ConflictError(f"somebody else changes guest '{domain.name()}' all the time")
+        before = now
+    raise ConflictError(
+        f"somebody else changes guest '{domain.name()}' all the time", hint="wait for that, and try again"
+    )
+
+
+def _next_start(domain: libvirt.virDomain) -> str:
+    """:raises ConflictError: the domain has none."""
+    if (xml := persistent_xml(domain)) is None:
+        raise ConflictError(f"guest '{domain.name()}' has no next start any more")
+    return xml
 
 
 def _add(document: Document, device: Device, address: PciAddress | None) -> tuple[str, ...]:

@@ -40,8 +40,14 @@ def live_document(domain: libvirt.virDomain) -> Document | None:
 
 def persistent_document(domain: libvirt.virDomain) -> Document | None:
     """Of its next start; ``None`` if there will be none."""
+    xml = persistent_xml(domain)
+    return None if xml is None else Document(xml)
+
+
+def persistent_xml(domain: libvirt.virDomain) -> str | None:
+    """The text of that, as libvirt prints it."""
     with translated(f"guest '{domain.name()}'"):
-        return Document(domain.XMLDesc(_WHOLE)) if domain.isPersistent() else None
+        return str(domain.XMLDesc(_WHOLE)) if domain.isPersistent() else None
 
 
 def hidden(domain: libvirt.virDomain, live: Document) -> dict[str, str]:
