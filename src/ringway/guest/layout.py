@@ -18,8 +18,7 @@ from msgspec import Struct
 
 from ringway.errors import ConflictError, UsageError
 from ringway.guest.base import Wish
-from ringway.guest.document import DiskBus as FaceBus
-from ringway.guest.document import DiskDevice, DiskFace, DiskSource, Document, ScsiController
+from ringway.guest.document import DiskFace, DiskSource, Document, ScsiController
 from ringway.guest.document.names import disk_index, disk_name
 from ringway.guest.volumes import QCOW2, RAW, Volume
 from ringway.model import (
@@ -126,8 +125,8 @@ def disk_face(disk: Disk) -> DiskFace:
         volume=disk.name,
         source=DiskSource.BLOCK if volume.block else DiskSource.FILE,
         path=volume.path,
-        device=DiskDevice(device.kind),
-        bus=FaceBus(device.place),
+        device=device.kind,
+        bus=device.place,
         target=disk.target,
         format=volume.format,
         readonly=volume.readonly,

@@ -11,8 +11,6 @@ from msgspec.structs import replace
 from ringway.errors import ConflictError, RingwayError, UsageError
 from ringway.guest.aliases import volume_alias
 from ringway.guest.document import (
-    DiskBus,
-    DiskDevice,
     DiskFace,
     DiskSource,
     Document,
@@ -21,13 +19,14 @@ from ringway.guest.document import (
     ScsiControllerInfo,
 )
 from ringway.guest.document.names import disk_index, disk_name
+from ringway.model import DiskBus, DiskType
 
 from .domains import domain
 
 _FILE = DiskFace(volume="v", source=DiskSource.FILE, path="/srv/v.img")
-_LUN = DiskFace(volume="l", source=DiskSource.BLOCK, path="/dev/sdb", device=DiskDevice.LUN)
-_CD = DiskFace(volume="cd", source=DiskSource.FILE, path=None, device=DiskDevice.CDROM)
-_FLOPPY = replace(_CD, device=DiskDevice.FLOPPY, bus=DiskBus.FDC)
+_LUN = DiskFace(volume="l", source=DiskSource.BLOCK, path="/dev/sdb", device=DiskType.LUN)
+_CD = DiskFace(volume="cd", source=DiskSource.FILE, path=None, device=DiskType.CDROM)
+_FLOPPY = replace(_CD, device=DiskType.FLOPPY, bus=DiskBus.FDC)
 _THREADS = "<iothreads>2</iothreads>"
 
 
@@ -285,7 +284,7 @@ def test_a_disk_that_libvirt_would_refuse_is_refused(
 @pytest.mark.parametrize(("bus", "device", "count"), [("ide", "disk", 4), ("fdc", "floppy", 2)])
 def test_a_bus_that_is_full_is_refused(bus: str, device: str, count: int) -> None:
     document = Document(domain(machine="pc"))
-    face = replace(_FILE, bus=DiskBus(bus), device=DiskDevice(device))
+    face = replace(_FILE, bus=DiskBus(bus), device=DiskType(device))
     for number in range(count):
         document.add_disk(replace(face, volume=str(number)))
     with pytest.raises(ConflictError, match=f"{bus} bus has {count} drives"):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ringway.errors import RingwayError
 from ringway.guest.base import Wish
-from ringway.guest.document import DiskBus, DiskFace, DiskSource, Document
-from ringway.model import Face, PortMode, PortSpec
+from ringway.guest.document import DiskFace, DiskSource, Document
+from ringway.model import DiskBus, Face, PortMode, PortSpec
 
 from .domains import domain
 

@@ -17,8 +17,6 @@ from msgspec.structs import replace
 from ringway.errors import NotFoundError, PermissionDeniedError, RingwayError, UsageError
 from ringway.guest.base import Wish
 from ringway.guest.document import (
-    DiskBus,
-    DiskDevice,
     DiskFace,
     DiskSource,
     Document,
@@ -27,7 +25,7 @@ from ringway.guest.document import (
     native,
     validate,
 )
-from ringway.model import Face, PortMode, PortSpec
+from ringway.model import DiskBus, DiskType, Face, PortMode, PortSpec
 
 from .domains import domain
 
@@ -43,8 +41,8 @@ _BLK = Wish(endpoint="b.k", face=Face.VHOST_USER_BLK, socket="/run/blk.sock", qu
 _KERNEL = Wish(endpoint="lio_0", face=Face.VHOST_SCSI, wwpn="naa.5001405aa3a2c1f0", protection=True)
 _PORT = PortSpec(name="p0", mac="52:54:00:00:00:01", socket="/run/p0", mode=PortMode.CLIENT)
 _FILE = DiskFace(volume="v", source=DiskSource.FILE, path="/srv/v.img")
-_LUN = DiskFace(volume="l", source=DiskSource.BLOCK, path="/dev/sdb", device=DiskDevice.LUN)
-_CD = DiskFace(volume="c", source=DiskSource.FILE, path=None, device=DiskDevice.CDROM)
+_LUN = DiskFace(volume="l", source=DiskSource.BLOCK, path="/dev/sdb", device=DiskType.LUN)
+_CD = DiskFace(volume="c", source=DiskSource.FILE, path=None, device=DiskType.CDROM)
 _THREADS = "<iothreads>2</iothreads>"
 
 
@@ -181,7 +179,7 @@ _BUSES = [
     (replace(_FILE, source=DiskSource.BLOCK, path="/dev/sdb", io="io_uring"), "scsi-hd"),
     (replace(_CD, bus=DiskBus.SATA), "ide-cd"),
     (replace(_CD, bus=DiskBus.USB, path="/srv/cd.iso"), "usb-storage"),
-    (replace(_CD, device=DiskDevice.FLOPPY, bus=DiskBus.FDC), "floppy"),
+    (replace(_CD, device=DiskType.FLOPPY, bus=DiskBus.FDC), "floppy"),
     (replace(_LUN, readonly=True, shareable=True, cache="none", discard="unmap"), "scsi-block"),
 ]
 

@@ -13,15 +13,9 @@ from lxml import etree
 from ringway.errors import UsageError
 from ringway.guest.aliases import endpoint_alias, port_alias, volume_alias
 from ringway.guest.base import Wish
-from ringway.guest.document import (
-    DiskBus,
-    DiskFace,
-    DiskSource,
-    Document,
-    PciAddress,
-)
+from ringway.guest.document import DiskFace, DiskSource, Document, PciAddress
 from ringway.guest.document.tree import MAX_BYTES
-from ringway.model import Face, PortMode, PortSpec
+from ringway.model import DiskBus, Face, PortMode, PortSpec
 
 from .domains import domain, domains
 

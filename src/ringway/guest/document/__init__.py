@@ -9,13 +9,7 @@ from ringway.guest.document.disks import MappedVolume
 from ringway.guest.document.document import Document, difference
 from ringway.guest.document.drives import ScsiControllerInfo
 from ringway.guest.document.endpoints import Attached
-from ringway.guest.document.faces import (
-    DiskBus,
-    DiskDevice,
-    DiskFace,
-    DiskSource,
-    ScsiController,
-)
+from ringway.guest.document.faces import DiskFace, DiskSource, ScsiController
 from ringway.guest.document.facts import Chipset
 from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.ports import Plugged
@@ -24,8 +18,6 @@ from ringway.guest.document.validation import NativeCommand, native, validate
 __all__ = [
     "Attached",
     "Chipset",
-    "DiskBus",
-    "DiskDevice",
     "DiskFace",
     "DiskSource",
     "Document",

@@ -11,21 +11,13 @@ from msgspec import Struct
 from ringway.errors import ConflictError, UsageError
 from ringway.guest.aliases import Kind, owner, volume_alias
 from ringway.guest.document.drives import DriveAddress
-from ringway.guest.document.faces import DiskBus, DiskDevice, DiskFace, DiskSource
+from ringway.guest.document.faces import DiskFace, DiskSource
 from ringway.guest.document.facts import Chipset, alias_of, chipset_of, each_device, iothreads_of
 from ringway.guest.document.names import disk_index, free_name, target_names
 from ringway.guest.document.parts import closing
 from ringway.guest.document.tree import Element, make, make_text
-from ringway.model import GuestDisk
+from ringway.model import PREFIXES, DiskBus, DiskType, GuestDisk
 
-_PREFIXES: Final = {
-    DiskBus.SCSI: "sd",
-    DiskBus.SATA: "sd",
-    DiskBus.USB: "sd",
-    DiskBus.VIRTIO: "vd",
-    DiskBus.IDE: "hd",
-    DiskBus.FDC: "fd",
-}
 _SERIAL: Final = re.compile(r"[A-Za-z0-9_.+ -]+")
 #: Buses with one controller: how many drives it has.
 _DRIVES: Final = {DiskBus.IDE: 4, DiskBus.FDC: 2}
@@ -48,8 +40,8 @@ def disk_target(root: Element, face: DiskFace) -> str:
     :raises UsageError: it is no disk's name.
     """
     if face.target is not None and (disk_index(face.target) is None or face.target[-1].isdigit()):
-        raise UsageError(f"'{face.target}' is no disk's name", hint=f"take one like {_PREFIXES[face.bus]}a")
-    target = face.target or free_name(root, _PREFIXES[face.bus])
+        raise UsageError(f"'{face.target}' is no disk's name", hint=f"take one like {PREFIXES[face.bus]}a")
+    target = face.target or free_name(root, PREFIXES[face.bus])
     if target in target_names(root):
         raise ConflictError(f"the guest has a disk '{target}' already")
     if (disk_index(target) or 0) >= _DRIVES.get(face.bus, 1 << 20):
@@ -70,7 +62,7 @@ def disk_element(face: DiskFace, target: str, address: DriveAddress | None) -> E
         "queues": queues,
     }
     source = {"file" if face.source is DiskSource.FILE else "dev": face.path}
-    readonly = face.readonly or face.device is DiskDevice.CDROM
+    readonly = face.readonly or face.device is DiskType.CDROM
     return make(
         "disk",
         {"type": face.source, "device": face.device},
@@ -114,7 +106,7 @@ def check_disk(root: Element, face: DiskFace) -> None:
 
 
 def _faults(face: DiskFace) -> Iterator[tuple[bool, str, str | None]]:
-    lun, medium = face.device is DiskDevice.LUN, face.device in (DiskDevice.CDROM, DiskDevice.FLOPPY)
+    lun, medium = face.device is DiskType.LUN, face.device in (DiskType.CDROM, DiskType.FLOPPY)
     yield lun and face.bus is not DiskBus.SCSI, f"a LUN cannot be on bus {face.bus}", "take bus=scsi"
     yield (
         lun and face.source is not DiskSource.BLOCK,
@@ -129,7 +121,7 @@ def _faults(face: DiskFace) -> Iterator[tuple[bool, str, str | None]]:
         f"bus virtio has no {face.device}",
         "take bus=scsi or bus=sata",
     )
-    floppy = face.device is DiskDevice.FLOPPY
+    floppy = face.device is DiskType.FLOPPY
     yield floppy != (face.bus is DiskBus.FDC), f"a {face.device} cannot be on bus {face.bus}", None
     yield (
         (face.queues or face.iothread) is not None and face.bus is not DiskBus.VIRTIO,
@@ -142,7 +134,7 @@ def _faults(face: DiskFace) -> Iterator[tuple[bool, str, str | None]]:
         "take letters, digits and _-.+",
     )
     yield (
-        face.readonly and face.device is DiskDevice.DISK and face.bus in (DiskBus.SATA, DiskBus.IDE),
+        face.readonly and face.device is DiskType.DISK and face.bus in (DiskBus.SATA, DiskBus.IDE),
         f"a disk on bus {face.bus} cannot be read-only",
         "take bus=scsi or bus=virtio",
     )

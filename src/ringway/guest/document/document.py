@@ -32,7 +32,7 @@ from ringway.guest.document.endpoints import (
     endpoint_override,
     place_of,
 )
-from ringway.guest.document.faces import DiskBus, DiskFace, ScsiController
+from ringway.guest.document.faces import DiskFace, ScsiController
 from ringway.guest.document.facts import Chipset, alias_of, devices_of, each_device
 from ringway.guest.document.names import free_name
 from ringway.guest.document.pci import (
@@ -45,7 +45,7 @@ from ringway.guest.document.pci import (
 )
 from ringway.guest.document.ports import Plugged, mac_addresses, plugged_ports, port_element, port_override
 from ringway.guest.document.tree import Element, insert, parse, remove, text_of, text_of_part
-from ringway.model import GuestDisk, PortSpec, mac_of
+from ringway.model import DiskBus, GuestDisk, PortSpec, mac_of
 
 
 class Document:

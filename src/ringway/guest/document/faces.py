@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from ringway.model import DiskBus, DiskType
+
 
 class DiskSource(StrEnum):
     """What is behind a plain disk."""
@@ -17,33 +19,13 @@ class DiskSource(StrEnum):
     BLOCK = "block"
 
 
-class DiskDevice(StrEnum):
-    """What a plain disk looks like to the guest."""
-
-    DISK = "disk"
-    LUN = "lun"  #: the guest's SCSI commands go to the host's device
-    CDROM = "cdrom"
-    FLOPPY = "floppy"
-
-
-class DiskBus(StrEnum):
-    """Where a plain disk is; ``SCSI`` is a controller of the model virtio-scsi."""
-
-    SCSI = "scsi"
-    VIRTIO = "virtio"
-    SATA = "sata"
-    IDE = "ide"
-    USB = "usb"
-    FDC = "fdc"
-
-
 class DiskFace(Struct, frozen=True, kw_only=True):
     """A plain disk: QEMU opens what is behind it. ``None``: libvirt's or QEMU's own choice."""
 
     volume: str  #: its alias names it
     source: DiskSource
     path: str | None  #: ``None``: a drive without a medium
-    device: DiskDevice = DiskDevice.DISK
+    device: DiskType = DiskType.DISK
     bus: DiskBus = DiskBus.SCSI
     target: str | None = None  #: ``sda``; ``None``: the first that is free
     format: str = "raw"
