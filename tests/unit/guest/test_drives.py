@@ -75,11 +75,11 @@ def test_names_go_on_as_linux_counts_them() -> None:
 
 def test_the_first_disk_brings_its_controller() -> None:
     document = Document(domain())
-    options = ScsiController(queues=4, cmd_per_lun=64, max_sectors=2048)
+    options = ScsiController(queues=4)
     controller, disk = document.add_disk(replace(_FILE, discard="unmap", serial="a-1"), options)
     assert controller == (
         """<controller type='scsi' index='0' model='virtio-scsi'>
-  <driver queues='4' cmd_per_lun='64' max_sectors='2048'/>
+  <driver queues='4'/>
 </controller>"""
     )
     assert disk == (
@@ -199,8 +199,6 @@ def test_io_threads_are_those_that_libvirt_makes(threads: str, there: tuple[int,
     "options",
     [
         ScsiController(queues=0),
-        ScsiController(cmd_per_lun=-1),
-        ScsiController(max_sectors=0),
         ScsiController(queues=1, iothreads=(1, 2)),
         ScsiController(iothreads=(1, 1)),
     ],
@@ -260,13 +258,9 @@ def test_disks_on_other_buses() -> None:
         (replace(_FLOPPY, bus=DiskBus.SCSI), UsageError, "a floppy cannot be on bus scsi"),
         (replace(_CD, bus=DiskBus.FDC), UsageError, "a cdrom cannot be on bus fdc"),
         (replace(_FILE, volume="x", bus=DiskBus.IDE), UsageError, "no bus ide"),
-        (replace(_FILE, volume="x", queues=2), UsageError, "no queues or I/O thread"),
-        (replace(_FILE, volume="x", iothread=1), UsageError, "no queues or I/O thread"),
-        (replace(_FILE, volume="x", iothread=3, bus=DiskBus.VIRTIO), UsageError, "no I/O thread 3"),
         (replace(_FILE, volume="x", io="native"), UsageError, "needs cache=none"),
         (replace(_FILE, volume="x", readonly=True, bus=DiskBus.SATA), UsageError, "cannot be read-only"),
         (replace(_FILE, volume="x", serial="ü"), UsageError, "serial 'ü'"),
-        (replace(_FILE, volume="x", shareable=True, format="qcow2"), UsageError, "format raw"),
         (replace(_FILE, volume="x", boot_order=0), UsageError, "begins with 1"),
     ],
 )

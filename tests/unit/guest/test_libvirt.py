@@ -169,9 +169,9 @@ def test_disks_are_on_virtio_scsi_and_no_lsi_appears(devices: Devices, machine: 
 
 
 _BUSES = [
-    (replace(_FILE, bus=DiskBus.VIRTIO, queues=2, iothread=1, cache="none", io="native"), "virtio-blk-pci"),
+    (replace(_FILE, bus=DiskBus.VIRTIO, cache="none", io="native"), "virtio-blk-pci"),
     (
-        replace(_FILE, bus=DiskBus.VIRTIO, shareable=True, serial="A-1_2.3+4", discard="unmap"),
+        replace(_FILE, bus=DiskBus.VIRTIO, serial="A-1_2.3+4", discard="unmap"),
         "virtio-blk-pci",
     ),
     (replace(_FILE, bus=DiskBus.SATA, format="qcow2", io="threads"), "ide-hd"),
@@ -180,7 +180,7 @@ _BUSES = [
     (replace(_CD, bus=DiskBus.SATA), "ide-cd"),
     (replace(_CD, bus=DiskBus.USB, path="/srv/cd.iso"), "usb-storage"),
     (replace(_CD, device=DiskType.FLOPPY, bus=DiskBus.FDC), "floppy"),
-    (replace(_LUN, readonly=True, shareable=True, cache="none", discard="unmap"), "scsi-block"),
+    (replace(_LUN, readonly=True, cache="none", discard="unmap"), "scsi-block"),
 ]
 
 

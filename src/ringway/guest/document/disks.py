@@ -12,7 +12,7 @@ from ringway.errors import ConflictError, UsageError
 from ringway.guest.aliases import Kind, owner, volume_alias
 from ringway.guest.document.drives import DriveAddress
 from ringway.guest.document.faces import DiskFace, DiskSource
-from ringway.guest.document.facts import Chipset, alias_of, chipset_of, each_device, iothreads_of
+from ringway.guest.document.facts import Chipset, alias_of, chipset_of, each_device
 from ringway.guest.document.names import disk_index, free_name, target_names
 from ringway.guest.document.parts import closing
 from ringway.guest.document.tree import Element, make, make_text
@@ -51,15 +51,12 @@ def disk_target(root: Element, face: DiskFace) -> str:
 
 def disk_element(face: DiskFace, target: str, address: DriveAddress | None) -> Element:
     """Make the disk's element. Its combination was checked by :func:`check_disk`."""
-    queues, iothread = (face.queues, face.iothread) if face.bus is DiskBus.VIRTIO else (None, None)
     driver = {
         "name": "qemu",
         "type": face.format,
         "cache": face.cache,
         "io": face.io,
         "discard": face.discard,
-        "iothread": iothread,
-        "queues": queues,
     }
     source = {"file" if face.source is DiskSource.FILE else "dev": face.path}
     readonly = face.readonly or face.device is DiskType.CDROM
@@ -70,7 +67,6 @@ def disk_element(face: DiskFace, target: str, address: DriveAddress | None) -> E
         make("source", source) if face.path else None,
         make("target", {"dev": target, "bus": face.bus}),
         make("readonly") if readonly else None,
-        make("shareable") if face.shareable else None,
         None if face.serial is None else make_text("serial", face.serial),
         *closing(volume_alias(face.volume), face.boot_order, address),
     )
@@ -124,11 +120,6 @@ def _faults(face: DiskFace) -> Iterator[tuple[bool, str, str | None]]:
     floppy = face.device is DiskType.FLOPPY
     yield floppy != (face.bus is DiskBus.FDC), f"a {face.device} cannot be on bus {face.bus}", None
     yield (
-        (face.queues or face.iothread) is not None and face.bus is not DiskBus.VIRTIO,
-        f"a disk on bus {face.bus} has no queues or I/O thread of its own",
-        "its controller has" if face.bus is DiskBus.SCSI else None,
-    )
-    yield (
         face.serial is not None and not _SERIAL.fullmatch(face.serial),
         f"libvirt takes no serial '{face.serial}'",
         "take letters, digits and _-.+",
@@ -138,19 +129,12 @@ def _faults(face: DiskFace) -> Iterator[tuple[bool, str, str | None]]:
         f"a disk on bus {face.bus} cannot be read-only",
         "take bus=scsi or bus=virtio",
     )
-    yield (
-        face.shareable and face.format != "raw",
-        "a disk that others write to as well needs format raw",
-        None,
-    )
     yield face.io == "native" and face.cache not in ("none", "directsync"), "io=native needs cache=none", None
 
 
 def _faults_here(root: Element, face: DiskFace) -> Iterator[tuple[bool, str, str | None]]:
     q35 = chipset_of(root) is Chipset.Q35
     yield q35 and face.bus is DiskBus.IDE, "a q35 machine has no bus ide", "take bus=sata or bus=scsi"
-    missing = face.iothread is not None and face.iothread not in iothreads_of(root)
-    yield missing, f"the guest has no I/O thread {face.iothread}", "virsh iothreadadd gives it one"
 
 
 def _source_of(disk: Element) -> str | None:

@@ -240,14 +240,10 @@ class Document:
             return place_on_scsi(self._root)
         return place_on_sata(self._root) if bus is DiskBus.SATA else None
 
-    def element(self, alias: str) -> str:
-        """The device of an alias, for libvirt's detachDevice. :raises NotFoundError: there is none."""
-        return text_of_part(self._device(alias))
-
     def remove(self, alias: str) -> str:
         """Take out the device of an alias, and what is overridden of it.
 
-        :returns: the device, as :meth:`element`.
+        :returns: the device, for libvirt's detachDevice.
         :raises NotFoundError: there is none.
         """
         element = self._device(alias)

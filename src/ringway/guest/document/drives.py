@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from ringway.errors import UsageError
 from ringway.guest.document.faces import ScsiController
-from ringway.guest.document.facts import alias_of, each_device, iothreads_of
+from ringway.guest.document.facts import each_device, iothreads_of
 from ringway.guest.document.names import disk_index
 from ringway.guest.document.tree import Element, make
 
@@ -54,7 +54,6 @@ class ScsiControllerInfo(Struct, frozen=True, kw_only=True):
 
     index: int
     model: str | None  #: ``None``: libvirt's default
-    alias: str | None = None
     disks: int = 0  #: that are on it
 
     @property
@@ -115,8 +114,6 @@ def controller_element(root: Element, wanted: ScsiController) -> Element:
     several = len(wanted.iothreads) > 1
     attributes = {
         "queues": wanted.queues,
-        "cmd_per_lun": wanted.cmd_per_lun,
-        "max_sectors": wanted.max_sectors,
         "iothread": None if several else next(iter(wanted.iothreads), None),
     }
     threads = make("iothreads", None, *(make("iothread", {"id": each}) for each in wanted.iothreads))
@@ -150,7 +147,7 @@ def _indexed(root: Element) -> dict[int, Element]:
 def _info(index: int, element: Element | None, disks: int) -> ScsiControllerInfo:
     if element is None:
         return ScsiControllerInfo(index=index, model=None, disks=disks)
-    return ScsiControllerInfo(index=index, model=element.get("model"), alias=alias_of(element), disks=disks)
+    return ScsiControllerInfo(index=index, model=element.get("model"), disks=disks)
 
 
 def _lowest(indexes: Container[int]) -> int:
@@ -173,9 +170,8 @@ def _check(root: Element, wanted: ScsiController) -> None:
                 f"the guest has no I/O thread {thread}",
                 hint=f"virsh iothreadadd gives it one; it has {sorted(there)}",
             )
-    numbers = (wanted.queues, wanted.cmd_per_lun, wanted.max_sectors)
-    if any(number is not None and number < 1 for number in numbers):
-        raise UsageError("queues, cmd_per_lun and max_sectors of a controller are at least 1")
+    if wanted.queues is not None and wanted.queues < 1:
+        raise UsageError("a controller has at least one queue")
     threads = len(set(wanted.iothreads))
     if threads < len(wanted.iothreads) or threads > (wanted.queues or threads):
         raise UsageError("a controller has at most as many I/O threads as queues, and each of them once")

@@ -30,14 +30,11 @@ class DiskFace(Struct, frozen=True, kw_only=True):
     target: str | None = None  #: ``sda``; ``None``: the first that is free
     format: str = "raw"
     readonly: bool = False
-    shareable: bool = False
     serial: str | None = None
     boot_order: int | None = None
     cache: str | None = None
     io: str | None = None
     discard: str | None = None
-    queues: int | None = None  #: of bus virtio
-    iothread: int | None = None  #: of bus virtio
 
 
 class ScsiController(Struct, frozen=True, kw_only=True):
@@ -45,5 +42,3 @@ class ScsiController(Struct, frozen=True, kw_only=True):
 
     queues: int | None = None
     iothreads: tuple[int, ...] = ()  #: one: for all queues; several (libvirt 11.2): queues in turn
-    cmd_per_lun: int | None = None
-    max_sectors: int | None = None

@@ -8,11 +8,9 @@ from typing import Final, Self
 
 from msgspec import Struct
 
-from ringway.errors import UsageError
 from ringway.guest.document.facts import Chipset, chipset_of
 from ringway.guest.document.tree import Element, make
 
-_ADDRESS: Final = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE | re.ASCII)
 _FIELD: Final = re.compile("0[xX][0-9a-fA-F]{1,6}|[0-9]{1,6}")
 _NUMBERS: Final = ("domain", "bus", "slot", "function")
 
@@ -24,14 +22,6 @@ class PciAddress(Struct, frozen=True, order=True):
     bus: int
     slot: int
     function: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``0000:05:00.0``. :raises UsageError: it is no address."""
-        match = _ADDRESS.fullmatch(text)
-        if match is None:
-            raise UsageError(f"'{text}' is no PCI address", hint="write it as 0000:05:00.0")
-        return cls(*(int(number, 16) for number in match.groups()))
 
     @classmethod
     def of(cls, device: Element) -> Self | None:

@@ -60,8 +60,7 @@ class Bridges:
 
     def interface(self, name: str) -> Interface | None:
         """An interface by its name, whoever made it."""
-        columns = [*rows.INTERFACE, *rows.LINK]
-        found = self._database.select("Interface", [["name", "==", name]], columns)
+        found = self._database.select("Interface", [["name", "==", name]], rows.INTERFACE)
         return Interface.of(found[0]) if found else None
 
     def has_id(self, key: str, value: str) -> tuple[str, ...]:

@@ -18,8 +18,7 @@ from ringway.net.ovs.values import as_map, as_one, as_set, is_row, put, to_map, 
 MARK: Final = "ringway-port"
 GUEST: Final = "vm-uuid"
 TYPES: Final = {PortMode.SERVER: "dpdkvhostuserclient", PortMode.CLIENT: "dpdkvhostuser"}
-INTERFACE: Final = ["name", "type", "options", "external_ids", "mtu", "mtu_request", "ofport", "error"]
-LINK: Final = ["link_state", "status"]
+INTERFACE: Final = ["name", "type", "options", "external_ids", "mtu", "mtu_request", "error", "link_state"]
 SWITCH: Final = [
     "ovs_version",
     "datapath_types",
@@ -28,7 +27,6 @@ SWITCH: Final = [
     "dpdk_version",
     "other_config",
     "cur_cfg",
-    "next_cfg",
 ]
 
 
@@ -42,14 +40,12 @@ class Interface(Struct, frozen=True, kw_only=True):
     external_ids: Mapping[str, str]
     mtu: int | None
     mtu_request: int | None
-    ofport: int | None
     error: str | None
     up: bool
-    status: Mapping[str, str]
 
     @classmethod
     def of(cls, row: Row) -> Interface:
-        """:param row: with the columns of :data:`INTERFACE` and :data:`LINK`."""
+        """:param row: with the columns of :data:`INTERFACE`."""
         return cls(
             uuid=row["_uuid"][1],
             name=row["name"],
@@ -58,10 +54,8 @@ class Interface(Struct, frozen=True, kw_only=True):
             external_ids=as_map(row["external_ids"]),
             mtu=as_one(row["mtu"]) or None,  # 0 until a guest has come
             mtu_request=as_one(row["mtu_request"]),
-            ofport=as_one(row["ofport"]),
             error=as_one(row["error"]),
             up=as_one(row["link_state"]) == "up",
-            status=as_map(row["status"]),
         )
 
     def is_of(self, spec: PortSpec) -> bool:
@@ -77,9 +71,7 @@ class Root(Struct, frozen=True, kw_only=True):
     wants_dpdk: bool
     types: frozenset[str]  #: of interfaces that it can make
     socket_folder: str  #: relative to where it runs
-    other_config: Mapping[str, str]
-    done: int
-    asked: int
+    done: int  #: the number of the configuration that it is done with
 
     @classmethod
     def of(cls, row: Row) -> Root:
@@ -91,9 +83,7 @@ class Root(Struct, frozen=True, kw_only=True):
             wants_dpdk=config.get("dpdk-init") in ("true", "try"),
             types=frozenset(as_set(row["iface_types"])),
             socket_folder=config.get("vhost-sock-dir", ""),
-            other_config=config,
             done=row["cur_cfg"],
-            asked=row["next_cfg"],
         )
 
 
