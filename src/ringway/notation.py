@@ -10,7 +10,17 @@ from msgspec import ValidationError, convert
 from msgspec.structs import replace
 
 from ringway.errors import UsageError
-from ringway.model import BLOCK_SIZES, MAX_LUN, MAX_TARGET, BackstoreSpec, Limits, LunSpec, Mapped, SpecKind
+from ringway.model import (
+    BLOCK_SIZES,
+    MAX_LUN,
+    MAX_TARGET,
+    BackstoreSpec,
+    Limits,
+    LunSpec,
+    Mapped,
+    SpecKind,
+    is_name,
+)
 from ringway.model.validation import reason
 from ringway.scsi.identity import check_serial
 from ringway.units import parse_duration, parse_size
@@ -27,7 +37,6 @@ __all__ = [
 
 _ADDRESS: Final = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})=(.*)", re.DOTALL | re.ASCII)
 _ATTRIBUTE: Final = re.compile(r"([a-z0-9]+(?:_[a-z0-9]+)+)=(.*)", re.ASCII)
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _OPTIONS_HINT: Final = (
     "options are readonly, direct, block-size=512|4096, serial=TEXT, mapped=on|off|auto; of a LUN also "
     "iops=COUNT, bandwidth=SIZE, burst=SECONDS; a comma in a path is written twice"
@@ -160,7 +169,7 @@ def _flag(value: str) -> bool:
 
 def _name(value: str) -> str:
     """:raises ValueError: no name of an object."""
-    if not _NAME.fullmatch(value):
+    if not is_name(value):
         raise ValueError(value)
     return value
 

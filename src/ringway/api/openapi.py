@@ -9,8 +9,8 @@ from typing import Any, Final
 import msgspec
 
 import ringway
-from ringway.api.routes import ADDRESS, GUEST, IDENTITY, NAME, ErrorBody, Route
-from ringway.model import OperationInfo, Plan
+from ringway.api.routes import ADDRESS, GUEST, IDENTITY, ErrorBody, Route
+from ringway.model import NAME, OperationInfo, Plan
 
 PATH: Final = "/1.0/openapi.json"
 _JSON: Final = "application/json"

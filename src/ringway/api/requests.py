@@ -11,10 +11,10 @@ import msgspec
 from starlette.requests import Request
 
 from ringway.api.openapi import PATH
-from ringway.api.routes import ADDRESS, GUEST, IDENTITY, NAME, Call, Route
+from ringway.api.routes import ADDRESS, GUEST, IDENTITY, Call, Route
 from ringway.errors import NotFoundError, UsageError
 from ringway.host.host import Host
-from ringway.model import MAX_LUN, MAX_TARGET
+from ringway.model import MAX_LUN, MAX_TARGET, NAME
 from ringway.model.validation import reason
 
 BODY_TIMEOUT_S: Final = 30.0  #: for a whole body, however slowly it drips

@@ -14,7 +14,6 @@ from ringway.model import ErrorRecord
 
 MAX_BODY: Final = 1 << 20  #: bytes
 MAX_FILE: Final = 64 << 20  #: bytes of a whole host's configuration
-NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 #: libvirt's names have spaces and more.
 GUEST: Final = r"[^/\x00-\x1f\x7f]{1,255}"
 ADDRESS: Final = r"[0-9]{1,3}:[0-9]{1,5}"

@@ -34,6 +34,7 @@ from ringway.model import (
     LunSpec,
     SpecKind,
     check_together,
+    is_name,
 )
 
 #: What libvirt's schema takes for a serial number, and QEMU shows whole.
@@ -42,7 +43,6 @@ _MEDIA: Final = (DiskType.CDROM, DiskType.FLOPPY)
 _NO_SERIAL: Final = (DiskType.LUN, *_MEDIA)
 #: Buses on which libvirt has no disk that cannot be written.
 _ALWAYS_WRITABLE: Final = (DiskBus.IDE, DiskBus.SATA)
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 Find = Callable[[BlockDevice, str], Volume]
 """A volume of a mapping; the text is what a new one is called."""
@@ -247,7 +247,7 @@ def _luns(disks: Sequence[Disk]) -> list[Disk]:
 
 def _spec(name: str, disks: Sequence[Disk], queues: int) -> EndpointSpec:
     """:raises UsageError: no name of an endpoint."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UsageError(f"an endpoint cannot be called '{name}'", hint="name it with --endpoint")
     scsi = disks[0].mapping.place is DiskBus.SCSI
     return EndpointSpec(

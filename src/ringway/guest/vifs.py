@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from ringway.errors import UsageError
 from ringway.guest.document import Document
-from ringway.model import PortMode, PortSpec
+from ringway.model import PortMode, PortSpec, is_name
 from ringway.units import parse_duration
 
 #: A key, and the field of PortSpec that it sets.
@@ -40,7 +40,6 @@ _HINT: Final = (
     "queues, rx, tx, mtu, reconnect, and a switch's own as ovs.bridge=br0"
 )
 _OWN: Final = re.compile(r"([a-z][a-z0-9-]*)\.([A-Za-z0-9_-]+)", re.ASCII)
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 
 def parse_vif(text: str) -> PortSpec:
@@ -119,7 +118,7 @@ def _options(found: Mapping[str, str], switch: str) -> dict[str, str]:
 
 
 def _name(key: str, value: str) -> str:
-    if not _NAME.fullmatch(value):
+    if not is_name(value):
         raise UsageError(
             f"{key}={value} is no name of a port",
             hint="take letters, digits, _, . and -, 63 at most; the first is a letter or a digit",

@@ -9,6 +9,7 @@ import ringway.model.known  # noqa: F401 - so that threads may decode what they 
 from ringway.model.endpoint import (
     API_VERSION,
     MAX_NAME,
+    NAME,
     Action,
     BackstoreInfo,
     Change,
@@ -28,6 +29,7 @@ from ringway.model.endpoint import (
     OperationState,
     Plan,
     Protection,
+    is_name,
 )
 from ringway.model.guest import (
     ALIAS_PREFIX,
@@ -138,6 +140,7 @@ __all__ = [
     "MAX_TEXT",
     "MTU_MAX",
     "MTU_MIN",
+    "NAME",
     "NO_BOOT",
     "PREFIXES",
     "Action",
@@ -225,6 +228,7 @@ __all__ = [
     "Wake",
     "WorkerStatistics",
     "check_together",
+    "is_name",
     "mac_of",
     "socket_of",
 ]

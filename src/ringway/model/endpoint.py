@@ -7,6 +7,7 @@ as a LUN maps it.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -20,9 +21,15 @@ MAX_NAME: Final = 63
 API_VERSION: Final = "1.0"
 
 _NAME: Final = f"made of letters, digits, _ . and -, {MAX_NAME} at most, the first a letter or a digit"
-Name = Annotated[str, text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", _NAME, max_length=MAX_NAME)]
+NAME: Final = rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}"  #: of an object, as a pattern
+Name = Annotated[str, text(NAME, _NAME, max_length=MAX_NAME)]
 Naa = Annotated[str, text(r"naa\.[0-9a-f]{16}([0-9a-f]{16})?", "'naa.' and 16 or 32 digits of 0-9 and a-f")]
 """An NAA name as it was given: 8 bytes, or 16 for ``naa.6…``. The kernel keeps any; nothing is rewritten."""
+
+
+def is_name(word: str) -> bool:
+    """Whether an object can be called so."""
+    return re.fullmatch(NAME, word) is not None
 
 
 class EngineKind(StrEnum):

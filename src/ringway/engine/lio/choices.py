@@ -22,13 +22,13 @@ from ringway.model import (
     LunSpec,
     Mapped,
     SpecKind,
+    is_name,
 )
 from ringway.notation import check_serial
 
 #: NAA 5, and the company that the kernel's target names its units after.
 _COMPANY: Final = "naa.5001405"
 _NAA: Final = re.compile(r"naa\.[0-9a-f]{16}([0-9a-f]{16})?")
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _STORE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+-]*")
 _SERVED: Final = (SpecKind.PATH, SpecKind.RAM, SpecKind.NULL)
 _USERS_OWN: Final = ("queues", "workers", "cpus", "poll", "io_engine")
@@ -72,7 +72,7 @@ def _resolve_lun(endpoint: str, lun: LunSpec) -> LunSpec:
 
 
 def _check_endpoint(spec: EndpointSpec) -> None:
-    if not _NAME.fullmatch(spec.name) or len(spec.name) > MAX_NAME:
+    if not is_name(spec.name):
         raise UsageError(
             f"'{spec.name}' cannot be an endpoint's name",
             hint=f"take letters, digits, '.', '_' and '-', {MAX_NAME} at most",
