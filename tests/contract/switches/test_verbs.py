@@ -121,11 +121,6 @@ def test_what_is_in_the_way_is_named(switch: Switch, run_dir: Path) -> None:
     assert (run_dir / "image").read_text() == "precious"
 
 
-def test_nobody_waits_for_a_server_that_reconnects(switch: Switch) -> None:
-    with pytest.raises(UsageError, match="mode=client"):
-        wanted(switch, reconnect_s=1, mode=PortMode.SERVER)
-
-
 def test_unknown_options_are_refused(switch: Switch) -> None:
     with pytest.raises(UsageError, match=f"'{switch.name}' has no option 'brigde'"):
         wanted(switch, options={"brigde": "br0"})
