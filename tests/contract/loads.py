@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
 from ringway import _core
 from ringway.testing.frontend import BlkFrontEnd, Ring, ScsiFrontEnd
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 BLOCK: Final = 4096
-_PATIENCE_S: Final = 30.0
 
 
 def verify(driver: _core.LoadDriver, state: _core.Generations, **plan: Any) -> dict[str, int]:
@@ -23,14 +21,6 @@ def verify(driver: _core.LoadDriver, state: _core.Generations, **plan: Any) -> d
     report: dict[str, Any] = driver.verify(state, **plan)
     assert report["errors"] == 0
     return report
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that is bound to come. :raises AssertionError: it did not."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"in vain: {what}"
-        time.sleep(0.0005)
 
 
 class Load:
@@ -74,7 +64,7 @@ class Load:
     def finish(self) -> None:
         """Wait for the end. :raises Exception: what the load found wrong."""
         self._ending.set()
-        self._thread.join(_PATIENCE_S)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive(), "the load does not end"
         if self._error is not None:
             raise self._error

@@ -16,7 +16,7 @@ from ringway.testing.qemu import find_qemu
 from ringway.testing.uefi import find_firmware
 
 # A guest under software emulation on a busy host can be ten times slower than on an idle one.
-TIMEOUT_S = 600
+TIMEOUT_S = 1200
 
 Count = Callable[[int, int], int]
 

@@ -96,7 +96,7 @@ class Journey(ABC, Generic[Guest]):
 
     @abstractmethod
     def go_on(self) -> None:
-        """Wait until the load has done more. :raises GuestError: it does not, or it found an error."""
+        """Wait until the load has done more. :raises RingwayError: it does not, or it found an error."""
 
     @abstractmethod
     def check_images(self) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from ringway.errors import GuestError
 from ringway.model import (
     BackstoreSpec,
     Done,
@@ -24,6 +22,7 @@ from ringway.target.statistics import total
 from ringway.testing.bootsector import BootSectorGuest, Load, Verdict
 from ringway.testing.qemu import vhost_user_blk, vhost_user_scsi
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 
 MIB = 1 << 20
 BOOT = "bootindex=0"
@@ -47,7 +46,7 @@ class Target(ServedTarget):
         return self._connect(path, name=path.stem, queues=queues, reconnect_ms=20, options=options)
 
     def wait_writes(self, count: int) -> None:
-        """Wait until it has written so often since its start. :raises GuestError: it did not in time."""
+        """Wait until it has written so often since its start. :raises TimedOutError: it did not in time."""
         wait_until(lambda: total(self.statistics().luns, "writes") >= count, f"{count} writes")
 
     def crash(self) -> None:
@@ -60,7 +59,7 @@ class Target(ServedTarget):
         return self.info().luns[0].ownership
 
     def wait_ownership(self, state: OwnershipState) -> None:
-        """Wait until its first disk is held, wanted or released. :raises GuestError: not in time."""
+        """Wait until its first disk is held, wanted or released. :raises TimedOutError: not in time."""
         wait_until(lambda: self.ownership() is state, f"a disk that is {state}")
 
     def add_lun(self, lun: int, path: Path) -> None:
@@ -99,15 +98,6 @@ def finish(guest: BootSectorGuest, load: Load, image: Path, *, before: int = 0) 
     guest.stop()
     assert guest.wait() is Verdict.OK
     load.verify(image, before + guest.passes())
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
-    """Wait for a condition. :raises GuestError: it does not come true in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise GuestError(f"{what} did not come in time")
-        time.sleep(0.01)
 
 
 def make_image(path: Path, size_bytes: int = 8 * MIB) -> Path:

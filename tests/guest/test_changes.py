@@ -16,11 +16,12 @@ import pytest
 from ringway.errors import GuestError
 from ringway.testing.guest import Job, LinuxGuest
 from ringway.testing.qmp import Qmp
+from ringway.testing.waiting import wait_until
 
 from .conftest import Count
 from .journey import devices_of, writes
 from .linux import start_load, stop_load
-from .serving import MIB, Target, make_image, wait_until
+from .serving import MIB, Target, make_image
 
 #: The load's part of a disk lies within its smallest size.
 SIZES_MIB = (16, 48, 12)

@@ -67,8 +67,6 @@ def die_at(daemon: Daemon, point: str, method: str, path: str, body: Any = None)
     daemon.start()
 
 
-@pytest.mark.guest
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("point", ["attachment.begun", "attachment.made", "attachment.confirmed"])
 def test_an_attachment_that_the_daemon_dies_in_is_whole_or_nothing(
     daemon: Daemon, libvirtd: Libvirtd, point: str
@@ -83,8 +81,6 @@ def test_an_attachment_that_the_daemon_dies_in_is_whole_or_nothing(
     assert daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})["persistent"]
 
 
-@pytest.mark.guest
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("point", ["attachment.going", "attachment.gone"])
 def test_a_detachment_that_the_daemon_dies_in_leaves_domain_and_host_in_agreement(
     daemon: Daemon, libvirtd: Libvirtd, point: str
@@ -99,8 +95,6 @@ def test_a_detachment_that_the_daemon_dies_in_leaves_domain_and_host_in_agreemen
     daemon.ask("POST", "/1.0/endpoints", DB0)
 
 
-@pytest.mark.guest
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("point", ["plug.begun", "plug.made"])
 def test_a_plug_that_the_daemon_dies_in_is_nothing(daemon: Daemon, libvirtd: Libvirtd, point: str) -> None:
     daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})  # its memory is shared now
@@ -112,8 +106,6 @@ def test_a_plug_that_the_daemon_dies_in_is_nothing(daemon: Daemon, libvirtd: Lib
     assert web(daemon) == (["db0"], ["p0"])
 
 
-@pytest.mark.guest
-@pytest.mark.timeout(180)
 def test_what_virsh_takes_away_is_free_again(daemon: Daemon, libvirtd: Libvirtd) -> None:
     before = libvirtd.virsh("dumpxml", "web")
     daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})
@@ -177,8 +169,6 @@ _AFTER = {
 }
 
 
-@pytest.mark.guest
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "point",
     [
@@ -202,8 +192,6 @@ def test_a_creation_that_the_daemon_dies_in_before_there_is_a_domain_is_nothing(
     assert _there(daemon, libvirtd, tmp_path / "pool") == _AFTER
 
 
-@pytest.mark.guest
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("point", "start"),
     [
@@ -237,8 +225,6 @@ def test_a_creation_that_the_daemon_dies_in_once_there_is_a_domain_is_whole(
             daemon.ask("DELETE", f"/1.0/ports/{port}")
 
 
-@pytest.mark.guest
-@pytest.mark.timeout(180)
 def test_a_creation_is_settled_when_libvirt_is_there_again(
     daemon: Daemon, libvirtd: Libvirtd, mail: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -258,8 +244,6 @@ def test_a_creation_is_settled_when_libvirt_is_there_again(
     assert _there(daemon, libvirtd, tmp_path / "pool") == _BEFORE
 
 
-@pytest.mark.guest
-@pytest.mark.timeout(180)
 def test_a_creation_that_is_cancelled_too_late_is_whole(
     daemon: Daemon, libvirtd: Libvirtd, mail: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -274,8 +258,6 @@ def test_a_creation_that_is_cancelled_too_late_is_whole(
     assert _there(daemon, libvirtd, tmp_path / "pool") == expected
 
 
-@pytest.mark.guest
-@pytest.mark.timeout(180)
 def test_a_copy_of_a_guest_is_told_of_and_has_nothing(daemon: Daemon, libvirtd: Libvirtd) -> None:
     """As ``virt-clone`` makes one: another name and UUID, and all devices with their aliases."""
     daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})
@@ -308,8 +290,6 @@ def test_a_copy_of_a_guest_is_told_of_and_has_nothing(daemon: Daemon, libvirtd: 
                 libvirtd.virsh(verb, guest)
 
 
-@pytest.mark.guest
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("second", ["delete.committed", "delete.made", "port.going"])
 def test_a_creation_that_is_undone_by_a_daemon_that_dies_as_well_is_nothing(
     daemon: Daemon, libvirtd: Libvirtd, mail: dict[str, Any], tmp_path: Path, second: str

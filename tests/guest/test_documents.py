@@ -24,8 +24,9 @@ from ringway.guest.document import (
 from ringway.model import Face
 from ringway.testing.bootsector import Copy, install
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 
-from .serving import MIB, wait_until
+from .serving import MIB
 
 _END = "end-of-answer"
 _PROGRAM = Copy(source=10, target=300, sectors=127)

@@ -18,8 +18,9 @@ from ringway.testing import initramfs
 from ringway.testing.bootsector import BootSectorGuest, Copy, Load, Verdict, install
 from ringway.testing.fuse import Mount
 from ringway.testing.guest import LinuxGuest
-from ringway.testing.qemu import emulated_scsi, migrate, vhost_user_blk, wait_for_socket
+from ringway.testing.qemu import emulated_scsi, migrate, vhost_user_blk
 from ringway.testing.small_host import SmallHost, connect
+from ringway.testing.sockets import wait_for_socket
 from ringway.testing.uefi import UefiGuest, write_disk
 
 BOOT = "bootindex=0"

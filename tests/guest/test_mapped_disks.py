@@ -18,8 +18,9 @@ from ringway.model import BlockDevice, GuestSpec, Via
 from ringway.testing.bootsector import Copy, install
 from ringway.testing.domain import DomainGuest
 from ringway.testing.libvirtd import Libvirtd
+from ringway.testing.waiting import wait_until
 
-from .serving import Target, wait_until
+from .serving import Target
 
 MIB = 1 << 20
 

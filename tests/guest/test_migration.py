@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from ringway.model import OwnershipState
+from ringway.testing.waiting import wait_until
 
 from .conftest import Count
 from .journey import BootSectorJourney, Journey, LinuxJourney, has_request, worked
-from .serving import Target, both_devices, wait_until
+from .serving import Target, both_devices
 
 Turn = Callable[[Journey[Any]], None]
 

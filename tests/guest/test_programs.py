@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from ringway.testing.bootsector import BootSectorGuest, Load, Verdict, install
-from ringway.testing.qemu import vhost_user_blk, vhost_user_scsi, wait_for_socket
+from ringway.testing.qemu import vhost_user_blk, vhost_user_scsi
+from ringway.testing.sockets import wait_for_socket
 
 from .serving import BOOT, both_devices, make_image
 

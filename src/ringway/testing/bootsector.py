@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ringway.errors import GuestError
 from ringway.testing.qemu import Qemu, QemuGuest, machine
+from ringway.testing.waiting import PATIENCE_S
 from ringway.testing.x86 import Code, u16, u32
 
 SECTOR_BYTES = 512
@@ -237,7 +238,7 @@ class BootSectorGuest(QemuGuest):
             ]
         )
 
-    def wait(self, timeout_s: float = 120.0) -> Verdict:
+    def wait(self, timeout_s: float = PATIENCE_S) -> Verdict:
         """Wait for the program's end.
 
         :raises GuestError: it did not end in time, or QEMU ended for another reason.
@@ -248,7 +249,7 @@ class BootSectorGuest(QemuGuest):
         except ValueError as error:
             raise GuestError(f"no verdict from the boot sector\n{self.qemu.describe()}") from error
 
-    def wait_passes(self, count: int, timeout_s: float = 120.0) -> None:
+    def wait_passes(self, count: int, timeout_s: float = PATIENCE_S) -> None:
         """Wait until a :class:`Load` has ended ``count`` further passes in this QEMU.
 
         :raises GuestError: it did not in time, or ended before; then the message holds the verdict.

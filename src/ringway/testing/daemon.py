@@ -18,9 +18,8 @@ from typing import Any, Final, Self
 from ringway.errors import GuestError, error_from_code
 from ringway.faults import VARIABLE
 from ringway.testing.small_host import Popen
+from ringway.testing.waiting import PATIENCE_S
 
-READY_S: Final = 60.0
-STOP_S: Final = 30.0
 _NOTHING: Final[Mapping[str, str]] = {}
 
 
@@ -94,7 +93,7 @@ class Daemon:
         path.unlink(missing_ok=True)
         self._close_manager()
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._manager.settimeout(READY_S)
+        self._manager.settimeout(PATIENCE_S)
         self._manager.bind(str(path))
         return self._manager
 
@@ -110,7 +109,7 @@ class Daemon:
     def _ready(self, manager: socket.socket) -> bool:
         assert self._process is not None
         end = os.pidfd_open(self._process.pid)
-        deadline = time.monotonic() + READY_S
+        deadline = time.monotonic() + PATIENCE_S
         try:
             while (left := deadline - time.monotonic()) > 0:
                 ready, _, _ = select.select([manager.fileno(), end], [], [], left)
@@ -122,7 +121,7 @@ class Daemon:
                     return self._died()
         finally:
             os.close(end)
-        raise GuestError(f"ringwayd is not ready after {READY_S} s: {self.log[-2000:]}")
+        raise GuestError(f"ringwayd is not ready after {PATIENCE_S} s: {self.log[-2000:]}")
 
     def _died(self) -> bool:
         assert self._process is not None
@@ -138,12 +137,12 @@ class Daemon:
         """Let it die without a word."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait(STOP_S)
+        self._process.wait(PATIENCE_S)
 
     def wait_dead(self) -> int:
         """Wait for its end. :returns: its status."""
         assert self._process is not None
-        return self._process.wait(STOP_S)
+        return self._process.wait(PATIENCE_S)
 
     def stop(self) -> int:
         """Ask it to end. :returns: its status."""
@@ -197,7 +196,7 @@ class _Connection(http.client.HTTPConnection):
     """HTTP to a path."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=READY_S)
+        super().__init__("localhost", timeout=PATIENCE_S)
         self._path = path
 
     def connect(self) -> None:

@@ -17,8 +17,8 @@ from ringway.testing.guest import Shell
 from ringway.testing.kernel import command_line, find_kernel
 from ringway.testing.libvirtd import Libvirtd
 from ringway.testing.stream import Stream
+from ringway.testing.waiting import PATIENCE_S
 
-CONNECT_S: Final = 60.0
 MIGRATE_S: Final = 300.0
 SHARED_MEMORY: Final = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
 _STREAMS: Final = ("console", "agent")
@@ -213,7 +213,7 @@ class _Door:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.settimeout(CONNECT_S)
+        self._listener.settimeout(PATIENCE_S)
 
     def __enter__(self) -> Self:
         self._path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from ringway.errors import GuestError
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import PATIENCE_S
 
 #: Where a request can be, in the order of its way.
 POINTS: Final = (
@@ -81,7 +82,7 @@ class FaultyTarget(ServedTarget):
         """A descriptor that is readable once the process has reached its fault, or has ended."""
         return self._marker
 
-    def wait_fault(self, timeout_s: float = 30.0) -> None:
+    def wait_fault(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until the fault point was reached. The process may not be able to end yet: I/O of it hangs.
 
         :raises GuestError: it was not reached in time.

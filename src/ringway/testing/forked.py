@@ -15,7 +15,7 @@ import os
 import signal
 import tempfile
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from ringway.engine.user.client import SpawnerClient
 from ringway.engine.user.orders import Serve
@@ -35,8 +35,7 @@ from ringway.model import (
     TargetStatistics,
 )
 from ringway.target.control import ControlClient
-
-_TIMEOUT_S: Final = 30.0
+from ringway.testing.waiting import PATIENCE_S
 
 
 class ForkedTarget:
@@ -78,7 +77,7 @@ class ForkedTarget:
             return
         with contextlib.suppress(RingwayError), self._control() as client:
             client.call(QuitRequest(), Done)
-        if not self._process.wait(_TIMEOUT_S):
+        if not self._process.wait(PATIENCE_S):
             self._process.signal(signal.SIGKILL)
             raise GuestError(f"the target on {self._path} did not end when it was asked to")
 
@@ -108,7 +107,7 @@ class TargetForker:
 
     def serve(self, config: TargetConfig, path: str) -> ForkedTarget:
         """Start a target, and wait until it listens. :raises RingwayError: why it does not."""
-        started = self._spawner.serve(Serve(config=config, socket=path), timeout_s=_TIMEOUT_S)
+        started = self._spawner.serve(Serve(config=config, socket=path), timeout_s=PATIENCE_S)
         self._started = [process for process in self._started if process.alive]
         self._started.append(started.process)
         return ForkedTarget(path, started.process)

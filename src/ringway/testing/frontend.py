@@ -20,6 +20,7 @@ from ringway.testing.memory import GuestMemory
 from ringway.testing.orders import LIBBLKIO, ORDERS, QEMU, SPDK, Order
 from ringway.testing.ring import Buffer, Chain, Ring
 from ringway.testing.session import FrontEnd, RefusedError
+from ringway.testing.waiting import PATIENCE_S
 
 __all__ = [
     "LIBBLKIO",
@@ -231,7 +232,7 @@ class ScsiFrontEnd(FrontEnd):
         event, lun, reason = _EVENT.unpack(chain.data)
         return ScsiEvent(event, lun, reason)
 
-    def load_driver(self, timeout_s: float = 10.0) -> _core.LoadDriver:
+    def load_driver(self, timeout_s: float = PATIENCE_S) -> _core.LoadDriver:
         """A driver that polls, over the request queues, which must not be used otherwise from now on."""
         return _load_driver(self, "scsi", self.rings[2:], timeout_s)
 
@@ -321,7 +322,7 @@ class BlkFrontEnd(FrontEnd):
         """Sectors of 512 bytes, from the configuration space."""
         return int.from_bytes(self.get_config(0, 8), "little")
 
-    def load_driver(self, timeout_s: float = 10.0) -> _core.LoadDriver:
+    def load_driver(self, timeout_s: float = PATIENCE_S) -> _core.LoadDriver:
         """A driver that polls, over the queues, which must not be used otherwise from now on."""
         return _load_driver(self, "blk", self.rings, timeout_s)
 

@@ -17,7 +17,7 @@ from ringway.testing.qemu import Qemu, QemuGuest, machine
 from ringway.testing.stream import Stream
 
 BOOT_TIMEOUT_S = 300.0
-COMMAND_TIMEOUT_S = 120.0
+COMMAND_TIMEOUT_S = 300.0
 
 # Numbers of requests are unique in this process, so that a guest that moved between two QEMUs cannot mix them
 # up.
@@ -29,7 +29,7 @@ _UDEV = """\
     udevadm trigger --type=subsystems --action=add
     udevadm trigger --type=devices --subsystem-match=block --subsystem-match=scsi --action=add
 }
-udevadm settle --timeout=100
+udevadm settle --timeout=240
 """
 
 

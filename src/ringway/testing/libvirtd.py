@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,9 +23,8 @@ from typing import Final, Self
 
 from ringway.errors import GuestError
 from ringway.testing.small_host import Popen
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
-START_S: Final = 120.0  #: QEMU is asked what it can do at the first start, under emulation
-STOP_S: Final = 60.0
 INSTALL_HINT: Final = "run `make system`, or apt-get install libvirt-daemon libvirt-daemon-driver-qemu"
 _PROGRAMS: Final = ("libvirtd", "unshare", "mount")
 
@@ -187,13 +185,13 @@ class Libvirtd:
         """End it and its guests; again is fine."""
         if self._warden is not None and self._warden.stdin is not None:
             self._warden.stdin.close()
-            self._warden.wait(STOP_S)
+            self._warden.wait(PATIENCE_S)
             self._warden = None
         if self._process is not None:
-            self._process.wait(STOP_S)
+            self._process.wait(PATIENCE_S)
             self._process = None
 
-    def virsh(self, *arguments: str, timeout_s: float = 60.0) -> str:
+    def virsh(self, *arguments: str, timeout_s: float = PATIENCE_S) -> str:
         """Run ``virsh``, as an administrator does beside us. :raises GuestError: it failed."""
         command = ["virsh", "-q", "-c", self.uri, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -233,12 +231,11 @@ class Libvirtd:
         return self._cache if name == "cache" else self.folder / name
 
     def _wait_ready(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + START_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise GuestError(f"libvirtd did not start\n{self.log[-2000:]}")
-            time.sleep(0.02)
+        process = self._process
+        assert process is not None
+        wait_until(lambda: self._answers() or process.poll() is not None, "libvirtd")
+        if process.poll() is not None:
+            raise GuestError(f"libvirtd did not start\n{self.log[-2000:]}")
 
     def _answers(self) -> bool:
         """Whether somebody listens; a connection waits there until drivers are loaded."""
@@ -248,7 +245,7 @@ class Libvirtd:
     def _end(self, number: signal.Signals) -> None:
         assert self._process is not None, "it does not run"
         self._process.send_signal(number)
-        self._process.wait(STOP_S)
+        self._process.wait(PATIENCE_S)
         self._process = None
 
 

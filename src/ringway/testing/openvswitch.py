@@ -20,6 +20,7 @@ from typing import Final, Self
 
 from ringway.errors import GuestError
 from ringway.testing.initramfs import find_program
+from ringway.testing.waiting import PATIENCE_S
 
 #: 2 MiB each.
 HUGEPAGES: Final = 512
@@ -28,7 +29,6 @@ _LOCK: Final = Path(tempfile.gettempdir()) / "ringway-hugepages.lock"
 SCHEMA: Final = Path("/usr/share/openvswitch/vswitch.ovsschema")
 _DAEMON: Final = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
 _PACKAGE: Final = "openvswitch-switch-dpdk"
-_START_S: Final = 60.0
 _STEP_S: Final = 0.02
 #: The switch has no core to itself here: threads that find nothing to do sleep a little.
 _CONFIG: Final = {
@@ -136,7 +136,7 @@ class OpenVSwitch:
         """End it in good order: it removes its sockets."""
         process = self._processes.pop("ovs-vswitchd")
         process.terminate()
-        process.wait(_START_S)
+        process.wait(PATIENCE_S)
 
     def vsctl(self, *arguments: str) -> str:
         """Run ovs-vsctl. :raises GuestError: it failed; the message has what it said."""
@@ -166,7 +166,7 @@ class OpenVSwitch:
             check=False,
             capture_output=True,
             text=True,
-            timeout=_START_S,
+            timeout=PATIENCE_S,
             env=self._environment,
         )
         if done.returncode:
@@ -191,7 +191,7 @@ class OpenVSwitch:
             process.wait()
 
     def _await(self, name: str, ready: Callable[[], str]) -> None:
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 ready()

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Self
 from ringway.errors import GuestError
 from ringway.testing.qmp import Message, Qmp
 from ringway.testing.stream import Stream
-from ringway.unix_sockets import is_listening
+from ringway.testing.waiting import PATIENCE_S
 
 BINARY = "qemu-system-x86_64"
 INSTALL_HINT = "run `make system` as root"
@@ -189,7 +188,7 @@ class Qemu:
         except subprocess.TimeoutExpired as error:
             raise GuestError(f"QEMU still runs after {timeout_s:g} s\n{self.describe()}") from error
 
-    def quit(self, timeout_s: float = 60.0) -> None:
+    def quit(self, timeout_s: float = PATIENCE_S) -> None:
         """End QEMU in an orderly way: devices are stopped and back ends are told.
 
         :raises GuestError: it does not end in time, or ends with an error.
@@ -229,7 +228,7 @@ class Qemu:
 
     def _negotiate(self) -> None:
         try:
-            self.qmp.negotiate(60.0)
+            self.qmp.negotiate(PATIENCE_S)
         except GuestError as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5.0)  # it has hung up, so its status and last words are near
@@ -321,19 +320,6 @@ def _await_status(side: Qemu, status: str, timeout_s: float) -> None:
     if seen["status"] != status:
         reason = side.qmp.execute("query-migrate").get("error-desc", "no reason given")
         raise GuestError(f"migration {seen['status']}: {reason}\n{side.describe()}")
-
-
-def wait_for_socket(path: Path, timeout_s: float = 60.0) -> None:
-    """Wait until somebody listens at a unix socket, without connecting: a back end would count that as a
-    front end.
-
-    :raises GuestError: nobody does in time.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not is_listening(str(path)):
-        if time.monotonic() > deadline:
-            raise GuestError(f"nobody listens at {path}")
-        time.sleep(0.005)
 
 
 def find_qemu() -> str:

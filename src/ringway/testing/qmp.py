@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ringway.errors import GuestError
+from ringway.testing.waiting import PATIENCE_S
 
 Message = dict[str, Any]
 
@@ -30,7 +31,7 @@ class Qmp:
         self.execute("qmp_capabilities", timeout_s=timeout_s)
 
     def execute(
-        self, command: str, *, timeout_s: float = 60.0, fds: Sequence[int] = (), **arguments: Any
+        self, command: str, *, timeout_s: float = PATIENCE_S, fds: Sequence[int] = (), **arguments: Any
     ) -> Any:
         """Run a command; underscores in argument names stand for hyphens.
 

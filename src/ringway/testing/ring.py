@@ -17,6 +17,7 @@ from typing import Final
 
 from ringway.errors import ProtocolError, TimedOutError
 from ringway.testing.memory import GuestMemory
+from ringway.testing.waiting import PATIENCE_S
 from ringway.vhost_user.messages import VRING_F_LOG, VringAddress
 
 NEXT: Final = 1
@@ -170,7 +171,7 @@ class Ring:
             done.append(self._finish(head, length))
         return done
 
-    def wait(self, chain: Chain, timeout_s: float = 20.0) -> Chain:
+    def wait(self, chain: Chain, timeout_s: float = PATIENCE_S) -> Chain:
         """Wait for a chain by the call eventfd alone, so that a missing interrupt shows.
 
         :raises TimedOutError: it did not come. :raises ProtocolError: as :meth:`collect`.

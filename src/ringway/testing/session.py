@@ -16,6 +16,7 @@ from ringway.errors import ProtocolError, TimedOutError, UnreachableError
 from ringway.testing.memory import USER_BASE, GuestMemory, Piece
 from ringway.testing.orders import NEEDS, QEMU, SPDK, Order, Step
 from ringway.testing.ring import Ring
+from ringway.testing.waiting import PATIENCE_S
 from ringway.vhost_user.connection import Connection, Message, OwnedFd
 from ringway.vhost_user.messages import (
     LOG_ALL,
@@ -70,7 +71,7 @@ class FrontEnd:
         memory: GuestMemory | None = None,
         features: int | None = None,
         indirect: bool = False,
-        timeout_s: float = 20.0,
+        timeout_s: float = PATIENCE_S,
     ) -> None:
         self.order = order
         self.timeout_s = timeout_s

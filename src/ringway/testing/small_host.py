@@ -21,11 +21,11 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ringway.errors import GuestError
+from ringway.testing.waiting import PATIENCE_S
 
 Popen = Callable[..., "subprocess.Popen[bytes]"]
 """As :class:`subprocess.Popen`; where its processes live is up to it."""
 
-RUN_S: Final = 60.0
 _NOTHING: Final[Mapping[Path, Path]] = {}
 _CLONE_NEWPID: Final = 0x20000000
 _LINK: Final = "eth0"
@@ -76,10 +76,10 @@ class SmallHost:
         """End all of its processes; again is fine."""
         for child in self._children:
             child.kill()
-            child.wait(RUN_S)  # a host does not end before its dead are buried
+            child.wait(PATIENCE_S)  # a host does not end before its dead are buried
         self._children = []
         if self._init is not None:
-            self._init.communicate(timeout=RUN_S)
+            self._init.communicate(timeout=PATIENCE_S)
             self._init = None
 
     def popen(
@@ -96,7 +96,7 @@ class SmallHost:
     def run(self, *command: str) -> str:
         """Run a program there. :returns: its output. :raises GuestError: it failed."""
         with self.popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            output, _ = process.communicate(timeout=RUN_S)
+            output, _ = process.communicate(timeout=PATIENCE_S)
         if process.returncode != 0:
             raise GuestError(f"{shlex.join(command)} on {self.name}: {output.decode().strip()}")
         return output.decode()
@@ -117,7 +117,7 @@ def connect(*hosts: SmallHost) -> None:
     left, right = hosts
     peer = ["peer", "name", _LINK, "netns", str(right.pid)]
     command = ["ip", "link", "add", _LINK, "netns", str(left.pid), "type", "veth", *peer]
-    subprocess.run(command, check=True, timeout=RUN_S)
+    subprocess.run(command, check=True, timeout=PATIENCE_S)
     names = "".join(f"10.0.0.{number} {host.name}\n" for number, host in enumerate(hosts, 1))
     for number, host in enumerate(hosts, 1):
         host.run("ip", "address", "add", f"10.0.0.{number}/24", "dev", _LINK)

@@ -29,6 +29,7 @@ from typing import IO, Any, Final, Self
 from ringway.errors import GuestError
 from ringway.model import InfoRequest, StatisticsRequest, TargetInfo, TargetStatistics
 from ringway.target.control import ControlClient
+from ringway.testing.waiting import PATIENCE_S
 
 _SHOWN: Final = 40  #: lines of log in an error
 _CONTROL_SUFFIX: Final = ".ctl"
@@ -44,7 +45,11 @@ class ServedTarget:
     """
 
     def __init__(
-        self, folder: Path, *arguments: str | PathLike[str], name: str = "target", timeout_s: float = 30.0
+        self,
+        folder: Path,
+        *arguments: str | PathLike[str],
+        name: str = "target",
+        timeout_s: float = PATIENCE_S,
     ) -> None:
         self.socket: Final = str(folder / f"{name}.sock")
         self._folder = folder

@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from ringway.errors import GuestError
 from ringway.testing.initramfs import find_program
+from ringway.testing.waiting import PATIENCE_S
 
 _PACKAGE: Final = "dpdk-dev"
-_STOP_S: Final = 60.0
 _MEMORY_MIB: Final = 128
 _BUFFERS: Final = 2048
 #: Two threads, wherever there is a processor for them.
@@ -70,7 +70,7 @@ class Testpmd:
     def stop(self) -> Counts:
         """End it in good order. :raises GuestError: it does not end well, or does not say what it counted."""
         assert self._process is not None, "it does not run"
-        self._process.communicate("\n", _STOP_S)
+        self._process.communicate("\n", PATIENCE_S)
         said, status = self._said(), self._process.returncode
         self._process = None
         whole = _ALL.search(said)

@@ -21,8 +21,6 @@ from ringway.bench.samples import Failure, Machine, Run, Sample
 from ringway.bench.sides import OurTarget, RunningPeer, Side
 from ringway.testing.target import ServedTarget
 
-pytestmark = pytest.mark.timeout(300)  # many starts, and samples that are taken again on a busy machine
-
 BENCH = [sys.executable, "-m", "ringway", "bench"]
 SHORT = ["--seconds", "0.05", "--repeats", "1"]
 NULL = ["--case", "null-4k-read-1x32"]

@@ -33,11 +33,11 @@ from ringway.model import (
 from ringway.target.control import ControlClient
 from ringway.testing.frontend import ScsiFrontEnd
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 
 from .. import cdb
 from ..conftest import Serve, ServeHere
 from ..disks import MakeDisk
-from ..loads import wait_until
 from ..requests import Front, front_end, make_ready, read, send_read, wait, write
 
 INQUIRY = 0x12

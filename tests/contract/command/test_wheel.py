@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ringway.testing.frontend import ScsiFrontEnd
-from ringway.testing.qemu import wait_for_socket
+from ringway.testing.sockets import wait_for_socket
 
 ROOT = Path(__file__).parents[3]
 INQUIRY = bytes.fromhex("120000002400")

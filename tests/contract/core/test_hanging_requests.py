@@ -11,12 +11,12 @@ from ringway import _core
 from ringway.model import IoEngine
 from ringway.target.scsi_device import ScsiDevice
 from ringway.testing.frontend import ScsiFrontEnd
+from ringway.testing.waiting import wait_until
 
 from .. import cdb
 from ..bare import BareTarget
 from ..conftest import Serve
 from ..disks import SIZE, MakeDisk
-from ..loads import wait_until
 from ..requests import read, send_read, send_write, wait, write
 from .seams import ABORTED, BUSY, DEVICES, HELD, IOERR, PAGE, RESET, check_others_pass, in_flight, locked
 

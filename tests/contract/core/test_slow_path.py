@@ -10,12 +10,12 @@ import pytest
 
 from ringway import _core
 from ringway.testing.frontend import Framing, ScsiFrontEnd
+from ringway.testing.waiting import wait_until
 from ringway.vhost_user.messages import Request as Message
 
 from .. import cdb
 from ..conftest import Serve
 from ..disks import SIZE, MakeDisk
-from ..loads import wait_until
 from ..requests import read, send_write, wait, write
 from .seams import BUSY, DEVICES, FAILURE, HELD, PAGE, check_others_pass, in_flight, locked
 

@@ -18,8 +18,8 @@ import pytest
 
 from ringway.testing.frontend import BlkFrontEnd
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 
-from ..loads import wait_until
 from ..volatile import VolatileDisk, require_fuse
 
 _SIZE = 1 << 20

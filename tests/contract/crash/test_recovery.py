@@ -14,13 +14,12 @@ import pytest
 from ringway.model import IoEngine
 from ringway.testing.frontend import SPDK, BlkFrontEnd, ScsiFrontEnd
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 
 from .. import cdb
 from ..conftest import Count, Serve
 from ..disks import FILES, MIB, Disk, MakeDisk
-from ..loads import Load, wait_until
-
-pytestmark = pytest.mark.timeout(300)
+from ..loads import Load
 
 QUEUES = 2
 

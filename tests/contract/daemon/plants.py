@@ -19,8 +19,7 @@ from ringway.model import EngineKind
 from ringway.testing.daemon import Daemon
 from ringway.testing.fake_kernel import FakeKernel
 from ringway.testing.real_kernel import RealKernel
-
-from ..loads import wait_until
+from ringway.testing.waiting import wait_until
 
 MIB = 1 << 20
 

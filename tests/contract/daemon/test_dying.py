@@ -13,8 +13,8 @@ import pytest
 
 from ringway.errors import RingwayError
 from ringway.testing.daemon import Daemon
+from ringway.testing.waiting import wait_until
 
-from ..loads import wait_until
 from .plants import MIB, Plant
 from .test_trouble import on_disk
 
@@ -58,7 +58,6 @@ def agree(daemon: Daemon, plant: Plant, before: int | None = None) -> dict[str, 
     return found
 
 
-@pytest.mark.timeout(50)
 @pytest.mark.parametrize("how", ["dead", "dying", "stopped"])
 def test_limits_of_a_target_that_dies(user: Plant, how: str) -> None:
     with user.daemon() as daemon:
@@ -82,7 +81,6 @@ def test_limits_of_a_target_that_dies(user: Plant, how: str) -> None:
         daemon.ask("DELETE", "/1.0/endpoints/a")
 
 
-@pytest.mark.timeout(50)
 @pytest.mark.parametrize("how", ["dead", "dying"])
 def test_a_resize_of_a_target_that_dies(user: Plant, how: str) -> None:
     null = {"target": 0, "lun": 0, "backstore": {"kind": "null", "size_bytes": MIB}}
@@ -102,7 +100,6 @@ def test_a_resize_of_a_target_that_dies(user: Plant, how: str) -> None:
         daemon.ask("DELETE", "/1.0/endpoints/a")
 
 
-@pytest.mark.timeout(50)
 def test_a_file_that_grew_while_its_target_was_dead(user: Plant, run_dir: Path) -> None:
     image = run_dir / "a.img"
     with user.daemon() as daemon:
@@ -116,7 +113,6 @@ def test_a_file_that_grew_while_its_target_was_dead(user: Plant, run_dir: Path) 
         daemon.ask("DELETE", "/1.0/endpoints/a")
 
 
-@pytest.mark.timeout(50)
 def test_changes_while_a_target_dies_again_and_again(user: Plant) -> None:
     """All answers were right: what is there in the end is what was last confirmed."""
     with user.daemon() as daemon:

@@ -17,9 +17,8 @@ import pytest
 
 from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError, RingwayError, UsageError
 from ringway.testing.daemon import Daemon
-from ringway.unix_sockets import is_listening
+from ringway.testing.sockets import wait_for_socket
 
-from ..loads import wait_until
 from .plants import Plant
 
 
@@ -144,7 +143,8 @@ def test_it_takes_the_sockets_that_systemd_opens(plant: Plant) -> None:
     environment = [f"--setenv=PYTHONPATH={os.environ.get('PYTHONPATH', '')}"]
     with subprocess.Popen([*program[:1], *environment, *program[1:]], stderr=subprocess.DEVNULL) as process:
         try:
-            wait_until(lambda: all(is_listening(str(path)) for path in paths.values()), "systemd's sockets")
+            for path in paths.values():
+                wait_for_socket(path)
             inode = daemon.api.stat().st_ino
             assert daemon.ask("GET", "/1.0", read_only=True)["read_only"] is True
             assert daemon.ask("GET", "/1.0")["pid"] == process.pid

@@ -17,8 +17,8 @@ from ringway.client import Client
 from ringway.errors import BusyError, UsageError
 from ringway.testing.daemon import Daemon
 from ringway.testing.fake_kernel import FakeKernel
+from ringway.testing.waiting import wait_until
 
-from ..loads import wait_until
 from .plants import MIB, Plant, end_user_plant
 from .test_trouble import wait_for
 
@@ -185,7 +185,6 @@ def test_a_disk_that_others_serve_is_no_new_endpoints(
         daemon.ask("DELETE", "/1.0/endpoints/b")
 
 
-@pytest.mark.timeout(120)
 def test_a_disk_that_others_serve_is_not_served_again_at_a_restore(
     any_plant: tuple[Plant, str], fake_kernel: FakeKernel
 ) -> None:

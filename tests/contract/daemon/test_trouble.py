@@ -39,7 +39,6 @@ def wait_for(daemon: Daemon, kind: str) -> list[Any]:
     return found
 
 
-@pytest.mark.timeout(120)
 def test_what_cannot_come_back_is_degraded_and_tried_until_it_can(plant: Plant, run_dir: Path) -> None:
     image, away = run_dir / "disk.img", run_dir / "away.img"
     with plant.daemon() as daemon:

@@ -13,12 +13,13 @@ import pytest
 from tests.contract import cdb
 from tests.contract.conftest import Serve
 from tests.contract.disks import MakeDisk
-from tests.contract.loads import Load, wait_until
+from tests.contract.loads import Load
 
 from ringway.errors import ControlError, NotFoundError
 from ringway.model import Limits, LunInfo, LunLimitRequest
 from ringway.target.control import ControlClient
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
+from ringway.testing.waiting import wait_until
 
 BURST_S: Final = 0.010
 MANY: Final = 40  #: as many as fit into a ring

@@ -148,7 +148,6 @@ def test_a_change_that_is_cut_off_anywhere_can_be_done_again(
     assert steps > 10
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.timeout(1500)  # of the full count, in a guest
 def test_many_change_endpoints_at_once(
     lio: Bench, kernel: FakeKernel, count: Callable[[int, int], int]

@@ -47,7 +47,6 @@ def nested(path: Path, _victim: Path) -> None:
     path.write_text('{"x":' + "[" * 100_000)
 
 
-@pytest.mark.timeout(50)
 @pytest.mark.parametrize("plant", [link, dangling, endless, fifo, nested])
 @pytest.mark.parametrize("suffix", [".json", ".json.new", ".log"])
 def test_files_of_an_endpoint(
@@ -83,7 +82,6 @@ def test_a_record_under_another_name_is_none(host: UserHost) -> None:
     (host.places.endpoints / "other.json").unlink()
 
 
-@pytest.mark.timeout(50)
 @pytest.mark.parametrize("plant", [link, dangling, endless, fifo, nested])
 @pytest.mark.parametrize("name", ["db0.json", ".db0.new"])
 def test_records_of_the_kernel_engine(

@@ -19,8 +19,9 @@ from ringway.engine.user.records import Record
 from ringway.errors import BusyError
 from ringway.model import EndpointSpec, EndpointState, LunSpec
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
+from ringway.testing.waiting import wait_until
 
-from ..loads import Load, wait_until
+from ..loads import Load
 from .user_host import SIZE, UserHost, file_disk, null_disk
 
 #: A driver in a process of its own: it creates what it is told, says so, and waits for its death.

@@ -27,8 +27,8 @@ from ringway.errors import (
     UsageError,
 )
 from ringway.model import BackstoreSpec, DeviceKind, EndpointSpec, EngineKind, LunSpec, Protection, SpecKind
+from ringway.testing.waiting import wait_until
 
-from ..loads import wait_until
 from .user_host import UserHost, file_disk, null_disk
 
 

@@ -26,8 +26,8 @@ from ringway.model import (
     OwnershipState,
 )
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
+from ringway.testing.waiting import wait_until
 
-from ..loads import wait_until
 from .user_host import SIZE, UserHost, file_disk, null_disk
 
 

@@ -14,9 +14,9 @@ from ringway.engine.user.processes import Identity, Process
 from ringway.errors import RingwayError, UnreachableError
 from ringway.model import EndpointSpec, EndpointState, LunSpec
 from ringway.testing.frontend import ScsiFrontEnd
+from ringway.testing.waiting import wait_until
 from ringway.unix_sockets import use_of
 
-from ..loads import wait_until
 from .test_user_bad_input import lock_of_nobody
 from .user_host import UserHost, null_disk
 

@@ -16,8 +16,8 @@ from ringway.engine.user.processes import Identity, Process
 from ringway.errors import BusyError
 from ringway.model import EndpointSpec, EndpointState
 from ringway.testing.frontend import ScsiFrontEnd
+from ringway.testing.waiting import wait_until
 
-from ..loads import wait_until
 from .user_host import UserHost, file_disk
 
 

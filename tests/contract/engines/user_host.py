@@ -15,8 +15,7 @@ from ringway.engine.user import UserDriver
 from ringway.engine.user.client import SpawnerClient
 from ringway.engine.user.places import Places
 from ringway.model import BackstoreSpec, DeviceKind, EndpointSpec, LunSpec, SpecKind
-
-from ..loads import wait_until
+from ringway.testing.waiting import wait_until
 
 SIZE = 1 << 20
 

@@ -19,11 +19,11 @@ import pytest
 from ringway.testing.frontend import BlkFrontEnd, GuestMemory, ScsiFrontEnd, lun_address
 from ringway.testing.ring import INDIRECT, NEXT, WRITE, Ring
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 
 from .. import cdb
 from ..conftest import uring_is_allowed
 from ..disks import MIB
-from ..loads import wait_until
 
 Front = BlkFrontEnd | ScsiFrontEnd
 Attack = Callable[[Front, Ring], object]

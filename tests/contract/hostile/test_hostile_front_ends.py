@@ -23,12 +23,12 @@ from ringway.testing.frontend import BlkFrontEnd
 from ringway.testing.memory import GuestMemory
 from ringway.testing.session import RefusedError
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 from ringway.vhost_user.connection import OwnedFd
 from ringway.vhost_user.messages import HEADER, VERSION, Flag, Request
 
 from ..conftest import Count
 from ..disks import MIB
-from ..loads import wait_until
 
 PAGE: Final = 4096
 SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 2, 4, 8

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from ringway.target.control import ControlClient, ControlServer
 from ringway.target.listen import listen
 from ringway.target.medium import examine
 from ringway.testing.frontend import ScsiFrontEnd
+from ringway.testing.sockets import wait_for_socket
 from ringway.testing.target import ServedTarget
 
 INQUIRY = bytes.fromhex("12 00 00 00 24 00")
@@ -41,13 +41,6 @@ def full_pipe() -> Iterator[int]:
     yield writer
     os.close(reader)
     os.close(writer)
-
-
-def wait_for_socket(path: str) -> None:
-    deadline = time.monotonic() + 30
-    while not os.path.exists(path):
-        assert time.monotonic() < deadline, "it does not listen"
-        time.sleep(0.01)
 
 
 def test_a_log_that_nobody_reads_does_not_stop_the_target(run_dir: Path, full_pipe: int) -> None:

@@ -22,13 +22,11 @@ from ringway.target import device, luns, scsi_device, target
 from ringway.target.ownership import FileClaim
 from ringway.target.target import Target
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
+from ringway.testing.waiting import wait_until
 
 from .. import cdb
 from ..conftest import ServeHere as Serve
 from ..disks import MIB, SIZE, Disk, MakeDisk
-from ..loads import wait_until
-
-pytestmark = pytest.mark.timeout(120)
 
 BLOCK: Final = 512
 LIMIT_S: Final = 60.0

@@ -11,15 +11,13 @@ from ringway.model import Poll
 from ringway.testing.frontend import BlkFrontEnd, GuestMemory, ScsiFrontEnd
 from ringway.testing.ring import Ring
 from ringway.testing.session import LOG_PAGE
+from ringway.testing.waiting import wait_until
 from ringway.vhost_user.messages import Request
 
 from .. import cdb
 from ..conftest import Serve
 from ..disks import MIB, SIZE, MakeDisk
-from ..loads import wait_until
 from .guests import DEVICES, QUEUES, guest_of
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def pages(*places: tuple[int, int]) -> set[int]:

@@ -16,14 +16,12 @@ from ringway.target import backstore, kernel, luns
 from ringway.target.backstore import Backstore, open_backstore
 from ringway.target.medium import Medium, examine
 from ringway.testing.frontend import ScsiFrontEnd
+from ringway.testing.waiting import wait_until
 
 from .. import cdb
 from ..conftest import ServeHere as Serve
 from ..disks import SIZE, Disk, MakeDisk
-from ..loads import wait_until
 from .test_change_of_hands import ready, rival
-
-pytestmark = pytest.mark.timeout(120)
 
 LIMIT_S: Final = 60.0
 

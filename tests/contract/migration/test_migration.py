@@ -21,13 +21,12 @@ from ringway.errors import GuestError
 from ringway.model import IoEngine
 from ringway.testing.frontend import FrontEnd
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 
 from .. import cdb
 from ..disks import Disk, MakeDisk
-from ..loads import Load, wait_until
+from ..loads import Load
 from .guests import DEVICES, destination, guest_of, opened, served
-
-pytestmark = pytest.mark.timeout(180)
 
 
 class Sides(NamedTuple):

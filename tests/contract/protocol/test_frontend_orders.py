@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,7 +30,8 @@ from ringway.testing.frontend import (
     ScsiFrontEnd,
 )
 from ringway.testing.session import LOG_PAGE
-from ringway.unix_sockets import is_listening
+from ringway.testing.sockets import wait_for_socket
+from ringway.testing.waiting import PATIENCE_S
 
 SIZE = 16 << 20
 Serve = Callable[[str], str]
@@ -75,14 +75,11 @@ def storage_daemon(tmp_path: Path) -> Iterator[str]:
     export = f"vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path={path},writable=on,num-queues=2"
     process = subprocess.Popen([program, "--blockdev", node, "--export", export])
     try:
-        for _ in range(2000):
-            if is_listening(str(path)) or process.poll() is not None:
-                break
-            time.sleep(0.01)
+        wait_for_socket(path)
         yield str(path)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_S)
 
 
 def check_blk(front: BlkFrontEnd, framing: Framing = FRAMINGS["plain"]) -> None:

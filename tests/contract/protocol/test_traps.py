@@ -15,13 +15,14 @@ from ringway.testing.frontend import QEMU, SPDK, BlkFrontEnd, GuestMemory, Refus
 from ringway.testing.memory import Piece
 from ringway.testing.session import FrontEnd
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 from ringway.vhost_user.messages import MemoryRegion, Request, VringState
 
 from .. import cdb
 from ..conftest import Serve
 from ..disks import MIB, MakeDisk
 from ..hostile.test_hostile import wait_error
-from ..loads import Load, wait_until
+from ..loads import Load
 from ..requests import front_end, make_ready, read, send_read, wait, write
 
 DEVICES = ["blk", "scsi"]

@@ -22,9 +22,9 @@ from ringway.model import BackstoreSpec, LunAddRequest, LunInfo, LunSpec, SpecKi
 from ringway.target.sandbox import landlock
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 
 from .. import cdb
-from ..loads import wait_until
 
 MIB = 1 << 20
 NOTHING = "0" * 16

@@ -25,10 +25,10 @@ from ringway.model import (
 )
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd, lun_address
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 
 from .. import cdb
 from ..fuse import FuseDisk, fuse_disk
-from ..loads import wait_until
 
 BLOCK: Final = 512
 ABORT_TASK, LUN_RESET, QUERY_TASK = 0, 5, 6

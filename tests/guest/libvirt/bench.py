@@ -20,8 +20,9 @@ from ringway.model import AttachmentInfo, Face
 from ringway.testing.domain import SHARED_MEMORY, DomainGuest
 from ringway.testing.guest import Shell
 from ringway.testing.libvirtd import Libvirtd
+from ringway.testing.waiting import wait_until
 
-from ..serving import Target, make_image, wait_until
+from ..serving import Target, make_image
 
 EVENT_S: Final = 60.0
 FACES: Final = {"scsi": Face.VHOST_USER_SCSI, "blk": Face.VHOST_USER_BLK}
@@ -115,7 +116,7 @@ class Bench:
 
 
 def disks(guest: Shell, count: int) -> list[str]:
-    """Wait until a guest sees so many disks. :returns: their devices. :raises GuestError: it does not."""
+    """Wait until a guest sees so many disks. :returns: their devices. :raises TimedOutError: it does not."""
     found: list[str] = []
 
     def there() -> bool:

@@ -12,8 +12,7 @@ from ringway.errors import GuestError
 from ringway.testing.daemon import Daemon
 from ringway.testing.libvirtd import Libvirtd
 from ringway.testing.small_host import SmallHost, connect
-
-from ..serving import wait_until
+from ringway.testing.waiting import wait_until
 
 _CONFIGURATION: Final = """\
 [lio]
@@ -87,7 +86,7 @@ class Side:
         return self.daemon.ask("POST", "/1.0/guests/web0/endpoints", {"endpoint": "db0"})
 
     def wait_writes(self, more: int = 50) -> None:
-        """Wait until a load has written so much more. :raises GuestError: it does not."""
+        """Wait until a load has written so much more. :raises TimedOutError: it does not."""
         goal = self._writes() + more
         wait_until(lambda: self._writes() >= goal, f"{more} writes")
 

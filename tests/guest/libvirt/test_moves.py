@@ -13,10 +13,11 @@ import pytest
 from ringway.errors import BusyError, GuestError
 from ringway.testing.domain import DomainGuest
 from ringway.testing.guest import Job
+from ringway.testing.waiting import wait_until
 
 from ..conftest import Count
 from ..linux import check_blocks, start_load, stop_load
-from ..serving import both_devices, make_image, wait_until
+from ..serving import both_devices, make_image
 from .sides import Side, two_sides
 
 Sides = tuple[Side, Side]

@@ -22,8 +22,9 @@ from ringway.guest.fresh import bare
 from ringway.model import GuestSpec, GuestState, PortMode, PortSpec
 from ringway.testing.daemon import Daemon
 from ringway.testing.libvirtd import Libvirtd
+from ringway.testing.waiting import wait_until
 
-from ..serving import MIB, wait_until
+from ..serving import MIB
 from .bench import Bench
 
 USER, GROUP = (

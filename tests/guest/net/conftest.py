@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from ringway.errors import GuestError
+from ringway.errors import GuestError, TimedOutError
 from ringway.model import PortMode, PortSpec, PortState, mac_of, socket_of
 from ringway.net.base import Settings, Switch
 from ringway.net.drivers import open_switch
 from ringway.testing.guest import LinuxGuest, Shell
 from ringway.testing.openvswitch import OpenVSwitch, hugepages
 from ringway.testing.qemu import vhost_user_net
+from ringway.testing.waiting import wait_until
 
 BRIDGE = "br-guests"
-WAIT_S = 60.0
 #: With the time that another worker may keep the only switch.
-patient = pytest.mark.timeout(1200)
+patient = pytest.mark.timeout(2400)
 MakePort = Callable[..., PortSpec]
 
 
@@ -95,19 +94,10 @@ def set_address(guest: Shell, address: str) -> None:
     guest.run(f"ip addr add {address}/24 dev eth0 && ip link set eth0 up")
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    """:raises GuestError: it does not come true in time."""
-    deadline = time.monotonic() + WAIT_S
-    while not true():
-        if time.monotonic() > deadline:
-            raise GuestError(f"not in time: {what}")
-        time.sleep(0.05)
-
-
 def wait_state(switch: Switch, spec: PortSpec, state: PortState) -> None:
-    """Wait until a port is so. :raises GuestError: it does not get so; it says how it is."""
+    """Wait until a port is so. :raises TimedOutError: it does not get so; it says how it is."""
     try:
         wait_until(lambda: switch.show(spec).state is state, f"port {spec.name} is {state}")
-    except GuestError as error:
+    except TimedOutError as error:
         error.add_note(str(switch.show(spec)))
         raise

@@ -12,8 +12,9 @@ from ringway.net.base import Settings, Switch
 from ringway.net.drivers import open_switch
 from ringway.testing.guest import LinuxGuest, Shell
 from ringway.testing.testpmd import Testpmd
+from ringway.testing.waiting import wait_until
 
-from .conftest import guest_on, set_address, wait_state, wait_until
+from .conftest import guest_on, set_address, wait_state
 from .traffic import HERE, carrier, ping, wait_links
 
 _STATISTICS = "/sys/class/net/eth0/statistics"

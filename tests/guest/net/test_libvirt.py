@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from ringway.errors import GuestError
+from ringway.errors import GuestError, TimedOutError
 from ringway.testing.daemon import Daemon
 from ringway.testing.domain import DomainGuest
 from ringway.testing.libvirtd import Libvirtd, check_programs
 from ringway.testing.openvswitch import OpenVSwitch
 from ringway.testing.testpmd import Testpmd
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
-from .conftest import BRIDGE, patient, set_address, wait_until
+from .conftest import BRIDGE, patient, set_address
 from .traffic import HERE, THERE, carrier, mtu, ping, wait_card, wait_links
 
 pytestmark = patient
-_TYPING_S = 120
 
 
 class Host:
@@ -44,7 +44,7 @@ class Host:
             capture_output=True,
             text=True,
             check=False,
-            timeout=_TYPING_S,
+            timeout=PATIENCE_S,
         )
 
     def do(self, *words: str) -> str:
@@ -65,10 +65,10 @@ class Host:
         return found["state"], found.get("guest")
 
     def wait_port(self, name: str, state: str, guest: str | None) -> None:
-        """:raises GuestError: it does not get so; says how it is."""
+        """:raises TimedOutError: it does not get so; says how it is."""
         try:
             wait_until(lambda: self.port(name) == (state, guest), f"port {name} is {state} of {guest}")
-        except GuestError as error:
+        except TimedOutError as error:
             error.add_note(f"{self.do('port', 'show', name)}\n{self.daemon.log}")
             raise
 

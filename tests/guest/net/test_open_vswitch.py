@@ -14,8 +14,9 @@ from ringway.net.base import Switch
 from ringway.net.ovs.driver import MAX_MTU
 from ringway.testing.guest import LinuxGuest
 from ringway.testing.openvswitch import OpenVSwitch
+from ringway.testing.waiting import wait_until
 
-from .conftest import BRIDGE, MakePort, guest_on, patient, set_address, wait_state, wait_until
+from .conftest import BRIDGE, MakePort, guest_on, patient, set_address, wait_state
 from .traffic import HERE, THERE, carrier, mtu, ping, wait_links
 
 pytestmark = patient

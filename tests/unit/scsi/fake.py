@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -214,14 +213,6 @@ def pointer_of(reply: Reply) -> tuple[int, int | None, bool]:
 
 
 # The core, for the device
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads do."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @dataclass(frozen=True)

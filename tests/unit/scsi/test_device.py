@@ -12,17 +12,9 @@ from ringway import _core
 from ringway.errors import ProtocolError, UsageError
 from ringway.target.scsi_device import ScsiDevice
 from ringway.target.virtio_scsi import Address, Event, Feature, ResetReason, Response
+from ringway.testing.waiting import wait_until
 
-from .fake import (
-    WWPN,
-    Completion,
-    MemoryBackstore,
-    MemoryCommand,
-    MemoryCore,
-    MemoryGeometry,
-    MemoryStore,
-    wait_until,
-)
+from .fake import WWPN, Completion, MemoryBackstore, MemoryCommand, MemoryCore, MemoryGeometry, MemoryStore
 
 INQUIRY = bytes.fromhex("12 00 00 00 24 00").ljust(32, b"\0")
 READ = bytes.fromhex("28").ljust(32, b"\0")

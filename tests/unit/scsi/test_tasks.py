@@ -15,8 +15,9 @@ from ringway.scsi import Status
 from ringway.scsi.tasks import SUPPORTED, TaskFunction
 from ringway.target import scsi_control, virtio_scsi
 from ringway.target.virtio_scsi import Response
+from ringway.testing.waiting import wait_until
 
-from .fake import MemoryCommand, wait_until
+from .fake import MemoryCommand
 from .test_device import INQUIRY, Guest, name
 
 (

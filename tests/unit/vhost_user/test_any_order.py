@@ -149,7 +149,7 @@ class AnyFrontEnd(RuleBasedStateMachine):
                 os.close(fd)
 
 
-@pytest.mark.timeout(3600 if LONG else 60)
+@pytest.mark.timeout(3600 if LONG else 300)
 def test_any_front_end_leaves_a_target_that_serves_the_next(path: str) -> None:
     surprises = _Surprises()
     logging.getLogger().addHandler(surprises)
