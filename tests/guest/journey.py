@@ -24,6 +24,7 @@ from ringway.testing.bootsector import BootSectorGuest, Load, install
 from ringway.testing.guest import LinuxGuest
 from ringway.testing.qemu import QemuGuest, migrate
 from ringway.testing.qmp import Qmp
+from ringway.testing.waiting import PATIENCE_S
 
 from .linux import check_blocks, start_load, stop_load
 from .serving import BOOT, MIB, Target, finish, go_on, make_image
@@ -147,7 +148,7 @@ class Journey(ABC, Generic[Guest]):
         """Call a migration off, at rest."""
         qmp = self.guest.qemu.qmp
         qmp.execute("migrate_cancel")
-        qmp.wait_event("MIGRATION", 60.0, lambda data: bool(data["status"] == "cancelled"))
+        qmp.wait_event("MIGRATION", PATIENCE_S, lambda data: bool(data["status"] == "cancelled"))
 
     # What holds
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from ringway.errors import BusyError, ConflictError, GuestError, RingwayError
 from ringway.testing.daemon import Daemon
 from ringway.testing.libvirtd import Libvirtd
+from ringway.testing.waiting import wait_until
 
 MIB = 1 << 20
 DB0 = {"name": "db0", "luns": [{"target": 0, "lun": 0, "backstore": {"kind": "ram", "size_bytes": MIB}}]}
@@ -114,8 +114,7 @@ def test_what_virsh_takes_away_is_free_again(daemon: Daemon, libvirtd: Libvirtd)
     old = daemon.folder / "web.xml"
     old.write_text(before)
     libvirtd.virsh("define", str(old))
-    while web(daemon)[0]:
-        pass
+    wait_until(lambda: not web(daemon)[0], "the guest to be looked at")
     daemon.ask("DELETE", "/1.0/endpoints/db0")
     daemon.ask("POST", "/1.0/endpoints", DB0)
 
@@ -239,8 +238,7 @@ def test_a_creation_is_settled_when_libvirt_is_there_again(
     daemon.start()
     assert sorted(daemon.names()) == ["db0", "mail"]  # nobody can tell whether there is a domain
     libvirtd.start()
-    while sorted(daemon.names()) != ["db0"]:
-        time.sleep(0.1)
+    wait_until(lambda: sorted(daemon.names()) == ["db0"], "the end of what was begun")
     assert _there(daemon, libvirtd, tmp_path / "pool") == _BEFORE
 
 
@@ -251,10 +249,13 @@ def test_a_creation_that_is_cancelled_too_late_is_whole(
     operation = daemon.ask("POST", "/1.0/guests?wait=0", mail)
     with contextlib.suppress(ConflictError):
         daemon.ask("DELETE", f"/1.0/operations/{operation['id']}")
-    while (ended := daemon.ask("GET", f"/1.0/operations/{operation['id']}"))["state"] == "running":
-        time.sleep(0.05)
-    assert ended["state"] in ("done", "cancelled")
-    expected = _AFTER if ended["state"] == "done" else _BEFORE
+
+    def state() -> str:
+        return str(daemon.ask("GET", f"/1.0/operations/{operation['id']}")["state"])
+
+    wait_until(lambda: state() != "running", "the operation's end")
+    assert state() in ("done", "cancelled")
+    expected = _AFTER if state() == "done" else _BEFORE
     assert _there(daemon, libvirtd, tmp_path / "pool") == expected
 
 

@@ -24,7 +24,7 @@ from ringway.guest.document import (
 from ringway.model import Face
 from ringway.testing.bootsector import Copy, install
 from ringway.testing.target import ServedTarget
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .serving import MIB
 
@@ -82,7 +82,7 @@ class Virsh:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate("destroy first\nquit\n", timeout=60)
+        self._process.communicate("destroy first\nquit\n", timeout=PATIENCE_S)
 
     def run(self, command: str) -> str:
         """Return what a command prints."""

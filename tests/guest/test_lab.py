@@ -22,6 +22,7 @@ from ringway.testing.qemu import emulated_scsi, migrate, vhost_user_blk
 from ringway.testing.small_host import SmallHost, connect
 from ringway.testing.sockets import wait_for_socket
 from ringway.testing.uefi import UefiGuest, write_disk
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 BOOT = "bootindex=0"
 WWN = 0x5000C500A1B2C3D4
@@ -265,7 +266,8 @@ def test_small_hosts_are_apart_and_reach_each_other(run_dir: Path) -> None:
         for host in (left, right):
             host.run("sh", "-c", f"cat /proc/sys/kernel/hostname >{here}/name")
         sleeper = left.popen(["sleep", "600"])
-        assert ["sleep" in host.run("ps", "-A") for host in (left, right)] == [True, False]
+        wait_until(lambda: "sleep" in left.run("ps", "-A"), "the sleeper")
+        assert "sleep" not in right.run("ps", "-A")
         with pytest.raises(GuestError, match="Connection refused"):  # by a kernel that was reached
             right.run(sys.executable, "-c", "import socket; socket.create_connection(('left', 1), 60)")
     assert sleeper.returncode == -signal.SIGKILL
@@ -280,6 +282,6 @@ def test_a_small_host_keeps_no_file_system_that_others_end(run_dir: Path) -> Non
     server.start()
     with SmallHost("here"):
         subprocess.run(["umount", "--lazy", run_dir], check=True)
-        server.join(20)
+        server.join(PATIENCE_S)
         assert not server.is_alive()
     mount.close()

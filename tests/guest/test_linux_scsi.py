@@ -18,7 +18,14 @@ from ringway.errors import GuestError
 from ringway.target.statistics import total
 from ringway.testing.guest import LinuxGuest
 
-from .linux import FIO_VERIFY, allocated_bytes, check_file_system, check_queues, check_verifies
+from .linux import (
+    allocated_bytes,
+    check_file_system,
+    check_queues,
+    check_verifies,
+    start_load,
+    stop_load,
+)
 from .serving import MIB, Target, make_image
 
 SMALL, LARGE_BLOCKS, READ_ONLY, MEMORY, LATER = 0, 1, 2, 3, 9
@@ -283,13 +290,13 @@ def answers_nonsense(lab: Lab) -> None:
 def resets_under_load(lab: Lab) -> None:
     disk = lab.disk(SMALL)
     writes = total(lab.target.statistics().luns, "writes")
-    load = lab.guest.start(f"fio {FIO_VERIFY} --filename={disk} --size=32M --rw=randrw")
+    load = start_load(lab.guest, disk)
     told = "dmesg | grep -c 'Power-on or device reset occurred'"
     before = int(lab.guest.run(told))
     lab.target.wait_writes(writes + 50)
     for _ in range(3):
         lab.sg(f"sg_reset --device {disk}")
-    load.wait()
+    stop_load(lab.guest, load)
     assert int(lab.guest.run(told)) > before
 
 

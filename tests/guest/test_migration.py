@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ringway.model import OwnershipState
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .conftest import Count
 from .journey import BootSectorJourney, Journey, LinuxJourney, has_request, worked
@@ -189,7 +189,7 @@ def stranger(image: Path) -> Iterator[None]:
         assert process.stdout is not None
         assert process.stdout.read(len("qemu-io> ")) == b"qemu-io> "
         yield
-        process.communicate(b"quit\n", timeout=60)
+        process.communicate(b"quit\n", timeout=PATIENCE_S)
 
 
 def outwait(journey: Journey[Any], strangers: contextlib.ExitStack) -> None:

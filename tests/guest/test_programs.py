@@ -15,6 +15,7 @@ import pytest
 from ringway.testing.bootsector import BootSectorGuest, Load, Verdict, install
 from ringway.testing.qemu import vhost_user_blk, vhost_user_scsi
 from ringway.testing.sockets import wait_for_socket
+from ringway.testing.waiting import PATIENCE_S
 
 from .serving import BOOT, both_devices, make_image
 
@@ -60,7 +61,7 @@ def test_a_program_serves_on_a_path(run_dir: Path, image: Path, device: str) -> 
         with BootSectorGuest(CONNECT[device](path, options=BOOT)) as guest:
             assert guest.wait() is Verdict.OK
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
     LOAD.verify(image, LOAD.passes)
 
 
@@ -78,7 +79,7 @@ def test_a_program_serves_on_a_socket_that_it_inherits(run_dir: Path, image: Pat
         ):
             assert guest.wait() is Verdict.OK
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE_S) == 0
     LOAD.verify(image, LOAD.passes)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ringway import _core
 from ringway.bench.plan import Case, DeviceKind, Setup
@@ -26,8 +26,8 @@ BURST: Final = 8
 _QUEUE_SIZE: Final = 256
 _RING_BYTES: Final = 8 << 20
 _HUGE_PAGE: Final = 2 << 20
-#: How long a device may keep a request.
-_SILENCE_S: Final = 5.0
+#: How long a device may keep a request, and its back end a message.
+_SILENCE_S, _ANSWER_S = 5.0, 20.0
 
 _TEST_UNIT_READY: Final = bytes(6)
 #: READ CAPACITY(16). Spec: SBC-4 r22, 5.20.
@@ -111,12 +111,13 @@ def connected(
     memory_bytes = -(-room // _HUGE_PAGE) * _HUGE_PAGE
     with ExitStack() as stack:
         memory = _memory(memory_bytes, huge_pages)
+        common: dict[str, Any] = {"memory": memory, "queue_size": _QUEUE_SIZE, "timeout_s": _ANSWER_S}
         if device == "blk":
-            blk = BlkFrontEnd(socket, memory=memory, queues=setup.queues, queue_size=_QUEUE_SIZE)
+            blk = BlkFrontEnd(socket, queues=setup.queues, **common)
             stack.enter_context(blk.open())
             disk_bytes, sector_bytes = blk.capacity * 512, 512
         else:
-            scsi = ScsiFrontEnd(socket, memory=memory, request_queues=setup.queues, queue_size=_QUEUE_SIZE)
+            scsi = ScsiFrontEnd(socket, request_queues=setup.queues, **common)
             stack.enter_context(scsi.open())
             disk_bytes, sector_bytes = min(_ready(scsi, lun) for lun in range(setup.luns))
         front = blk if device == "blk" else scsi

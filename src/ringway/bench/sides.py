@@ -24,7 +24,7 @@ from ringway.errors import NotFoundError, TimedOutError, UnreachableError, Usage
 from ringway.unix_sockets import is_listening
 
 QSD: Final = "qemu-storage-daemon"
-_START_S: Final = 20.0
+_START_S: Final = 60.0
 _CREDENTIALS: Final = struct.Struct("3i")
 _LOG_END: Final = 500
 

@@ -141,10 +141,17 @@ def command_line(extra: Sequence[str] = ()) -> str:
 @functools.cache
 def tsc_khz() -> int:
     """Return the frequency of this machine's time stamp counter, which a TCG guest reads as its own."""
-    begin_s, begin = time.monotonic(), _read_tsc()
+    begin_s, begin = _moment()
     time.sleep(0.05)
-    end_s, end = time.monotonic(), _read_tsc()
+    end_s, end = _moment()
     return round((end - begin) / (end_s - begin_s) / 1000)
+
+
+def _moment() -> tuple[float, int]:
+    """Seconds and the counter at once: the closest of some looks, since a busy host interrupts some."""
+    looks = [(time.monotonic(), _read_tsc(), time.monotonic()) for _ in range(16)]
+    before_s, ticks, after_s = min(looks, key=lambda look: look[2] - look[0])
+    return (before_s + after_s) / 2, ticks
 
 
 def _read_tsc() -> int:

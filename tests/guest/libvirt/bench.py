@@ -20,11 +20,10 @@ from ringway.model import AttachmentInfo, Face
 from ringway.testing.domain import SHARED_MEMORY, DomainGuest
 from ringway.testing.guest import Shell
 from ringway.testing.libvirtd import Libvirtd
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from ..serving import Target, make_image
 
-EVENT_S: Final = 60.0
 FACES: Final = {"scsi": Face.VHOST_USER_SCSI, "blk": Face.VHOST_USER_BLK}
 
 
@@ -67,7 +66,7 @@ class Bench:
         """Attach a target's endpoint to a guest that runs, and to its next start."""
         return self.hypervisor.attach(guest, self.wish(name, device), live=True, persistent=True)
 
-    def detach(self, guest: str, name: str, timeout_s: float = 60.0) -> None:
+    def detach(self, guest: str, name: str, timeout_s: float = PATIENCE_S) -> None:
         """Take it away again."""
         self.hypervisor.detach(guest, name, live=True, persistent=True, timeout_s=timeout_s)
 
@@ -75,7 +74,7 @@ class Bench:
         """Wait for an event; the ones before it are forgotten. :raises GuestError: it does not come."""
         try:
             while True:
-                event = self.events.get(timeout=EVENT_S)
+                event = self.events.get(timeout=PATIENCE_S)
                 if event.kind is kind and event.alias == alias:
                     return event
         except queue.Empty as error:

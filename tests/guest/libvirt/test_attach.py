@@ -9,6 +9,7 @@ from ringway.errors import BusyError, ConflictError, NotFoundError, TimedOutErro
 from ringway.guest.base import GuestEventKind, Wish
 from ringway.model import AttachmentState, Face
 from ringway.testing.domain import DomainGuest
+from ringway.testing.waiting import PATIENCE_S
 
 from ..serving import both_devices, make_image
 from .bench import Bench, disks, read, started, write
@@ -134,7 +135,7 @@ def test_halves_by_themselves(bench: Bench, web0: DomainGuest) -> None:
     assert (live.live, live.persistent) == (True, False)
     both = bench.hypervisor.attach("web0", wish, live=False, persistent=True)
     assert (both.live, both.persistent, both.address) == (True, True, live.address)
-    bench.hypervisor.detach("web0", "db0", live=True, persistent=False, timeout_s=60)
+    bench.hypervisor.detach("web0", "db0", live=True, persistent=False, timeout_s=PATIENCE_S)
     rest = bench.hypervisor.show(web0.name).attachments[0]
     assert (rest.live, rest.persistent, rest.migratable) == (False, True, True)
     bench.detach("web0", "db0")

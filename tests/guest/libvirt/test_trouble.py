@@ -21,6 +21,7 @@ from ringway.guest.libvirt.reach import User, check_folder, check_socket, confin
 from ringway.model import Face, GuestState, PortMode, PortSpec
 from ringway.testing.domain import SHARED_MEMORY, DomainGuest
 from ringway.testing.libvirtd import Libvirtd
+from ringway.testing.waiting import PATIENCE_S
 
 from ..conftest import Count
 from ..serving import both_devices
@@ -89,7 +90,7 @@ def test_kvm_that_cannot_be_used(known: bool) -> None:
         if not known:
             hypervisor.define(xml)
         inside = ["nsenter", "--mount", "-t", str(libvirtd.pid)]
-        subprocess.run([*inside, "mount", "--bind", "/dev/null", "/dev/kvm"], check=True, timeout=30)
+        subprocess.run([*inside, "mount", "--bind", "/dev/null", "/dev/kvm"], check=True, timeout=PATIENCE_S)
         with pytest.raises(RingwayError, match="kvm") as refused:
             hypervisor.define(xml) if known else hypervisor.start("k")
         assert "--emulate" in (refused.value.hint or "")
@@ -250,7 +251,7 @@ def test_a_port_of_the_next_start_comes_and_goes(bench: Bench) -> None:
         (found,) = bench.hypervisor.show("ported").ports
         assert (found.port, found.live, found.persistent) == ("p0", False, True)
     for _ in range(2):
-        bench.hypervisor.unplug("ported", "p0", live=True, persistent=True, timeout_s=60)
+        bench.hypervisor.unplug("ported", "p0", live=True, persistent=True, timeout_s=PATIENCE_S)
         assert bench.hypervisor.show("ported").ports == ()
     assert bench.aliases("ported") == []
 

@@ -22,7 +22,7 @@ from ringway.guest.fresh import bare
 from ringway.model import GuestSpec, GuestState, PortMode, PortSpec
 from ringway.testing.daemon import Daemon
 from ringway.testing.libvirtd import Libvirtd
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from ..serving import MIB
 from .bench import Bench
@@ -171,9 +171,9 @@ def test_a_port_whose_socket_qemu_makes(bench: Bench) -> None:
     bench.hypervisor.plug("web", spec, live=False, persistent=True)
     made = Path(spec.socket or "")
     with starting(bench.libvirtd):
-        wait_until(made.exists, "QEMU's socket")
+        wait_until(lambda: made.exists() and made.stat().st_uid == UID, "QEMU's socket")
         status = made.stat()
-        assert (status.st_uid, status.st_gid) == (UID, GID)
+        assert status.st_gid == GID
         assert status.st_mode & stat.S_IWGRP  # a switch of that group may connect
         assert not status.st_mode & stat.S_IWOTH
 
@@ -181,7 +181,7 @@ def test_a_port_whose_socket_qemu_makes(bench: Bench) -> None:
 def test_a_port_whose_socket_a_switch_made(bench: Bench) -> None:
     spec = port(bench, PortMode.CLIENT)
     with socket.socket(socket.AF_UNIX) as switch:
-        switch.settimeout(60)
+        switch.settimeout(PATIENCE_S)
         switch.bind(spec.socket or "")
         switch.listen(1)
         os.chmod(spec.socket or "", 0o600)

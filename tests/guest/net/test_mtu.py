@@ -8,6 +8,7 @@ from pathlib import Path
 from ringway.testing.guest import LinuxGuest
 from ringway.testing.qemu import vhost_user_net
 from ringway.testing.recorder import RecorderDevice
+from ringway.testing.waiting import wait_until
 from ringway.vhost_user.server import Server
 
 from .traffic import mtu
@@ -28,4 +29,4 @@ def test_a_switch_that_has_no_mtu_holds_none_back(run_dir: Path) -> None:
             with LinuxGuest(card) as guest:
                 assert mtu(guest) == "4000"
                 guest.run("ip link set eth0 up")
-                assert device.enabled
+                wait_until(lambda: bool(device.enabled), "rings that are enabled")

@@ -78,7 +78,7 @@ def targets(host: ServiceHost) -> list[str]:
 
 def changes(host: ServiceHost) -> Iterator[tuple[str, str, int]]:
     """What the journal has of changes: object, result, who."""
-    text = host.run(f"journalctl _SYSTEMD_UNIT={DAEMON} -o cat")
+    text = host.run(f"journalctl --sync && journalctl _SYSTEMD_UNIT={DAEMON} -o cat")
     for entry in map(json.loads, text.splitlines()):
         if entry.get("event") == "change":
             yield entry["object"], entry["result"], entry["uid"]
@@ -171,14 +171,6 @@ def a_reload_reads_the_configuration(host: ServiceHost) -> None:
     assert prop(host, DAEMON, "MainPID") == before
 
 
-def the_watchdog_is_hasty(host: ServiceHost) -> None:
-    """From the daemon's next start on."""
-    folder = f"/run/systemd/system/{DAEMON}.d"
-    host.run(
-        f"mkdir {folder} && echo '[Service]\nWatchdogSec=10' >{folder}/hasty.conf && systemctl daemon-reload"
-    )
-
-
 def the_daemon_is_another(host: ServiceHost, command: str) -> None:
     """After a command there is another daemon, which has adopted the same targets."""
     daemon, there = prop(host, DAEMON, "MainPID"), targets(host)
@@ -193,11 +185,12 @@ def the_daemon_is_another(host: ServiceHost, command: str) -> None:
 
 def what_kept_it_from_starting_goes_away(host: ServiceHost) -> None:
     """Killed, it cannot start for more than the five times that systemd tries by itself; then it can."""
-    drop_in = f"/run/systemd/system/{DAEMON}.d/broken.conf"
+    folder = f"/run/systemd/system/{DAEMON}.d"
+    drop_in = f"{folder}/broken.conf"
     the_daemon_is_another(
         host,
-        f"printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >{drop_in} && systemctl daemon-reload"
-        f" && systemctl kill -s SIGKILL {DAEMON}"
+        f"mkdir {folder} && printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >{drop_in}"
+        f" && systemctl daemon-reload && systemctl kill -s SIGKILL {DAEMON}"
         f" && until [ $(systemctl show -P NRestarts {DAEMON}) -gt 6 ]; do sleep 0.5; done"
         f" && rm {drop_in} && systemctl daemon-reload",
     )
@@ -215,9 +208,13 @@ def the_spawner_is_another(host: ServiceHost) -> None:
 
 
 def a_daemon_that_hangs_is_ended(host: ServiceHost) -> None:
-    """By the watchdog: the daemon is stopped, and tells nothing any more."""
+    """By the watchdog, which is hasty here alone: the daemon is stopped, and tells nothing any more."""
+    hasty = f"/run/systemd/system/{DAEMON}.d/hasty.conf"
+    host.run(f"echo '[Service]\nWatchdogSec=10' >{hasty} && systemctl daemon-reload")
+    the_daemon_is_another(host, "systemctl restart ringwayd")
     the_daemon_is_another(host, f"systemctl kill -s SIGSTOP {DAEMON}")
-    assert "Watchdog timeout" in host.run(f"journalctl -u {DAEMON} -o cat")
+    assert "Watchdog timeout" in host.run(f"journalctl --sync && journalctl -u {DAEMON} -o cat")
+    host.run(f"rm {hasty} && systemctl daemon-reload")
 
 
 def all_is_stopped_and_goes_on(host: ServiceHost) -> None:
@@ -270,7 +267,6 @@ def test_a_host_with_systemd(tmp_path: Path) -> None:
         the_hardening_is_there(host)
         the_journal_says_who_did_what(host)
         a_reload_reads_the_configuration(host)
-        the_watchdog_is_hasty(host)
         the_daemon_is_another(host, "systemctl restart ringwayd")
         what_kept_it_from_starting_goes_away(host)
         the_spawner_is_another(host)
