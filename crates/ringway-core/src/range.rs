@@ -109,7 +109,7 @@ mod tests {
         let locks = RangeLocks::default();
         let first = locks.lock(0, 10, true, Instant::now()).unwrap();
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| locks.lock(5, 15, true, Instant::now() + Duration::from_secs(5)));
+            let waiter = scope.spawn(|| locks.lock(5, 15, true, Instant::now() + Duration::from_secs(180)));
             locks.unlock(first);
             assert!(waiter.join().unwrap().is_some());
         });

@@ -389,7 +389,7 @@ fn a_silent_device_is_a_timeout_and_its_answers_are_taken_later() {
     }
     let dead = device.stop();
     let _device = shared.start(Fault::None, dead.disks, dead.held.into());
-    driver.timeout = super::DEFAULT_TIMEOUT;
+    driver.timeout = Setup::default().timeout;
     driver.run(&Load { seconds: 0.01, ..load }).unwrap();
     assert_eq!(driver.outstanding(), 0);
 }

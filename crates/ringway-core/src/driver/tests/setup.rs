@@ -46,7 +46,7 @@ impl Default for Setup {
             fault: Fault::None,
             luns: 1,
             disk_bytes: 64 << 10,
-            timeout: Duration::from_secs(20),
+            timeout: Duration::from_secs(180),
         }
     }
 }
