@@ -14,6 +14,7 @@ import pytest
 
 from ringway import logs
 from ringway.logs import MAX_FILE, MAX_WAITING, QueuedHandler, write_line
+from ringway.testing.waiting import PATIENCE_S
 
 
 class Reader:
@@ -80,7 +81,7 @@ def test_a_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     )
     path = tmp_path / "log"
     with path.open("ab") as file:
-        subprocess.run([sys.executable, "-c", code], stderr=file, check=True, timeout=50)
+        subprocess.run([sys.executable, "-c", code], stderr=file, check=True, timeout=PATIENCE_S)
     assert 0 < path.stat().st_size < MAX_FILE + 2000
     *_, last = path.read_text().splitlines()
     assert json.loads(last)["message"].startswith("2999 ")

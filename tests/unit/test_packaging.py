@@ -22,6 +22,7 @@ from ringway.host.store import Store
 from ringway.model import EndpointSpec, EngineKind, LunSpec
 from ringway.notation import parse_backstore
 from ringway.testing.engine import MemoryDriver, World
+from ringway.testing.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "packaging" / "systemd"
@@ -33,7 +34,7 @@ def run(*command: str) -> str:
     """Run a tool of systemd's. :returns: all that it said."""
     if shutil.which(command[0]) is None:
         pytest.skip(f"no {command[0]}: apt-get install systemd")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -24,6 +24,7 @@ from ringway.api.app import build
 from ringway.api.table import ROUTES
 from ringway.testing.engine import World
 from ringway.testing.hypervisor import GuestWorld, SwitchWorld
+from ringway.testing.waiting import PATIENCE_S
 
 from ..hosts import running_host
 from .asking import Answer, Asker
@@ -76,10 +77,10 @@ class HostThread:
         try:
             host = self._submit(
                 stack.enter_async_context(running_host(folder, World(), GuestWorld(), SwitchWorld()))
-            ).result(10)
+            ).result(PATIENCE_S)
             self._asker = Asker(build(host), host)
             yield
-            self._submit(stack.aclose()).result(10)
+            self._submit(stack.aclose()).result(PATIENCE_S)
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join()
@@ -96,7 +97,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One host for all requests; it is well in the end."""
     with APP.running(tmp_path_factory.mktemp("host")):
         yield
-        info = APP.begin("GET", "/1.0").result(10).json
+        info = APP.begin("GET", "/1.0").result(PATIENCE_S).json
         assert info["degraded"] == 0
 
 

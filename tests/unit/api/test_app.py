@@ -14,6 +14,7 @@ from ringway.api import requests
 from ringway.api.peers import Access
 from ringway.api.table import ROUTES
 from ringway.testing.engine import World
+from ringway.testing.waiting import PATIENCE_S
 
 from .asking import ME
 from .conftest import Start
@@ -221,7 +222,7 @@ async def test_what_takes_longer_is_an_operation(start: Start, world: World) -> 
 
 
 def _hold(event: threading.Event) -> None:
-    assert event.wait(10)
+    assert event.wait(PATIENCE_S)
 
 
 async def test_events_are_lines(start: Start) -> None:
@@ -229,7 +230,8 @@ async def test_events_are_lines(start: Start) -> None:
         await ask("POST", "/1.0/endpoints", DB0)
         following = asyncio.create_task(ask("GET", "/1.0/events?since=0&kinds=endpoint,nothing.else"))
         everything = asyncio.create_task(ask("GET", "/1.0/events"))
-        await asyncio.sleep(0.05)
+        while len(ask.host.events._readers) < 2:
+            await asyncio.sleep(0.01)
         await ask("DELETE", "/1.0/endpoints/db0")
         ask.host.events.close()
         events = [json.loads(line) for line in (await following).body.splitlines()]

@@ -20,6 +20,7 @@ from ringway.host import places
 from ringway.host.config import ApiConfig
 from ringway.host.events import Kind
 from ringway.host.places import Places
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import Served
 
@@ -31,7 +32,7 @@ async def ask(path: Path, request: str) -> bytes:
     """Send a request that ends the connection. :returns: all that comes."""
     reader, writer = await asyncio.open_unix_connection(str(path))
     writer.write(f"{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     return answer
 
@@ -39,7 +40,7 @@ async def ask(path: Path, request: str) -> bytes:
 async def _all(reader: asyncio.StreamReader) -> bytes:
     """What comes until the other side hangs up, politely or not."""
     try:
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), PATIENCE_S)
     except ConnectionError:
         return b""
 
@@ -136,7 +137,8 @@ async def test_who_follows_events_and_reads_nothing_costs_little(serve: Serve) -
     async with serve() as served:
         _, writer = await asyncio.open_unix_connection(str(served.read_only))
         writer.write(b"GET /1.0/events HTTP/1.1\r\nHost: x\r\n\r\n")
-        await asyncio.sleep(0.1)
+        while not served.host.events._readers:
+            await asyncio.sleep(0.01)
         for number in range(5000):
             served.host.events.tell(Kind.READY, f"endpoint/{number}", "x" * 200)
         assert max(reader.qsize() for reader in served.host.events._readers) <= 1000

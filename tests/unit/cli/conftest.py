@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from ringway.cli.main import cli, exit_status
+from ringway.testing.waiting import PATIENCE_S
 
 from .daemon import FakeDaemon
 
@@ -81,7 +82,7 @@ class Serving:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait. :returns: exit status."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE_S)
 
 
 Start = Callable[..., Serving]

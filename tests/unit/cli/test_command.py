@@ -23,6 +23,7 @@ import ringway
 from ringway.cli.main import COMMANDS, exit_status
 from ringway.errors import BusyError, RingwayError
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import Run, Start
 
@@ -98,7 +99,7 @@ def test_a_reader_that_left_is_no_reason_to_complain() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, *MAIN, "serve", "--help"]
-    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=30)
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=PATIENCE_S)
     os.close(writer)
     assert (result.returncode, result.stderr) == (1, b"")
 
@@ -201,7 +202,7 @@ def test_serve_on_a_terminal_shows_figures_for_people(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     while b"no guest came" not in text:
         text += os.read(terminal, 4096)
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
     os.close(terminal)
     assert b"QEMU:" in text
     assert b'"event"' not in text
@@ -225,7 +226,7 @@ def test_disks_of_all_kinds_at_all_addresses(start: Start, image: Path, run: Run
         *("--lun", "3:1=null:1T,block-size=4096"),
         "--readonly",
     )
-    serving.process.wait(30)
+    serving.process.wait(PATIENCE_S)
     assert serving.process.returncode == 2, "memory cannot be read-only"
     serving = start(
         *MAIN,
@@ -311,7 +312,7 @@ def test_a_demo_replaces_no_image(run: Run, image: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(("name", "kind"), [("scsi", "scsi"), ("blk", "block")])
 def test_a_program_prints_its_capabilities_whatever_else_is_said(start: Start, name: str, kind: str) -> None:
     process = start(*program(name), "--print-capabilities", "--socket-path", "/no/such").process
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert json.loads(output)["type"] == kind
 
@@ -346,7 +347,7 @@ def test_the_scsi_program_serves_a_connected_socket_and_ends_with_it(start: Star
     with ours, ScsiFrontEnd(ours).open() as guest:
         while guest.command(bytes(6)).status:
             pass
-    assert serving.process.wait(30) == 0
+    assert serving.process.wait(PATIENCE_S) == 0
 
 
 def test_a_program_serves_a_listening_socket(start: Start, image: Path, tmp_path: Path) -> None:
@@ -375,7 +376,7 @@ def test_a_program_serves_a_listening_socket(start: Start, image: Path, tmp_path
 )
 def test_a_program_fails_early(start: Start, image: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     process = start(*program(arguments[0]), *arguments[1:]).process
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert b"error: " in errors
     assert b"ringway serve" not in errors  # its hints are of this program
@@ -390,7 +391,7 @@ def test_capabilities_are_printed_whatever_else_is_asked(tmp_path: Path) -> None
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=True,
     )
     assert json.loads(run.stdout)["type"] == "block"
@@ -404,7 +405,7 @@ def test_an_fd_that_was_not_passed_is_refused(tmp_path: Path, image: Path) -> No
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert run.returncode == 2

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ringway.testing.waiting import PATIENCE_S
+
 
 def ringwayd(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """Run it. :param before: Python that runs first."""
     code = f"{before}\nfrom ringway.cli.daemon import main\nmain()"
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_help_says_what_signals_do_and_imports_no_server() -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from ringway.cli.main import cli
 from ringway.model import EndpointState, Event, HostConfig
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import Run
 from .daemon import FakeDaemon
@@ -183,7 +184,11 @@ def test_ctrl_c_ends_the_waiting_and_not_the_work(db0: FakeDaemon) -> None:
     db0.slow = True
     command = [sys.executable, "-c", script, "endpoint", "delete", "db0"]
     done = subprocess.run(
-        ["env", "--default-signal=INT", *command], capture_output=True, text=True, check=False, timeout=30
+        ["env", "--default-signal=INT", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == (
@@ -383,7 +388,7 @@ def test_a_list_imports_no_more_than_it_needs(db0: FakeDaemon) -> None:
         f"print(*(name for name in {heavy!r} if name in sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=PATIENCE_S
     )
     assert done.stdout == "db0\n\n"
 
@@ -391,6 +396,6 @@ def test_a_list_imports_no_more_than_it_needs(db0: FakeDaemon) -> None:
 def test_importing_ringway_is_cheap() -> None:
     script = "import sys, ringway; print(*({'msgspec', 'click', 'ringway.client'} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=PATIENCE_S
     )
     assert done.stdout == "\n"

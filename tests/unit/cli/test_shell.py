@@ -34,6 +34,7 @@ from ringway.model import (
     PortMode,
     PortState,
 )
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import Run
 from .daemon import FakeDaemon
@@ -382,7 +383,7 @@ def test_a_terminal_has_a_prompt_and_goes_on_after_an_error(db0: FakeDaemon) -> 
     os.write(master, b"cd endp\tdb\t\n")
     read_until(master, "ringway:/endpoints/db0> ")
     os.write(master, b"exit\n")
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
     os.close(master)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from ringway.cli.signals import stop_signals
+from ringway.testing.waiting import PATIENCE_S
 
 _SLOW_CLOSE = """
 import logging, os, sys
@@ -70,7 +71,7 @@ def test_a_second_signal_is_ignored_with_one_line() -> None:
     process.send_signal(signal.SIGTERM)
     assert "SIGTERM: the target ends already" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate("\n", timeout=30)
+    _, errors = process.communicate("\n", timeout=PATIENCE_S)
     assert (process.returncode, errors) == (0, "")
 
 
@@ -90,6 +91,6 @@ entry.PROGRAM()
 def test_ctrl_c_while_modules_are_read_shows_no_traceback(program: str) -> None:
     script = _INTERRUPTED_IMPORT.replace("PROGRAM", program)
     command = ["env", "--default-signal=INT", sys.executable, "-c", script]
-    run = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    run = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
     assert run.returncode == -signal.SIGINT
     assert run.stderr == b""

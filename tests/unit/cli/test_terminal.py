@@ -12,6 +12,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from ringway.cli.main import cli
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import Run
 from .daemon import FakeDaemon
@@ -31,7 +32,7 @@ def on_a_terminal(*words: str, colour: bool = True) -> str:
         stdout=slave,
         stderr=slave,
         check=False,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     os.close(slave)
     text = b""
@@ -109,6 +110,6 @@ def test_bash_completes(db0: FakeDaemon) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     assert (done.stdout, done.stderr) == ("plain,db0\n", "")

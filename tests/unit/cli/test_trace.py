@@ -45,6 +45,7 @@ from ringway.target.control import ControlServer
 from ringway.target.listen import listen
 from ringway.target.target import Target
 from ringway.testing.frontend import ScsiFrontEnd
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import Run
 
@@ -91,7 +92,7 @@ def load(guest: ScsiFrontEnd) -> Iterator[None]:
     thread.start()
     yield
     ending.set()
-    thread.join(30)
+    thread.join(PATIENCE_S)
 
 
 # trace
@@ -212,7 +213,7 @@ def test_q_ends_top_and_gives_the_terminal_back(target: Target) -> None:
         _read_until(master, b"worker")
         os.write(master, b"q")
         _drain(master)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
     os.close(master)
@@ -228,14 +229,14 @@ def test_a_signal_gives_the_terminal_back_as_it_was(target: Target, number: sign
         _read_until(master, b"worker")
         process.send_signal(number)
         _read_until(master, _MAIN_SCREEN)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert termios.tcgetattr(slave) == before
     os.close(slave)
     os.close(master)
 
 
 def _read_until(fd: int, wanted: bytes) -> None:
-    seen, deadline = b"", time.monotonic() + 30
+    seen, deadline = b"", time.monotonic() + PATIENCE_S
     while wanted not in seen:
         assert select.select([fd], [], [], deadline - time.monotonic())[0], seen
         seen += os.read(fd, 4096)
@@ -243,7 +244,7 @@ def _read_until(fd: int, wanted: bytes) -> None:
 
 def _drain(fd: int) -> None:
     """Read what is left, so that the other side can write it."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while select.select([fd], [], [], deadline - time.monotonic())[0]:
         try:
             if not os.read(fd, 4096):

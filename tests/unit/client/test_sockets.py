@@ -17,6 +17,7 @@ import pytest
 from ringway.client import AsyncClient, Client, Request, Response, candidates
 from ringway.client.sockets import AsyncSocketTransport, SocketTransport
 from ringway.errors import ControlError, PermissionDeniedError, TimedOutError, UnreachableError
+from ringway.testing.waiting import PATIENCE_S
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 Serve = Callable[[list[bytes]], str]
@@ -34,7 +35,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             for piece in pieces:
                 connection.sendall(piece)
             if not pieces:
-                hold.wait(30)
+                hold.wait(PATIENCE_S)
 
     hold = threading.Event()
 
@@ -49,7 +50,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     yield start
     hold.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
 
 
 def send(kind: str, path: str, timeout_s: float = 10.0) -> Response:

@@ -18,6 +18,7 @@ from ringway.errors import BusyError
 from ringway.model import BackstoreSpec, DeviceKind, EndpointSpec, LunSpec, SpecKind, TargetConfig
 from ringway.scsi.identity import parse_wwpn
 from ringway.target.backstore import serial_of
+from ringway.testing.waiting import PATIENCE_S
 
 
 def test_an_image_has_the_serial_number_that_a_target_would_give_it(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_an_order_of_any_length_arrives(log: str | None) -> None:
 
 def spawner(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ringway.engine.user.spawner", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
 
 
 #: Become the spawner with a socket as number 3, and with this process's number in the environment.
@@ -87,7 +88,7 @@ def test_a_service_manager_hands_a_socket_and_is_told(tmp_path: Path) -> None:
         listener.bind(str(path))
         listener.listen()
         manager.bind(str(told))
-        manager.settimeout(20)
+        manager.settimeout(PATIENCE_S)
         environment = {**os.environ, "LISTEN_FDS": "1", "NOTIFY_SOCKET": str(told)}
         command = [sys.executable, "-c", _AS_SYSTEMD, str(listener.fileno())]
         with subprocess.Popen(command, pass_fds=[listener.fileno()], env=environment) as process:
@@ -96,7 +97,7 @@ def test_a_service_manager_hands_a_socket_and_is_told(tmp_path: Path) -> None:
             assert SpawnerClient(str(path)).probe((disk,))[0].size_bytes == 512
             path.unlink()
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_spawner_that_its_manager_starts_again_is_waited_for(

@@ -31,6 +31,7 @@ from ringway.model import (
     SpecKind,
     TargetStatistics,
 )
+from ringway.testing.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -52,10 +53,10 @@ def test_a_process_is_known_until_it_ends(child: subprocess.Popen[bytes]) -> Non
     assert (one.pid, one.alive) == (child.pid, True)
     assert not one.wait(0.001)
     one.signal(signal.SIGKILL)
-    assert one.wait(20)
+    assert one.wait(PATIENCE_S)
     assert Process.find(one.identity) is None, "it ended, even if nobody waited for it"
     one.signal(signal.SIGKILL)
-    child.wait(20)
+    child.wait(PATIENCE_S)
     assert Process.find(one.identity) is None
     with pytest.raises(ProcessLookupError):
         Identity.of(child.pid)
@@ -185,7 +186,7 @@ class Ears:
 
     def wait(self) -> None:
         """Until one more was heard."""
-        assert self.heard.wait(20)
+        assert self.heard.wait(PATIENCE_S)
         self.heard.clear()
 
 

@@ -28,6 +28,7 @@ from ringway.model import (
 )
 from ringway.testing.engine import World
 from ringway.testing.hypervisor import GuestWorld
+from ringway.testing.waiting import PATIENCE_S
 
 from ..hosts import running_host
 from .conftest import OpenHost
@@ -272,7 +273,7 @@ async def test_an_endpoint_is_mended_while_its_guest_takes_its_time(
     def wait(verb: str, _name: str) -> None:
         if verb == "detach":
             waiting.set()
-            assert mended.wait(20)
+            assert mended.wait(PATIENCE_S)
 
     async with start() as host:
         await done(host.create(spec("db0")))

@@ -12,6 +12,7 @@ from ringway.host import actual, hypervisors, operations
 from ringway.model import EndpointInfo, EndpointState
 from ringway.testing.engine import World
 from ringway.testing.hypervisor import GuestWorld, MemoryHypervisor
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import OpenHost
 from .helpers import done, driver_of, spec
@@ -28,7 +29,7 @@ class Gate:
     def pass_by(self) -> None:
         """Wait until it is open."""
         self.reached.set()
-        assert self.opened.wait(30)
+        assert self.opened.wait(PATIENCE_S)
 
     async def wait_reached(self) -> None:
         """Until somebody waits."""

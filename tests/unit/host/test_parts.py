@@ -24,6 +24,7 @@ from ringway.host.operations import as_ringway_error
 from ringway.host.probe import engine_for
 from ringway.host.restarts import Restarts
 from ringway.model import BackstoreSpec, EndpointSpec, EngineKind, Limits, LunSpec, SpecKind
+from ringway.testing.waiting import PATIENCE_S
 
 from .helpers import disk, ram, spec
 
@@ -245,7 +246,12 @@ def test_a_process_dies_at_its_fault_point(fault: str, survived: int) -> None:
     code = "from ringway import faults\nfor n in 'abab':\n faults.point(n)\n print(n, flush=True)"
     environment = {**os.environ, "RINGWAY_FAULT": fault}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.stdout.split() == list("abab")[:survived]
     assert done.returncode == (0 if survived == 4 else -signal.SIGKILL)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from ringway.testing.waiting import PATIENCE_S
+
 from .fake import Bench
 
 Decoder = Callable[..., str]
@@ -30,7 +32,7 @@ def sg() -> Decoder:
 
     def run(*command: str, data: bytes = b"") -> str:
         done = subprocess.run(
-            command, input=data.hex(" "), capture_output=True, text=True, timeout=20, check=False
+            command, input=data.hex(" "), capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return " ".join(done.stdout.split())

@@ -24,6 +24,7 @@ from ringway.scsi import (
     Target,
     Task,
 )
+from ringway.testing.waiting import PATIENCE_S
 
 WWPN = "naa.5001405c0ffee001"
 NEXUS = Nexus("a")
@@ -50,7 +51,7 @@ class MemoryStore:
     def _call(self, name: str, offset: int = 0, length: int = 0) -> None:
         self.calls.append(name)
         self.asked.set()
-        assert self.answers.wait(20), "nobody lets the store go on"
+        assert self.answers.wait(PATIENCE_S), "nobody lets the store go on"
         if number := self.fail_with.get(name.partition("+")[0]):
             raise OSError(number, os.strerror(number))
         if offset + length > self.size_bytes:

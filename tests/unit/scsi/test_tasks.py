@@ -15,7 +15,7 @@ from ringway.scsi import Status
 from ringway.scsi.tasks import SUPPORTED, TaskFunction
 from ringway.target import scsi_control, virtio_scsi
 from ringway.target.virtio_scsi import Response
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .fake import MemoryCommand
 from .test_device import INQUIRY, Guest, name
@@ -84,7 +84,7 @@ def load(guest: Guest, cdb: bytes = VERIFY) -> None:
     for tag, lun in enumerate(UNITS, start=1):
         store.asked.clear()
         guest.device.handle(command(tag, lun, cdb))
-        assert store.asked.wait(20)
+        assert store.asked.wait(PATIENCE_S)
     places = [name(0, 0), name(0, 0), name(0, 1), name(1, 0)]
     guest.core.waiting.extend(command(11 + at, lun, cdb) for at, lun in enumerate(places))
     guest.device.serve_waiting()
@@ -162,7 +162,7 @@ def test_what_writes_is_waited_for(guest: Guest, monkeypatch: pytest.MonkeyPatch
     store.answers.clear()
     write = MemoryCommand(tag=1, id=1, cdb=COMPARE_AND_WRITE, data_out=bytes(1024), data_out_size=1024)
     guest.device.handle(write)
-    assert store.asked.wait(20)
+    assert store.asked.wait(PATIENCE_S)
     assert tmf(guest, ABORT_TASK, id=1) is Response.FAILURE
     assert tmf(guest, LUN_RESET) is Response.FAILURE
     assert guest.core.completions == {}
@@ -177,7 +177,7 @@ def test_a_medium_that_hangs_holds_up_nobody_but_itself(guest: Guest) -> None:
     store = guest.backstore.store
     store.answers.clear()
     guest.device.handle(command(1))
-    assert store.asked.wait(20)
+    assert store.asked.wait(PATIENCE_S)
     guest.device.handle(command(2, cdb=INQUIRY))
     guest.device.handle(command(3, name(0, 1), INQUIRY))
     assert list(guest.core.completions) == [2, 3]
@@ -192,7 +192,7 @@ def test_a_function_that_waits_holds_up_no_other_units(guest: Guest) -> None:
     go, drain = threading.Event(), guest.core.drain
 
     def wait_and_drain(**scope: int | None) -> bool:
-        assert scope["lun"] != 0 or go.wait(20)
+        assert scope["lun"] != 0 or go.wait(PATIENCE_S)
         return drain(**scope)  # type: ignore[arg-type]
 
     guest.core.drain = wait_and_drain  # type: ignore[assignment,method-assign]

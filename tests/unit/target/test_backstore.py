@@ -25,6 +25,7 @@ from ringway.errors import (
 from ringway.model import BackstoreSpec, Mapped, OwnershipState, SpecKind, StoreKind
 from ringway.target import kernel
 from ringway.target.backstore import Backstore, create_image, open_backstore
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import MIB, Spawn, python
 
@@ -137,7 +138,7 @@ try:
 except PermissionDeniedError as error:
     print(error.message, "//", error.hint)
 """
-    output, _ = spawn(python(script, image, str(int(readonly)))).communicate(timeout=60)
+    output, _ = spawn(python(script, image, str(int(readonly)))).communicate(timeout=PATIENCE_S)
     assert (b"may not be read" if readonly else b"may not be written") in output, output
     assert b"check its owner and mode" in output
 

@@ -16,6 +16,7 @@ from ringway.errors import BackstoreError, BusyError, PermissionDeniedError
 from ringway.model import BackstoreSpec, SpecKind, StoreKind
 from ringway.target import kernel
 from ringway.target.backstore import open_backstore
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import MIB, Spawn
 
@@ -32,13 +33,13 @@ def attach(image: Path) -> Iterator[Attach]:
 
     def run(*options: str) -> Path:
         command = [losetup, "--find", "--show", *options, str(image)]
-        result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+        result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
         devices.append(Path(result.stdout.strip()))
         return devices[-1]
 
     yield run
     for device in devices:
-        subprocess.run([losetup, "--detach", str(device)], check=True, timeout=30)
+        subprocess.run([losetup, "--detach", str(device)], check=True, timeout=PATIENCE_S)
 
 
 @pytest.fixture
@@ -46,10 +47,10 @@ def mounted(attach: Attach, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """A device with a mounted file system, and where it is mounted."""
     device, folder = attach(), tmp_path / "mount point"
     folder.mkdir()
-    subprocess.run(["mkfs.ext4", "-qF", str(device)], check=True, timeout=60)
-    subprocess.run(["mount", str(device), str(folder)], check=True, timeout=30)
+    subprocess.run(["mkfs.ext4", "-qF", str(device)], check=True, timeout=PATIENCE_S)
+    subprocess.run(["mount", str(device), str(folder)], check=True, timeout=PATIENCE_S)
     yield device, folder
-    subprocess.run(["umount", str(folder)], check=True, timeout=30)
+    subprocess.run(["umount", str(folder)], check=True, timeout=PATIENCE_S)
 
 
 def spec(
@@ -110,7 +111,7 @@ def test_qemu_and_we_keep_each_other_from_a_device(attach: Attach, qemu_io: str,
     device = attach()
     store = open_backstore(spec(device))
     command = [qemu_io, "-f", "raw", "-c", "write 0 512", f"host_device:{device}"]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert " lock" in refused.stdout + refused.stderr
     store.close()
     process = spawn([qemu_io, "-f", "raw", f"host_device:{device}"])
@@ -183,19 +184,19 @@ def test_a_device_that_nobody_uses_has_no_user(attach: Attach) -> None:
 
 def test_a_disk_is_in_use_when_its_partition_is(attach: Attach, tmp_path: Path) -> None:
     device, folder = attach("--partscan"), tmp_path / "mnt"
-    subprocess.run(["addpart", str(device), "1", "2048", "8192"], check=True, timeout=30)
+    subprocess.run(["addpart", str(device), "1", "2048", "8192"], check=True, timeout=PATIENCE_S)
     folder.mkdir()
     partition = tmp_path / "partition"  # a node of its own: /dev need not be managed here
     major, minor = Path(f"/sys/class/block/{device.name}p1/dev").read_text().split(":")
     os.mknod(partition, stat.S_IFBLK | 0o600, os.makedev(int(major), int(minor)))
-    subprocess.run(["mkfs.ext4", "-qF", str(partition)], check=True, timeout=60)
-    subprocess.run(["mount", str(partition), str(folder)], check=True, timeout=30)
+    subprocess.run(["mkfs.ext4", "-qF", str(partition)], check=True, timeout=PATIENCE_S)
+    subprocess.run(["mount", str(partition), str(folder)], check=True, timeout=PATIENCE_S)
     try:
         for busy in (device, partition):
             with pytest.raises(BusyError, match=f"is mounted at {folder}"):
                 open_backstore(spec(busy))
     finally:
-        subprocess.run(["umount", str(folder)], check=True, timeout=30)
+        subprocess.run(["umount", str(folder)], check=True, timeout=PATIENCE_S)
     store = open_backstore(spec(partition))
     assert store.geometry.size_bytes == 4 * MIB
     assert store.geometry.discard_granularity > 0, "the limits are the whole disk's"
@@ -207,7 +208,7 @@ def test_a_device_that_is_opened_anew_stays_ours(attach: Attach, image: Path) ->
     device = attach()
     store = open_backstore(spec(device))
     os.truncate(image, 32 * MIB)
-    subprocess.run(["losetup", "--set-capacity", str(device)], check=True, timeout=30)
+    subprocess.run(["losetup", "--set-capacity", str(device)], check=True, timeout=PATIENCE_S)
     with open(device, "r+b") as same:
         assert store.reload(fd=same.fileno())
         store.ownership.drop_old()

@@ -32,6 +32,7 @@ from ringway.model import (
 from ringway.target import control
 from ringway.target.control import ControlClient, ControlServer, decode_request
 from ringway.target.listen import listen
+from ringway.testing.waiting import PATIENCE_S
 
 
 class Recorder:
@@ -70,7 +71,7 @@ def server(path: str, recorder: Recorder) -> Iterator[ControlServer]:
 
 def raw(path: str) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(30)
+    client.settimeout(PATIENCE_S)
     client.connect(path)
     return client
 
@@ -218,13 +219,13 @@ def test_what_was_asked_before_the_end_is_answered(path: str, recorder: Recorder
 
     def answer() -> Done:
         asked.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE_S)
         return Done()
 
     recorder.answer = answer
     with raw(path) as client:
         client.sendall(b'{"version":1,"verb":"quit"}\n')
-        assert asked.wait(30)
+        assert asked.wait(PATIENCE_S)
         closing = threading.Thread(target=server.close)
         closing.start()
         go_on.set()

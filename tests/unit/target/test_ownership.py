@@ -18,6 +18,7 @@ from ringway.errors import BackstoreError, BusyError
 from ringway.model import OwnershipState
 from ringway.target import kernel
 from ringway.target.ownership import FileClaim, Ownership
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import Spawn
 
@@ -41,7 +42,7 @@ def _other(image: Path, *, writable: bool) -> FileClaim:
 
 
 def _tool_runs(command: list[str | Path]) -> bool:
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert result.returncode == 0 or " lock" in result.stderr + result.stdout, result.stderr
     return result.returncode == 0
 
@@ -153,7 +154,7 @@ def test_what_is_wanted_is_obtained_when_it_is_let_go(image: Path, fd: int) -> N
     destination.acquire_later(obtained.set)
     assert destination.state is OwnershipState.WANTED
     source.drop()
-    assert obtained.wait(30)
+    assert obtained.wait(PATIENCE_S)
     assert (destination.state, destination.epoch) == (OwnershipState.HELD, 1)
 
 
@@ -182,12 +183,12 @@ def test_a_store_is_flushed_before_it_is_given_up(image: Path, fd: int) -> None:
 
     def flush() -> None:
         flushing.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE_S)
 
     ownership = Ownership(FileClaim(fd, "image", writable=True), "image")
     ownership.acquire()
     ownership.release_later(flush)
-    assert flushing.wait(30)
+    assert flushing.wait(PATIENCE_S)
     with pytest.raises(BusyError):
         _other(image, writable=True).take()
     go_on.set()
@@ -201,12 +202,12 @@ def test_a_source_that_starts_again_during_the_flush_keeps_its_store(fd: int) ->
 
     def flush() -> None:
         flushing.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE_S)
 
     ownership = Ownership(FileClaim(fd, "image", writable=True), "image")
     ownership.acquire()
     ownership.release_later(flush)
-    assert flushing.wait(30)
+    assert flushing.wait(PATIENCE_S)
     assert ownership.keep()
     go_on.set()
     _join("release")
@@ -226,7 +227,7 @@ def test_nothing_is_flushed_or_given_up_while_a_request_still_uses_the_store(ima
     ownership.acquire()
     ownership.release_later(lambda: flushed.append(done.is_set()), ready)
     for _ in range(3):
-        assert asked.acquire(timeout=30)
+        assert asked.acquire(timeout=PATIENCE_S)
         with pytest.raises(BusyError):
             _other(image, writable=True).take()
     done.set()
@@ -349,7 +350,7 @@ def test_a_wish_survives_errors_and_looks_for_the_holder_once() -> None:
     """An ENOLCK ended the waiting thread, and its rings waited for ever; each try looked at all processes."""
     claim, obtained = _Flaky(), threading.Event()
     Ownership(claim, "store").acquire_later(obtained.set)
-    assert obtained.wait(30)
+    assert obtained.wait(PATIENCE_S)
     assert claim.named == [False] * 5
     assert claim.looked == 1
 
@@ -364,7 +365,7 @@ def test_a_wish_that_is_made_again_needs_no_thread_of_its_own(image: Path, fd: i
         ownership.acquire_later(obtained.set)
     assert [thread.name for thread in threading.enumerate()].count("ownership") == 1
     source.drop()
-    assert obtained.wait(30)
+    assert obtained.wait(PATIENCE_S)
     ownership.close()
 
 

@@ -16,6 +16,7 @@ from ringway.errors import NotFoundError, PermissionDeniedError, UsageError
 from ringway.model import SandboxMode
 from ringway.target import host
 from ringway.target.sandbox import Sandbox, filters, landlock, privileges, steward, syscalls
+from ringway.testing.waiting import PATIENCE_S
 
 CONFINED = Path(__file__).with_name("confined.py")
 REFUSED = {"EPERM", "EACCES"}
@@ -53,7 +54,7 @@ starters = pytest.mark.parametrize(
 def attempts(thread: str, who: str, folder: Path) -> dict[str, str]:
     """What became of each attempt of ``confined.py``."""
     command = [sys.executable, str(CONFINED), thread, who, str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert result.returncode == 0, result.stderr
     found: dict[str, str] = json.loads(result.stdout)
     return found
@@ -230,7 +231,11 @@ steward.close()
 def test_a_steward_takes_any_path_and_is_sent_nothing_longer() -> None:
     """A path that is no text is six times as long on its way; what was cut off ended the steward."""
     result = subprocess.run(
-        [sys.executable, "-c", _LONG_QUESTIONS], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", _LONG_QUESTIONS],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     refusal, answered = result.stdout.splitlines()
     assert "the steward takes 32768" in refusal

@@ -36,6 +36,7 @@ from ringway.target.control import ControlClient
 from ringway.target.listen import listen
 from ringway.target.target import Target, wwpn_of
 from ringway.testing.frontend import BlkFrontEnd, RefusedError, ScsiFrontEnd
+from ringway.testing.waiting import PATIENCE_S
 from ringway.vhost_user.messages import BackendRequest
 
 MIB = 1 << 20
@@ -397,7 +398,7 @@ def test_quit_ends_a_target(serve: Serve) -> None:
     assert not target.wait(0)
     with ControlClient(f"{socket_of(target)}.ctl") as client:
         client.call(QuitRequest(), Done)
-    assert target.wait(30)
+    assert target.wait(PATIENCE_S)
 
 
 def test_statistics_do_not_wait_for_each_other(serve: Serve) -> None:

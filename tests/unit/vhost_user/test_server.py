@@ -16,6 +16,7 @@ import pytest
 from ringway.errors import UnreachableError
 from ringway.testing.frontend import QEMU, SPDK, FrontEnd
 from ringway.testing.recorder import RecorderDevice
+from ringway.testing.waiting import PATIENCE_S
 from ringway.vhost_user import Server
 from ringway.vhost_user.messages import HEADER, ProtocolFeature, Request
 
@@ -179,7 +180,7 @@ def test_a_connected_socket_is_served_until_its_front_end_leaves(device: Recorde
         assert served(front)
         assert server.peer is not None
         assert server.peer.pid == os.getpid()
-    assert server.wait(20)
+    assert server.wait(PATIENCE_S)
     server.stop()
     assert device.names()[-1] == "detached"
     assert open_fds() == before
