@@ -14,12 +14,12 @@ from ringway.target.listen import listen
 from ringway.target.luns import LunTable
 from ringway.target.scsi_device import ScsiDevice
 from ringway.target.target import make_core
+from ringway.testing.waiting import PATIENCE_S
 from ringway.vhost_user import Server
 
 from .requests import Front, front_end
 
 _WWPN: Final = "naa.3000000000000001"
-_PATIENCE_S: Final = 20.0
 
 
 class BareTarget:
@@ -75,6 +75,6 @@ class BareTarget:
 
     def next_command(self) -> _core.Command:
         """Wait for what a worker could not finish."""
-        command = self.core.next_command(_PATIENCE_S)
+        command = self.core.next_command(PATIENCE_S)
         assert command is not None, "no command came to the slow path"
         return command

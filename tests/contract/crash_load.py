@@ -18,6 +18,7 @@ from typing import Final
 from ringway.errors import TimedOutError
 from ringway.testing.frontend import BlkFrontEnd, Chain, ScsiFrontEnd, lun_address
 from ringway.testing.ring import Ring
+from ringway.testing.waiting import PATIENCE_S
 
 from . import cdb
 from .history import BLOCK, ZEROS, Change, History, content
@@ -28,7 +29,6 @@ PRIVATE: Final = 4  #: behind them: each for one request at a time
 SIZE: Final = (BLOCKS + PRIVATE) * BLOCK
 _SECTORS: Final = BLOCK // 512
 _DEPTH: Final = 6
-_PATIENCE_S: Final = 20.0
 _FAVOUR: Final = 0.5
 _UNKNOWN_TAG: Final = 0xDEAD
 
@@ -151,7 +151,7 @@ class CrashLoad:
         poller = select.poll()
         for fd in (*calls, *others):
             poller.register(fd, select.POLLIN)
-        ready = {fd for fd, _ in poller.poll(_PATIENCE_S * 1000)}
+        ready = {fd for fd, _ in poller.poll(PATIENCE_S * 1000)}
         if not ready:
             raise TimedOutError(f"{len(self.sent)} requests are not answered, or nobody was told")
         for fd in ready & calls:

@@ -58,3 +58,8 @@ def read(front: Front, offset: int, size: int = 4096, **more: Any) -> bytes:
 def write(front: Front, offset: int, data: bytes, **more: Any) -> None:
     """Write, which must go well."""
     assert wait(front, send_write(front, offset, data, **more))[0] == 0
+
+
+def settle(front: Front) -> None:
+    """Wait until the worker has signalled what it completed: it answers this between two batches."""
+    front.set_vring_enable(0, True)

@@ -22,6 +22,8 @@ from typing import Final, Self
 
 import pytest
 
+from ringway.testing.waiting import PATIENCE_S
+
 NAME: Final = "disk.img"
 
 _ROOT: Final = 1
@@ -88,7 +90,7 @@ class VolatileDisk:
     def __exit__(self, *_: object) -> None:
         self.let_go()
         _libc.umount2(bytes(self._folder), _DETACH)
-        self._thread.join(20)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive(), "somebody keeps the image open"
         os.close(self._fd)
 
@@ -102,7 +104,7 @@ class VolatileDisk:
         with self._lock:
             self._held = []
 
-    def wait_held(self, timeout_s: float = 20.0) -> None:
+    def wait_held(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until a write is held."""
         assert self._holding.wait(timeout_s), "no write came"
 

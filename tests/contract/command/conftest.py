@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from ringway.testing.daemon import Daemon
+from ringway.testing.waiting import PATIENCE_S
 
 from ..daemon.conftest import fake_kernel, lio, plant, user
 from ..daemon.plants import Plant
 
 __all__ = ["fake_kernel", "lio", "plant", "user"]
-_PATIENCE_S = 60
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Host:
             capture_output=True,
             text=True,
             check=False,
-            timeout=_PATIENCE_S,
+            timeout=PATIENCE_S,
         )
         return Result(done.returncode, done.stdout, done.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -20,6 +21,7 @@ from ringway.bench.run import Plan, measure
 from ringway.bench.samples import Failure, Machine, Run, Sample
 from ringway.bench.sides import OurTarget, RunningPeer, Side
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import wait_until
 
 BENCH = [sys.executable, "-m", "ringway", "bench"]
 SHORT = ["--seconds", "0.05", "--repeats", "1"]
@@ -232,20 +234,26 @@ def test_a_signal_that_ends_a_run_leaves_nothing_behind(number: signal.Signals, 
         os.close(theirs)
         while b"IOPS" not in progress.read(4096):
             pass
-        (target,) = [pid for pid in children(process.pid) if b"serve" in command_line(pid)]
+        wait_until(lambda: bool(served_by(process.pid)), "a target")
+        targets = served_by(process.pid)
         process.send_signal(number)
         process.communicate(timeout=250)
     assert process.returncode == 130
-    assert not Path(f"/proc/{target}").exists()
+    assert not any(Path(f"/proc/{target}").exists() for target in targets)
     assert not list(tmp_path.iterdir())
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def served_by(pid: int) -> list[int]:
+    """The targets that a process has started."""
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in children if b"serve" in command_line(child)]
 
 
 def command_line(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    """Nothing, if it has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def test_huge_pages_are_used_or_missed_aloud() -> None:

@@ -38,6 +38,7 @@ from ringway.model import (
 )
 from ringway.testing.frontend import BlkFrontEnd, ScsiEvent, ScsiFrontEnd, lun_address
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import PATIENCE_S
 from ringway.vhost_user.messages import BackendRequest
 
 from .. import cdb
@@ -76,7 +77,7 @@ def named(target: int, lun: int) -> bytes:
 def raw(target: ServedTarget, *lines: bytes) -> list[dict[str, Any]]:
     """Say lines on one connection. :returns: what each is answered."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
+        client.settimeout(PATIENCE_S)
         client.connect(target.socket + ".ctl")
         with client.makefile("rwb") as stream:
             answers = []

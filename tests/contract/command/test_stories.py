@@ -13,6 +13,8 @@ import sys
 import msgspec.yaml
 import pytest
 
+from ringway.testing.waiting import PATIENCE_S
+
 from .conftest import Host
 
 MIB = 1 << 20
@@ -242,7 +244,7 @@ def test_ctrl_c_ends_what_follows(host: Host) -> None:
     assert process.stdout is not None
     assert b"endpoint.created" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
     process.stdout.close()
 
 

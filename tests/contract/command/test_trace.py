@@ -33,7 +33,7 @@ from ringway.model import (
 from ringway.target.control import ControlClient
 from ringway.testing.frontend import ScsiFrontEnd
 from ringway.testing.target import ServedTarget
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .. import cdb
 from ..conftest import Serve, ServeHere
@@ -295,7 +295,7 @@ def test_a_killed_command_leaves_no_trace_on(run_dir: Path) -> None:
                 Tracer(target.socket)
         finally:
             process.kill()
-            process.wait(30)
+            process.wait(PATIENCE_S)
         wait_until(lambda: _can_trace(target.socket), "the end of a trace whose client was killed")
 
 

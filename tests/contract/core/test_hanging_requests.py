@@ -11,7 +11,7 @@ from ringway import _core
 from ringway.model import IoEngine
 from ringway.target.scsi_device import ScsiDevice
 from ringway.testing.frontend import ScsiFrontEnd
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .. import cdb
 from ..bare import BareTarget
@@ -125,13 +125,13 @@ def test_a_lock_waits_for_what_is_in_flight_in_its_range(
         stuck = send_read(front, 8192)
         wait_until(lambda: in_flight(bare) == 1, "the request to be in flight")
         assert bare.core.lock_range(0, 0, 0, 3 * PAGE, timeout_s=0.05) is None
-        beside = bare.core.lock_range(0, 0, 0, 8192, timeout_s=5)
+        beside = bare.core.lock_range(0, 0, 0, 8192, timeout_s=PATIENCE_S)
         assert beside is not None
         bare.core.unlock_range(0, 0, beside)
         assert not bare.core.drain(timeout_s=0.05)
         assert bare.core.drain(cancel=True)
         assert wait(front, stuck)[0] == IOERR
-        assert bare.core.lock_range(0, 0, 0, 3 * PAGE, timeout_s=5) is not None
+        assert bare.core.lock_range(0, 0, 0, 3 * PAGE, timeout_s=PATIENCE_S) is not None
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -149,7 +149,7 @@ def test_memory_that_is_taken_away_stays_mapped_for_who_still_uses_it(
         assert [(each.kind, each.queue) for each in notices] == [("broken", n) for n in range(len(notices))]
         assert all("memory was taken away under it" in each.failure for each in notices)
         hanging.feed(b"d" * PAGE)
-        assert bare.core.set_memory([], timeout_s=20)
+        assert bare.core.set_memory([], timeout_s=PATIENCE_S)
         assert b"d" * PAGE in [front.memory.read(each.address, each.size) for each in stuck.chain.buffers]
         assert front.rings[-1].collect() == [], "a ring that is gone was written to"
 
@@ -163,7 +163,7 @@ def test_what_waits_for_a_lock_goes_with_its_memory(serve: Serve, disk_of: MakeD
         with locked(bare):
             held = send_write(front, HELD.start, b"w" * PAGE)
             check_others_pass(front)
-            assert bare.core.set_memory([], timeout_s=5)
+            assert bare.core.set_memory([], timeout_s=PATIENCE_S)
         assert bare.core.drain()
         assert not held.chain.done
         assert next(iter(bare.luns)).backstore.store.read(HELD.start, PAGE) == b"o" * PAGE

@@ -10,7 +10,7 @@ import pytest
 
 from ringway import _core
 from ringway.testing.frontend import Framing, ScsiFrontEnd
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 from ringway.vhost_user.messages import Request as Message
 
 from .. import cdb
@@ -151,7 +151,7 @@ def test_next_command_waits_until_it_is_woken(serve: Serve, disk_of: MakeDisk) -
     waiter = threading.Thread(target=lambda: answers.append(core.next_command()), daemon=True)
     waiter.start()
     core.wake()
-    waiter.join(20)
+    waiter.join(PATIENCE_S)
     assert answers == [None]
     assert core.next_command(0) is None
 

@@ -9,6 +9,7 @@ import pytest
 
 from ringway import _core
 from ringway.testing.frontend import BlkFrontEnd
+from ringway.testing.waiting import PATIENCE_S
 
 from ..conftest import Serve
 from ..disks import SIZE, MakeDisk
@@ -79,7 +80,7 @@ def test_a_copy_takes_the_place_of_its_original_under_a_load(
             handle = bare.core.lock_range(0, 0, 0, SIZE)
             assert handle is not None
             copy.write(0, original.read(0, USED))
-            swapped = bare.core.set_lun(0, 0, copy, block_size=512, timeout_s=1)
+            swapped = bare.core.set_lun(0, 0, copy, block_size=512, timeout_s=PATIENCE_S)
             original.write(0, b"\xdb" * USED)
             bare.core.unlock_range(0, 0, handle)
             assert swapped, "a request that is held back uses no store, and yet held up the swap"

@@ -18,7 +18,7 @@ import pytest
 
 from ringway.testing.frontend import BlkFrontEnd
 from ringway.testing.target import ServedTarget
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from ..volatile import VolatileDisk, require_fuse
 
@@ -40,10 +40,12 @@ def device(disk: VolatileDisk) -> Iterator[str]:
     if losetup is None or os.geteuid() != 0 or not os.path.exists("/dev/loop-control"):
         pytest.skip("loop devices need root, losetup and /dev/loop-control")
     attach = [losetup, "--find", "--show", str(disk.path)]
-    name = subprocess.run(attach, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    name = subprocess.run(
+        attach, check=True, capture_output=True, text=True, timeout=PATIENCE_S
+    ).stdout.strip()
     yield name
     disk.let_go()
-    subprocess.run([losetup, "--detach", name], check=True, timeout=30)
+    subprocess.run([losetup, "--detach", name], check=True, timeout=PATIENCE_S)
 
 
 def test_a_write_that_outlives_its_target_does_not_come_after_a_newer_one(
@@ -60,7 +62,7 @@ def test_a_write_that_outlives_its_target_does_not_come_after_a_newer_one(
         successor.start()
         wait_until(lambda: any("waiting for" in line["message"] for line in target.log), "the successor")
         disk.let_go()
-        successor.join(20)
+        successor.join(PATIENCE_S)
         front.reconnect()
         assert front.wait_request(late).status == 0
         assert front.write(0, _NEW).status == 0

@@ -18,6 +18,7 @@ from ringway.engine.user.places import Places
 from ringway.model import EngineKind
 from ringway.testing.daemon import Daemon
 from ringway.testing.fake_kernel import FakeKernel
+from ringway.testing.processes import kill
 from ringway.testing.real_kernel import RealKernel
 from ringway.testing.waiting import wait_until
 
@@ -99,7 +100,7 @@ def user_plant(folder: Path) -> Plant:
         pid = driver.show(name).pid
         driver.close()
         assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
 
     return Plant(EngineKind.USER, folder, "", lambda: UserDriver(run), left, break_off)
 

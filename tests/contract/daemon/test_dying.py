@@ -13,6 +13,7 @@ import pytest
 
 from ringway.errors import RingwayError
 from ringway.testing.daemon import Daemon
+from ringway.testing.processes import freeze
 from ringway.testing.waiting import wait_until
 
 from .plants import MIB, Plant
@@ -64,7 +65,7 @@ def test_limits_of_a_target_that_dies(user: Plant, how: str) -> None:
         daemon.start()
         pid = daemon.ask("POST", "/1.0/endpoints", user.spec("a"))["pid"]
         if how == "stopped":
-            os.kill(pid, signal.SIGSTOP)
+            freeze(pid)
             killer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
         else:
             killer = threading.Timer(0.0 if how == "dying" else 3600, os.kill, (pid, signal.SIGKILL))

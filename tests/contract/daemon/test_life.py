@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from ringway.errors import ConflictError, NotFoundError, PermissionDeniedError, RingwayError, UsageError
 from ringway.testing.daemon import Daemon
 from ringway.testing.sockets import wait_for_socket
+from ringway.testing.waiting import wait_until
 
 from .plants import Plant
 
@@ -28,12 +28,6 @@ def running(plant: Plant) -> Iterator[Daemon]:
     with plant.daemon() as daemon:
         assert daemon.start()
         yield daemon
-
-
-def until_state(daemon: Daemon, name: str, state: str) -> None:
-    """Wait for it; the test's time limit is the end."""
-    while daemon.names().get(name) != state:
-        time.sleep(0.02)
 
 
 def test_create_list_delete(plant: Plant) -> None:
@@ -119,7 +113,7 @@ def test_a_second_daemon_is_refused_and_the_first_is_not_disturbed(plant: Plant)
 
 def test_it_tells_its_service_manager(plant: Plant) -> None:
     plant.daemon()  # its configuration
-    with Daemon(plant.folder, environment={"WATCHDOG_USEC": "200000"}) as daemon:
+    with Daemon(plant.folder, environment={"WATCHDOG_USEC": "1000000"}) as daemon:
         daemon.start()
         ready = [word for word in daemon.words if word != "WATCHDOG=1"]
         assert ready == ["READY=1\nSTATUS=0 endpoints, 0 degraded"]
@@ -162,8 +156,7 @@ def test_sighup_reads_the_configuration_again(plant: Plant) -> None:
         assert reloaded["message"] == "daemon.reconcile_s, daemon.parallel"
         daemon.configure("this is no TOML")
         daemon.signal(signal.SIGHUP)
-        while "stays as it was" not in daemon.log:
-            time.sleep(0.02)
+        wait_until(lambda: "stays as it was" in daemon.log, "what it says of it")
         assert daemon.names() == {}
         assert "daemon.parallel: changed, and used from the next start on" in daemon.log
 

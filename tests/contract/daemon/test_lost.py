@@ -14,7 +14,7 @@ from ringway.testing.daemon import Daemon
 from ringway.testing.frontend import ScsiFrontEnd
 
 from .plants import Plant
-from .test_trouble import on_disk
+from .test_trouble import on_disk, wait_left
 
 
 def lose_store(plant: Plant) -> None:
@@ -91,6 +91,7 @@ def test_endpoints_whose_runtime_folder_was_removed_are_up_again(
         if plant.engine is EngineKind.USER:
             with ScsiFrontEnd(daemon.ask("GET", "/1.0/endpoints/a")["socket"]).open() as guest:
                 assert guest.command(bytes(6)).response == 0
+            wait_left(daemon, "a")
         delete_all(plant, daemon)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ringway.client import Client
 from ringway.errors import BusyError, UsageError
 from ringway.testing.daemon import Daemon
 from ringway.testing.fake_kernel import FakeKernel
+from ringway.testing.processes import kill
 from ringway.testing.waiting import wait_until
 
 from .plants import MIB, Plant, end_user_plant
@@ -125,8 +125,7 @@ def test_what_is_live_is_taken_over_under_its_guest(
 ) -> None:
     _made_by_another(fake_kernel.configfs)
     fake_kernel.attach(WWPN)
-    while kernels.names() != {WWPN: "foreign"}:
-        pass
+    wait_until(lambda: kernels.names() == {WWPN: "foreign"}, "a look at the kernel")
     saved = _saveconfig() if with_file else None
     plan = kernels.ask("POST", "/1.0/config/import?adopt=1", saved)
     assert [change["action"] for change in plan["changes"]] == ["create"]
@@ -200,7 +199,7 @@ def test_a_disk_that_others_serve_is_not_served_again_at_a_restore(
         if engine == "lio":
             plant.break_off("b")
         else:
-            os.kill(made["pid"], signal.SIGKILL)
+            kill(made["pid"])
         store = _serve_elsewhere(fake_kernel, image)
         daemon.start()
         info = daemon.ask("GET", "/1.0/endpoints/b")

@@ -15,6 +15,7 @@ import pytest
 from ringway.errors import BusyError, ConflictError, RingwayError, UsageError
 from ringway.testing.daemon import Daemon
 from ringway.testing.frontend import ScsiFrontEnd
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .plants import MIB, Plant
 
@@ -26,6 +27,11 @@ def on_disk(plant: Plant, name: str, path: Path) -> dict[str, Any]:
         os.truncate(path, MIB)
     backstore = {"kind": "path", "path": str(path)}
     return plant.spec(name, 0) | {"luns": [{"target": 0, "lun": 0, "backstore": backstore}]}
+
+
+def wait_left(daemon: Daemon, name: str) -> None:
+    """Wait until nobody is connected to an endpoint: who hung up is seen off a moment later."""
+    wait_until(lambda: not daemon.ask("GET", f"/1.0/endpoints/{name}")["connected"], "the guest to be gone")
 
 
 def wait_for(daemon: Daemon, kind: str) -> list[Any]:
@@ -82,10 +88,10 @@ def small_state(plant: Plant) -> Iterator[Path]:
     state = plant.folder / "state"
     state.mkdir(parents=True, mode=0o700)
     command = ["mount", "-t", "tmpfs", "-o", "size=512k,mode=0700", "tmpfs", str(state)]
-    if subprocess.run(command, check=False, capture_output=True, timeout=10).returncode != 0:
+    if subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE_S).returncode != 0:
         pytest.skip("only root can mount a small file system")
     yield state
-    subprocess.run(["umount", str(state)], check=True, timeout=10)
+    subprocess.run(["umount", str(state)], check=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.usefixtures("small_state")
@@ -168,6 +174,7 @@ def test_a_file_takes_no_disk_from_a_guest_unless_it_is_forced(user: Plant) -> N
             daemon.ask("POST", "/1.0/apply?force=1", less)
             assert len(daemon.ask("GET", "/1.0/endpoints/a")["luns"]) == 1
             assert guest.command(bytes(6)).response == 0
+        wait_left(daemon, "a")
         daemon.ask("POST", "/1.0/apply?prune=1", {})
 
 

@@ -18,6 +18,7 @@ from ringway.vhost_user.messages import BackendRequest, MemoryRegion
 from ..conftest import Serve
 from ..disks import FILES, MIB, SIZE, STORES, MakeDisk, is_stable
 from ..loads import verify
+from ..requests import settle
 
 OK, IOERR, UNSUPP = 0, 1, 2
 IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
@@ -390,6 +391,7 @@ def test_interrupts_come_when_they_are_asked_for_and_only_then(serve: Serve, dis
     with BlkFrontEnd(serve("blk", disk_of("cached"))).open() as front:
         ring = front.rings[0]
         assert front.read(0, 4096).status == OK  # the first one after a start always comes
+        settle(front)  # and may come after its answer is seen
         used_event = ring.available + 4 + 2 * ring.size
         front.memory.write(used_event, (ring.used_index + 3).to_bytes(2, "little"))
         drain_calls(ring)
@@ -399,6 +401,7 @@ def test_interrupts_come_when_they_are_asked_for_and_only_then(serve: Serve, dis
         assert drain_calls(ring) == 0
         front.start()
         assert front.read(0, 4096).status == OK
+        settle(front)
         seen = ring.used_index
         front.memory.write(used_event, (seen + 1).to_bytes(2, "little"))
         drain_calls(ring)
@@ -422,6 +425,7 @@ def test_without_event_idx_a_flag_suppresses_interrupts(serve: Serve, disk_of: M
     with BlkFrontEnd(serve("blk", disk_of("cached")), features=VERSION_1 | F_FLUSH).open() as front:
         ring = front.rings[0]
         assert front.read(0, 4096).status == OK
+        settle(front)
         drain_calls(ring)
         ring.set_interrupts(False)
         for _ in range(3):

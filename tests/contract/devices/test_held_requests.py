@@ -13,12 +13,12 @@ import pytest
 from ringway import _core
 from ringway.testing.memory import GuestMemory, Piece
 from ringway.testing.ring import Buffer, Ring
+from ringway.testing.waiting import PATIENCE_S
 
 MIB: Final = 1 << 20
 VERSION_1: Final = 1 << 32
 INDIRECT: Final = 1 << 28
 HEADER, RESPONSE = 51, 108
-WAIT_S: Final = 10.0
 TEST_UNIT_READY: Final = bytes(6)
 UNKNOWN: Final = b"\xc0"  # no hot command: Python is always asked
 QUEUE: Final = 2
@@ -98,7 +98,7 @@ class Bench:
         self.ring.kick(force=True)
 
     def next_command(self) -> _core.Command:
-        command = self.core.next_command(WAIT_S)
+        command = self.core.next_command(PATIENCE_S)
         assert command is not None
         return command
 
@@ -106,7 +106,7 @@ class Bench:
         return self.memory.read(self.data + 4096 + 11, 1)[0]
 
     def drained(self) -> None:
-        assert self.core.drain(timeout_s=WAIT_S)
+        assert self.core.drain(timeout_s=PATIENCE_S)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_memory_that_was_taken_away_stays_mapped_for_a_request_that_is_held(benc
     assert not bench.core.set_memory([bench.rings], timeout_s=0.05), "a request still uses the region"
     bench.core.resume(command.tag)
     bench.drained()
-    assert bench.core.set_memory([bench.rings], timeout_s=WAIT_S)
+    assert bench.core.set_memory([bench.rings], timeout_s=PATIENCE_S)
     assert bench.memory.read(bench.data + MIB, 512) == b"\xa5" * 512
 
 
@@ -191,7 +191,7 @@ def test_cancelling_reaches_a_request_that_waits_for_a_range_lock(bench: Bench) 
     bench.submit(write10(0, 1), id=77, data_out=512)
     while bench.core.drain(timeout_s=0):
         pass
-    assert bench.core.drain(target=0, lun=0, id=77, cancel=True, timeout_s=WAIT_S)
+    assert bench.core.drain(target=0, lun=0, id=77, cancel=True, timeout_s=PATIENCE_S)
     bench.core.unlock_range(0, 0, lock)
     bench.drained()
     assert (bench.response(), bench.ring.used_index) == (2, 1)
@@ -207,7 +207,7 @@ def test_completions_of_a_ring_that_lost_its_memory_reach_no_other_ring(bench: B
     notice = bench.next_command()
     assert notice.kind == "broken"
     assert "memory was taken away" in notice.failure
-    bench.core.set_memory([bench.rings, bench.buffers], timeout_s=WAIT_S)
+    bench.core.set_memory([bench.rings, bench.buffers], timeout_s=PATIENCE_S)
     other = bench.start(Ring(bench.memory, 8))
     for command in commands:
         bench.core.complete(command.tag, response=0)
@@ -281,7 +281,7 @@ def test_requests_of_a_dead_back_end_run_before_the_ring_is_handed_on() -> None:
 
 def replace_disk(bench: Bench) -> _core.Store:
     """Remove LUN 0:0, and let another disk come to its address."""
-    assert bench.core.remove_lun(0, 0, timeout_s=WAIT_S)
+    assert bench.core.remove_lun(0, 0, timeout_s=PATIENCE_S)
     other = _core.Store.ram(MIB)
     bench.core.set_lun(0, 0, other, block_size=512)
     return other

@@ -17,6 +17,7 @@ from ringway.engine.lio import LioDriver, Settings
 from ringway.errors import ConflictError, RingwayError
 from ringway.model import BackstoreSpec, EndpointState, LunSpec, SpecKind
 from ringway.testing.fake_kernel import FakeKernel
+from ringway.testing.waiting import PATIENCE_S
 
 from .bench import Bench, disk, ram
 from .configfs import WWPN, device_of, tree, value
@@ -130,7 +131,7 @@ def test_a_change_that_is_cut_off_anywhere_can_be_done_again(
             lio.driver.create(spec if verb == "delete" else old)
         texts = (msgspec.json.encode(one).decode() for one in (spec, old))
         command = [sys.executable, "-c", CUT_OFF, str(steps), *places, verb, *texts]
-        status = subprocess.run(command, check=False, timeout=30).returncode
+        status = subprocess.run(command, check=False, timeout=PATIENCE_S).returncode
         assert status in (0, 9)
         lio.restart()
         assert lio.names() <= {"db0"}

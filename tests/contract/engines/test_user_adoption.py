@@ -19,6 +19,7 @@ from ringway.engine.user.records import Record
 from ringway.errors import BusyError
 from ringway.model import EndpointSpec, EndpointState, LunSpec
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
+from ringway.testing.processes import freeze
 from ringway.testing.waiting import wait_until
 
 from ..loads import Load
@@ -207,7 +208,7 @@ def test_a_target_that_does_not_answer_is_listed_and_can_be_deleted(host: UserHo
     host.first.create(host.spec())
     pid = host.first.show("db0").pid or 0
     with ScsiFrontEnd(host.places.of("db0").socket).open():
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         info = host.first.show("db0")
         assert (info.state, info.pid) == (EndpointState.DEGRADED, pid)
         assert "does not answer" in (info.message or "")
@@ -215,6 +216,6 @@ def test_a_target_that_does_not_answer_is_listed_and_can_be_deleted(host: UserHo
             host.first.delete("db0")
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: host.first.show("db0").state is EndpointState.READY, "an answer")
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     host.first.delete("db0", force=True)
     assert host.files() == []

@@ -27,7 +27,7 @@ from ringway.errors import (
     UsageError,
 )
 from ringway.model import BackstoreSpec, DeviceKind, EndpointSpec, EngineKind, LunSpec, Protection, SpecKind
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .user_host import UserHost, file_disk, null_disk
 
@@ -220,7 +220,7 @@ def test_the_last_words_of_a_target_that_dies_while_it_starts(host: UserHost) ->
         found = records.read(record)
         assert found is not None
         os.kill(found.process.pid, signal.SIGKILL)
-        starting.join(30)
+        starting.join(PATIENCE_S)
     assert "died while it started: waiting for" in errors[0].message
     assert host.files() == []
 

@@ -26,7 +26,7 @@ from ringway.model import (
     OwnershipState,
 )
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .user_host import SIZE, UserHost, file_disk, null_disk
 
@@ -252,7 +252,7 @@ def test_a_death_is_told_and_repaired(host: UserHost, driver: UserDriver) -> Non
 
     driver.watch(notify)
     os.kill(driver.show("db0").pid or 0, signal.SIGKILL)
-    assert told.wait(20)
+    assert told.wait(PATIENCE_S)
     assert who == ["db0"]
     wait_until(lambda: "killed by SIGKILL" in (driver.show("db0").message or ""), "last words")
     dead = driver.list()[0]

@@ -14,7 +14,8 @@ from ringway.engine.user.processes import Identity, Process
 from ringway.errors import RingwayError, UnreachableError
 from ringway.model import EndpointSpec, EndpointState, LunSpec
 from ringway.testing.frontend import ScsiFrontEnd
-from ringway.testing.waiting import wait_until
+from ringway.testing.processes import freeze
+from ringway.testing.waiting import PATIENCE_S, wait_until
 from ringway.unix_sockets import use_of
 
 from .test_user_bad_input import lock_of_nobody
@@ -43,7 +44,7 @@ class Creation(threading.Thread):
             self.error = error
 
     def ended(self) -> RingwayError | None:
-        self.join(40)
+        self.join(PATIENCE_S)
         assert not self.is_alive()
         return self.error
 
@@ -84,13 +85,13 @@ def test_who_comes_as_it_ends_is_served(host: UserHost, monkeypatch: pytest.Monk
     host.places.run.mkdir()
     for _ in range(3):
         assert host.first._spawner.probe(disks)[0].size_bytes == 512
-        os.kill(pid := host.spawner or 0, signal.SIGSTOP)
+        freeze(pid := host.spawner or 0)
         threading.Event().wait(1.2)  # it is time to go
         late = threading.Thread(target=host.first._spawner.probe, args=(disks,))
         late.start()
         wait_until(late.is_alive, "an order in its queue")
         os.kill(pid, signal.SIGCONT)
-        late.join(30)
+        late.join(PATIENCE_S)
         assert not late.is_alive()
         wait_until(lambda: not host.places.spawner.exists(), "its end")
 
@@ -104,7 +105,7 @@ def test_a_spawner_that_is_killed_in_the_middle_of_an_order(host: UserHost, *, t
     spec = host.spec()
     with lock_of_nobody(host.image("db0")):
         if not taken:
-            os.kill(pid, signal.SIGSTOP)
+            freeze(pid)
         creation = Creation(host, spec)
         if taken:
             wait_until(lambda: records.read(host.places.of("db0").record) is not None, "the record")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
 import tempfile
@@ -15,6 +14,7 @@ from ringway.engine.user import UserDriver
 from ringway.engine.user.client import SpawnerClient
 from ringway.engine.user.places import Places
 from ringway.model import BackstoreSpec, DeviceKind, EndpointSpec, LunSpec, SpecKind
+from ringway.testing.processes import kill
 from ringway.testing.waiting import wait_until
 
 SIZE = 1 << 20
@@ -74,7 +74,7 @@ class UserHost:
         """All processes end at once, and the runtime folder is empty."""
         for info in self.driver().list():
             assert info.pid is not None
-            _end(info.pid)
+            kill(info.pid)
         self.end_spawner(signal.SIGKILL)
         shutil.rmtree(self.places.run)
 
@@ -94,16 +94,6 @@ class UserHost:
             self.end_spawner(signal.SIGTERM)
         self._folder.cleanup()
         assert error is not None or left == []
-
-
-def _end(pid: int) -> None:
-    """Kill a process, and wait until it is gone; its parent need not have noticed."""
-    process = os.pidfd_open(pid)
-    try:
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-        assert select.select([process], [], [], 10)[0]
-    finally:
-        os.close(process)
 
 
 def file_disk(path: Path, **more: Any) -> BackstoreSpec:

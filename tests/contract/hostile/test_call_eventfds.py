@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ringway.model import BackstoreSpec, DeviceKind, LunSpec, SpecKind, TargetConfig
+from ringway.testing.waiting import PATIENCE_S
 
 from .. import requests
 from ..bare import BareTarget
@@ -33,7 +34,7 @@ def test_a_second_start_that_is_refused_leaves_the_first_one_looked_after(run_di
         os.eventfd_write(ring.call_fd, 2**64 - 2)
         os.set_blocking(ring.call_fd, True)
         request = requests.send_read(front, 0)
-        served = target.core.drain(timeout_s=1.0)
+        served = target.core.drain(timeout_s=PATIENCE_S)
         os.set_blocking(ring.call_fd, False)
         os.eventfd_read(ring.call_fd)  # lets the worker go on in any case
         assert requests.wait(front, request)[0] == 0

@@ -23,7 +23,7 @@ from ringway.testing.frontend import BlkFrontEnd
 from ringway.testing.memory import GuestMemory
 from ringway.testing.session import RefusedError
 from ringway.testing.target import ServedTarget
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 from ringway.vhost_user.connection import OwnedFd
 from ringway.vhost_user.messages import HEADER, VERSION, Flag, Request
 
@@ -86,7 +86,7 @@ def nothing_is_left(target: ServedTarget) -> Iterator[None]:
 def connect(target: ServedTarget) -> socket.socket:
     endpoint = socket.socket(socket.AF_UNIX)
     endpoint.connect(target.socket)  # blocking: it waits for a place in the backlog
-    endpoint.settimeout(20)
+    endpoint.settimeout(PATIENCE_S)
     return endpoint
 
 

@@ -25,6 +25,7 @@ from ringway.target.medium import examine
 from ringway.testing.frontend import ScsiFrontEnd
 from ringway.testing.sockets import wait_for_socket
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import PATIENCE_S
 
 INQUIRY = bytes.fromhex("12 00 00 00 24 00")
 
@@ -56,7 +57,7 @@ def test_a_log_that_nobody_reads_does_not_stop_the_target(run_dir: Path, full_pi
             with ControlClient(path + ".ctl") as client:
                 assert client.call(InfoRequest(), TargetInfo).luns
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE_S) == 0
         finally:
             process.kill()
     assert list(run_dir.iterdir()) == []

@@ -22,7 +22,7 @@ from ringway.target import device, luns, scsi_device, target
 from ringway.target.ownership import FileClaim
 from ringway.target.target import Target
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .. import cdb
 from ..conftest import ServeHere as Serve
@@ -333,9 +333,9 @@ def loop_device(disk_of: MakeDisk) -> Iterator[tuple[str, Path]]:
         pytest.skip("loop devices need root, losetup and /dev/loop-control")
     medium = disk_of("cached", name="medium.img").path
     made = [losetup, "--find", "--show", str(medium)]
-    name = subprocess.run(made, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    name = subprocess.run(made, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout.strip()
     yield name, medium
-    subprocess.run([losetup, "--detach", name], check=True, timeout=30)
+    subprocess.run([losetup, "--detach", name], check=True, timeout=PATIENCE_S)
 
 
 def test_a_device_is_written_back_before_the_last_ring_has_stopped(

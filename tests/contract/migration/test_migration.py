@@ -21,7 +21,7 @@ from ringway.errors import GuestError
 from ringway.model import IoEngine
 from ringway.testing.frontend import FrontEnd
 from ringway.testing.target import ServedTarget
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .. import cdb
 from ..disks import Disk, MakeDisk
@@ -90,7 +90,7 @@ def check_third_party(path: Path, *, free: bool) -> None:
     program = shutil.which("qemu-io")
     assert program is not None, "qemu-io is missing: run `make system`"
     command = [program, "-f", "raw", "-c", "write -P 1 0 512", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode == 0) is free, done.stdout + done.stderr
     if not free:
         assert "lock" in done.stderr

@@ -33,6 +33,8 @@ from ringway.testing.session import LOG_PAGE
 from ringway.testing.sockets import wait_for_socket
 from ringway.testing.waiting import PATIENCE_S
 
+from ..requests import settle
+
 SIZE = 16 << 20
 Serve = Callable[[str], str]
 
@@ -275,11 +277,6 @@ def test_logging_ends_when_a_migration_fails(serve: Serve) -> None:
         check_blk(front)
         front.stop()
         assert front.dirty_pages() == set()
-
-
-def settle(front: BlkFrontEnd) -> None:
-    """Wait until the worker has signalled what it completed: it answers this between two batches."""
-    front.set_vring_enable(0, True)
 
 
 def test_without_event_idx_the_flags_decide(serve: Serve) -> None:

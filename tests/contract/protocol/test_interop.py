@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ringway.testing.waiting import PATIENCE_S
+
 from ..conftest import Serve
 from ..disks import STORES, MakeDisk
 
@@ -29,7 +31,7 @@ def client() -> Path:
 def test_libblkios_driver_finds_its_disk(serve: Serve, disk_of: MakeDisk, client: Path, store: str) -> None:
     path = serve("blk", disk_of(store), queues=2, workers=2)
     for _ in range(2):  # it leaves without a word, and comes back
-        done = subprocess.run([client, path], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([client, path], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "written, read, zeroed, flushed" in done.stdout
     (lun,) = serve.target.statistics().luns

@@ -21,8 +21,9 @@ from ringway.errors import BusyError, PermissionDeniedError
 from ringway.model import BackstoreSpec, LunAddRequest, LunInfo, LunSpec, SpecKind
 from ringway.target.sandbox import landlock
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
+from ringway.testing.processes import freeze
 from ringway.testing.target import ServedTarget
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from .. import cdb
 
@@ -56,7 +57,10 @@ def target(run_dir: Path, image: Path) -> Iterator[ServedTarget]:
 
 def fields(pid: int, name: str) -> set[str]:
     """What all threads of a process have in a line of their status."""
-    status = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    status = []
+    for path in Path(f"/proc/{pid}/task").glob("*/status"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends with its client's question
+            status.append(path.read_text())
     assert len(status) > 3, "a target has more threads than that"
     return {value for text in status for value in re.findall(rf"^{name}:\t(.*)$", text, re.MULTILINE)}
 
@@ -147,9 +151,11 @@ def device(image: Path) -> Iterator[str]:
     if losetup is None or os.geteuid() != 0 or not os.path.exists("/dev/loop-control"):
         pytest.skip("loop devices need root, losetup and /dev/loop-control")
     attach = [losetup, "--find", "--show", str(image)]
-    name = subprocess.run(attach, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    name = subprocess.run(
+        attach, check=True, capture_output=True, text=True, timeout=PATIENCE_S
+    ).stdout.strip()
     yield name
-    subprocess.run([losetup, "--detach", name], check=True, timeout=30)
+    subprocess.run([losetup, "--detach", name], check=True, timeout=PATIENCE_S)
 
 
 def is_claimed(device: str) -> bool:
@@ -233,10 +239,10 @@ def test_a_steward_that_hangs_is_waited_for_once(target: ServedTarget, image: Pa
     """It may hang with a file of some process that it looks at. Every connection waited for it in turn."""
     (steward,) = Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().split()
     with ScsiFrontEnd(target.socket).open() as front, contextlib.ExitStack() as closing:
-        os.kill(int(steward), signal.SIGSTOP)
+        freeze(int(steward))
         others = [closing.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(10)]
         for other in others:
-            other.settimeout(20.0)
+            other.settimeout(PATIENCE_S)
             other.connect(target.socket)
         assert others[-1].recv(1) == b"", "the last one is turned away in time"
         ready(front, 0)
@@ -256,7 +262,7 @@ def ready(front: ScsiFrontEnd, lun: int) -> None:
 def wait_for_end(process: int) -> bool:
     poller = select.poll()
     poller.register(process, select.POLLIN)
-    return bool(poller.poll(30_000))
+    return bool(poller.poll(PATIENCE_S * 1000))
 
 
 def test_an_image_that_was_made_in_vain_is_removed_by_a_confined_target(run_dir: Path) -> None:
@@ -269,7 +275,9 @@ def test_an_image_that_was_made_in_vain_is_removed_by_a_confined_target(run_dir:
         "sys.argv[1:] = ['serve', '--create', '1G', 'new.img']; main()"
     )
     command = [sys.executable, "-c", script]
-    result = subprocess.run(command, cwd=run_dir, capture_output=True, text=True, check=False, timeout=30)
+    result = subprocess.run(
+        command, cwd=run_dir, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
     assert result.returncode == 1
     assert "no thread can be had" in result.stderr
     assert os.listdir(run_dir) == []
@@ -326,7 +334,7 @@ def test_serving_as_root_is_said(run_dir: Path) -> None:
 
 def test_on_fails_without_a_part_and_auto_says_so(run_dir: Path) -> None:
     with lacking_library("on", run_dir) as strict:
-        assert "seccomp (libseccomp is not installed)" in strict.communicate(timeout=30)[1]
+        assert "seccomp (libseccomp is not installed)" in strict.communicate(timeout=PATIENCE_S)[1]
     assert strict.returncode == 6
     assert os.listdir(run_dir) == []
     with lacking_library("auto", run_dir) as lax:
@@ -355,6 +363,6 @@ def test_back_end_programs_are_confined_too(name: str, run_dir: Path, image: Pat
 def run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     """A command of the shell, beside the target."""
     command = [sys.executable, "-m", "ringway", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert result.returncode == status, result.stderr
     return result

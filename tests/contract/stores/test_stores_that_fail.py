@@ -21,6 +21,7 @@ from ringway.target.backstore import open_backstore
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
 from ringway.testing.fuse import Op
 from ringway.testing.target import ServedTarget
+from ringway.testing.waiting import PATIENCE_S
 
 from .. import cdb
 from ..fuse import FuseDisk, fuse_disk
@@ -250,6 +251,6 @@ def test_a_limit_of_file_size_is_an_error_and_no_signal(run_dir: Path, engine: s
         target,
         front,
     ):  # its limits are set here
-        subprocess.run(["prlimit", f"--pid={target.pid}", f"--fsize={MIB}"], check=True, timeout=20)
+        subprocess.run(["prlimit", f"--pid={target.pid}", f"--fsize={MIB}"], check=True, timeout=PATIENCE_S)
         assert front.command(cdb.write(4096, 8), data_out=bytes(PAGE)).sense_key == WRITE_ERROR
         assert front.command(cdb.write(0, 8), data_out=bytes(PAGE)).status == cdb.GOOD

@@ -28,6 +28,7 @@ from ringway.net.base import Settings, Switch
 from ringway.net.drivers import open_switch
 from ringway.net.ovs.driver import interface_name
 from ringway.testing.openvswitch import OpenVSwitch
+from ringway.testing.waiting import PATIENCE_S
 
 from .conftest import OpenOvs
 from .standin import StandIn, stand_in
@@ -400,14 +401,14 @@ def test_changes_are_told(ovs: Switch, vswitchd: StandIn, database: OpenVSwitch)
     ovs.watch(heard.put)
     spec = wanted(ovs)
     ovs.create(spec)
-    assert heard.get(timeout=30) == "web0"
+    assert heard.get(timeout=PATIENCE_S) == "web0"
     database.stop_database()
     while not heard.empty():
         heard.get()
-    assert heard.get(timeout=30) == "web0", "it went away, which is a change"
+    assert heard.get(timeout=PATIENCE_S) == "web0", "it went away, which is a change"
     database.start_database()
     database.vsctl("add-port", "br-test", "other", "--", "set", "Interface", "other", "type=dpdkvhostuser")
     database.vsctl("del-port", "vhu-web0")
-    assert heard.get(timeout=30) == "web0"
+    assert heard.get(timeout=PATIENCE_S) == "web0"
     ovs.close()
     assert set(heard.queue) <= {"web0"}, "and nothing of what is not ours"
