@@ -29,6 +29,7 @@ _LOCK: Final = Path(tempfile.gettempdir()) / "ringway-hugepages.lock"
 SCHEMA: Final = Path("/usr/share/openvswitch/vswitch.ovsschema")
 _DAEMON: Final = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
 _PACKAGE: Final = "openvswitch-switch-dpdk"
+_ATTEMPTS: Final = 10  #: at huge pages: each makes the kernel move some more of what is in their way
 _STEP_S: Final = 0.02
 #: The switch has no core to itself here: threads that find nothing to do sleep a little.
 _CONFIG: Final = {
@@ -61,8 +62,10 @@ def hugepages(count: int = HUGEPAGES) -> Iterator[None]:
 
 def _reserve(wanted: int, before: int) -> None:
     try:
-        _COUNT.write_text(str(wanted))
-        got = int(_COUNT.read_text())
+        for _ in range(_ATTEMPTS):
+            _COUNT.write_text(str(wanted))
+            if (got := int(_COUNT.read_text())) >= wanted:
+                break
     except OSError as error:
         raise GuestError(f"no huge pages: {error.strerror}", hint="run the tests as root") from error
     if got < wanted:

@@ -380,15 +380,16 @@ def test_a_storm_of_kicks_for_nothing_keeps_nobody_from_being_served(target: Ser
 def fill(eventfd: int) -> None:
     """Fill an eventfd, and let it block: a write to it would wait for a reader, and there is none.
 
-    A back end may write to it meanwhile, of requests that have ended.
+    One that was filled before may be empty by now, or a worker may still be about to write to it.
     """
     os.set_blocking(eventfd, False)
-    while True:
+    filled = False
+    while not filled:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(eventfd)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_write(eventfd, 2**64 - 2)
-            break
+            filled = True
     os.set_blocking(eventfd, True)
 
 

@@ -13,6 +13,7 @@ from ringway.errors import GuestError
 from ringway.net.base import Settings, Switch
 from ringway.net.drivers import open_switch
 from ringway.testing.openvswitch import OpenVSwitch
+from ringway.testing.waiting import PATIENCE_S
 
 from .standin import StandIn, stand_in
 
@@ -47,7 +48,12 @@ def open_ovs(database: OpenVSwitch, run_dir: Path) -> Iterator[OpenOvs]:
     opened: list[Switch] = []
 
     def open_it(**options: str) -> Switch:
-        options = {"database": database.remote, "bridge": "br-test", "timeout_s": "5", **options}
+        options = {
+            "database": database.remote,
+            "bridge": "br-test",
+            "timeout_s": f"{PATIENCE_S:g}",
+            **options,
+        }
         opened.append(open_switch("ovs", Settings(folder=run_dir / "port", options=options)))
         return opened[-1]
 

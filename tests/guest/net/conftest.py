@@ -20,7 +20,7 @@ from ringway.net.drivers import open_switch
 from ringway.testing.guest import LinuxGuest, Shell
 from ringway.testing.openvswitch import OpenVSwitch, hugepages
 from ringway.testing.qemu import vhost_user_net
-from ringway.testing.waiting import wait_until
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 BRIDGE = "br-guests"
 #: With the time that another worker may keep the only switch.
@@ -52,7 +52,7 @@ def ovs_dpdk(only_switch: OpenVSwitch) -> Iterator[OpenVSwitch]:
 
 @pytest.fixture
 def driver(ovs_dpdk: OpenVSwitch, run_dir: Path) -> Iterator[Switch]:
-    options = {"database": ovs_dpdk.remote, "bridge": BRIDGE}
+    options = {"database": ovs_dpdk.remote, "bridge": BRIDGE, "timeout_s": f"{PATIENCE_S:g}"}
     switch = open_switch("ovs", Settings(folder=run_dir, options=options))
     yield switch
     switch.close()

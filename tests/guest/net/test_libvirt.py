@@ -26,6 +26,8 @@ from .conftest import BRIDGE, patient, set_address
 from .traffic import HERE, THERE, carrier, mtu, ping, wait_card, wait_links
 
 pytestmark = patient
+#: How long a guest may take to let a card go.
+RELEASE = ("--release", f"{PATIENCE_S:g}s")
 
 
 class Host:
@@ -44,7 +46,7 @@ class Host:
             capture_output=True,
             text=True,
             check=False,
-            timeout=PATIENCE_S,
+            timeout=2 * PATIENCE_S,
         )
 
     def do(self, *words: str) -> str:
@@ -116,6 +118,7 @@ def host(run_dir: Path, libvirtd: Libvirtd, ovs_dpdk: OpenVSwitch) -> Iterator[H
             "[lio]\nenabled = false\n"
             f'[guests]\nenabled = true\nuri = "{libvirtd.uri}"\n'
             f'[net.switch.ovs]\ndatabase = "{ovs_dpdk.remote}"\nbridge = "{BRIDGE}"\n'
+            f'timeout_s = "{PATIENCE_S:g}"\n'
         )
         daemon.start()
         host = Host(daemon, libvirtd, ovs_dpdk)
@@ -191,7 +194,7 @@ def check_unplug(host: Host, here: DomainGuest) -> None:
     refusal = host.refusal("port", "delete", "here0")
     assert "plugged into guest 'here'" in refusal
     assert "ringway guest unplug here here0" in refusal
-    host.do("guest", "unplug", "here", "here0")
+    host.do("guest", "unplug", "here", "here0", *RELEASE)
     assert here.try_run("ls /sys/class/net/eth0").status != 0
     host.wait_port("here0", "ready", None)
     assert "vm-uuid" not in host.ovs.vsctl("get", "Interface", "vhu-here0", "external_ids")
@@ -210,7 +213,7 @@ def check_client(host: Host, here: DomainGuest) -> None:
     host.do("port", "create", "client0", "--switch", "ovs", "--mode", "client")
     host.do("guest", "plug", "here", "client0")
     host.wait_port("client0", "up", "here")
-    host.do("guest", "unplug", "here", "client0")
+    host.do("guest", "unplug", "here", "client0", *RELEASE)
     host.wait_port("client0", "ready", None)
     host.do("port", "delete", "client0")
 
@@ -240,7 +243,7 @@ def test_a_guest_of_libvirts_and_a_program_that_others_started(host: Host, run_d
             guest.start_domain()
             guest.wait_ready()
             check_answers(host, guest, "server0", testpmd)
-        host.do("guest", "unplug", "web", "server0")
+        host.do("guest", "unplug", "web", "server0", *RELEASE)
         assert "stand still until a switch connects" in host.refusal("guest", "plug", "web", "server0")
         host.do("port", "create", "client0", "--mode", "client")
         assert "does not listen at" in host.refusal("guest", "plug", "web", "client0")
