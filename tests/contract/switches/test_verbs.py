@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, NotFoundError, UsageError
-from ringway.model import PortMode, PortSpec, PortState, socket_of
+from ringway.model import PortSpec, PortState, socket_of
 from ringway.net.base import Condition, Switch
 
 GUEST = "0c9f1f6e-5f0c-4d4e-9d3c-6f5b1a2c3d4e"
