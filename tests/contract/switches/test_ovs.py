@@ -397,6 +397,7 @@ def test_a_socket_of_the_switchs_is_opened_to_qemus_user(
 
 
 def test_changes_are_told(ovs: Switch, vswitchd: StandIn, database: OpenVSwitch) -> None:
+    """Whether or not the watcher is back when the port goes: who missed that was told nothing."""
     heard: queue.Queue[str] = queue.Queue()
     ovs.watch(heard.put)
     spec = wanted(ovs)

@@ -18,6 +18,7 @@ from ringway.net.ovs.values import as_map
 
 _COLUMNS: Final = ["external_ids", "link_state", "error", "mtu", "type", "options"]
 _AGAIN_S: Final = 1.0
+_GONE: Final[dict[str, Any]] = {}  #: the change of a row that is not there any more
 
 
 class Watcher:
@@ -64,13 +65,14 @@ class Watcher:
             while True:
                 message = self._database.receive(rpc, None, self._wake)
                 if message.id == request.id:
-                    self._take(message.result or {})
+                    there = (message.result or {}).get("Interface", {})
+                    self._take(dict.fromkeys(self._ports, _GONE) | there)
                 elif message.method == "update":
-                    self._take(message.params[1])
+                    self._take(message.params[1].get("Interface", {}))
 
-    def _take(self, update: dict[str, Any]) -> None:
+    def _take(self, changes: dict[str, dict[str, Any]]) -> None:
         """Tell of the ports in an update; what lost our mark, or is gone, is told of a last time."""
-        for uuid, change in update.get("Interface", {}).items():
+        for uuid, change in changes.items():
             row = change.get("new")
             name = as_map(row["external_ids"]).get(MARK) if row and "external_ids" in row else None
             known = self._ports.pop(uuid, None)
