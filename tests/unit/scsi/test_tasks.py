@@ -72,7 +72,7 @@ def guest() -> Iterator[Guest]:
     one.core.completions.clear()
     yield one
     one.backstore.store.answers.set()
-    assert one.device.settled(20)
+    assert one.device.settled(PATIENCE_S)
 
 
 def load(guest: Guest, cdb: bytes = VERIFY) -> None:
@@ -152,7 +152,7 @@ def test_what_reads_is_aborted_while_its_medium_hangs(guest: Guest) -> None:
     assert not guest.device.settled(0, guest.core.lun_instance(0, 0)), "but it still uses the medium"
     guest.core.given_up = {1}
     go_on(guest, 2, 3)
-    assert guest.device.settled(20)
+    assert guest.device.settled(PATIENCE_S)
 
 
 def test_what_writes_is_waited_for(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_what_is_dead_is_not_done(guest: Guest) -> None:
     waits = MemoryCommand(tag=15, id=15, cdb=VERIFY, dead=True)
     guest.device.handle(waits)
     go_on(guest, 11, 12, 13, 14)
-    assert guest.device.settled(20)
+    assert guest.device.settled(PATIENCE_S)
     guest.device.handle(command(16))
     wait_until(lambda: 16 in guest.core.completions)
     assert 15 not in guest.core.completions

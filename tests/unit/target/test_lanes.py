@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from ringway.target.lanes import MOST_WAITING, Lanes
+from ringway.testing.waiting import PATIENCE_S
 
 
 def test_a_key_whose_job_hangs_takes_so_many_more_and_others_go_on() -> None:
@@ -22,8 +23,8 @@ def test_a_key_whose_job_hangs_takes_so_many_more_and_others_go_on() -> None:
         pass
     assert [lanes.put("a", job) for job in range(1, MOST_WAITING + 2)] == [True] * MOST_WAITING + [False]
     assert lanes.put("b", 1)
-    assert done.acquire(timeout=20.0)
+    assert done.acquire(timeout=PATIENCE_S)
     hanging.set()
-    assert all(done.acquire(timeout=20.0) for _ in range(MOST_WAITING + 1))
-    assert lanes.settled(20.0)
+    assert all(done.acquire(timeout=PATIENCE_S) for _ in range(MOST_WAITING + 1))
+    assert lanes.settled(PATIENCE_S)
     assert lanes.put("a", 1)
