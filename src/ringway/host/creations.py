@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
@@ -27,6 +26,7 @@ from ringway.host.holdings import Holdings, guest_lock
 from ringway.host.locks import Locks
 from ringway.host.operations import Part, Progress
 from ringway.host.rows import Row, Rows, Stage
+from ringway.media import medium
 from ringway.model import Action, Change, GuestInfo, GuestSpec, Plan
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class Creations:
         from ringway.guest import volumes
 
         luns = (lun for wanted in self._host.desired.all() for lun in wanted.spec.luns)
-        served = {os.path.realpath(lun.backstore.path) for lun in luns if lun.backstore.path}
+        served = {medium(lun.backstore.path) for lun in luns if lun.backstore.path}
         for path, inode in row.volumes.items():
-            if os.path.realpath(path) not in served:
+            if medium(path) not in served:
                 await asyncio.to_thread(volumes.unmake, path, inode)

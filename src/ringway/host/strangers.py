@@ -6,7 +6,6 @@ Nothing of them is ever removed for that. Who is whole is taken in; who cannot b
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -20,6 +19,7 @@ from ringway.host.desired import Desired
 from ringway.host.events import Events, Kind
 from ringway.host.health import runs
 from ringway.host.store import Wanted
+from ringway.media import Identity, medium
 from ringway.model import EndpointInfo, EndpointSpec, EndpointState
 
 _log: Final = logging.getLogger(__name__)
@@ -142,17 +142,18 @@ class Strangers:
 def _refuse_shared(spec: EndpointSpec, others: list[EndpointSpec]) -> None:
     wanted = _disks(spec)
     for other in others:
-        if shared := wanted & _disks(other):
+        if shared := wanted.keys() & _disks(other).keys():
+            path = min(wanted[each] for each in shared)
             raise BusyError(
-                f"'{min(shared)}' is served by endpoint '{other.name}', which the store does not know",
+                f"'{path}' is served by endpoint '{other.name}', which the store does not know",
                 holder=f"endpoint {other.name}",
                 hint=f"delete '{spec.name}' to have '{other.name}' taken in",
             )
 
 
-def _disks(spec: EndpointSpec) -> set[str]:
-    """Where its paths lead to."""
-    return {os.path.realpath(lun.backstore.path) for lun in spec.luns if lun.backstore.path is not None}
+def _disks(spec: EndpointSpec) -> dict[Identity | str, str]:
+    """Its paths, by where they lead to."""
+    return {medium(path): path for lun in spec.luns if (path := lun.backstore.path) is not None}
 
 
 def _is_older(wanted: Wanted, info: EndpointInfo | None) -> bool:

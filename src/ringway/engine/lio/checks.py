@@ -22,13 +22,12 @@ from ringway.errors import (
     UsageError,
 )
 from ringway.formats import HEAD_BYTES, format_of
+from ringway.media import Identity, identify
 from ringway.model import BackstoreSpec, EndpointSpec, EngineKind, LunSpec, SpecKind
 
 _OFD_GETLK: Final = 36
 _FLOCK: Final = struct.Struct("hhqqi4x")
 _REMEMBERED_S: Final = 10.0
-Identity = tuple[int, int, int]
-"""What a file or device is, under whatever name: kind, device, inode."""
 
 
 class Identities:
@@ -50,17 +49,6 @@ class Identities:
         """Let go of what is too old to be used."""
         limit_s = time.monotonic() - _REMEMBERED_S
         self._known = {path: known for path, known in self._known.items() if known[0] > limit_s}
-
-
-def identify(path: str) -> Identity | None:
-    """Look at what is there now."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    if stat.S_ISBLK(status.st_mode):
-        return (1, status.st_rdev, 0)
-    return (0, status.st_dev, status.st_ino)
 
 
 def check_names(spec: EndpointSpec, others: tuple[EndpointSpec, ...]) -> None:

@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 
 from ringway.engine.lio.assembly import is_usual, paths_of, possible_paths
 from ringway.engine.lio.backstores import Backstores
-from ringway.engine.lio.checks import Identity, identify
 from ringway.engine.lio.configfs import Configfs
 from ringway.engine.lio.ports import Ports
 from ringway.engine.lio.records import Records
 from ringway.errors import BusyError
+from ringway.media import Identity, identify
 from ringway.model import EndpointSpec, EngineKind, LunSpec, SpecKind
 
 _PLUGINS: Final = ("fileio_", "iblock_")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator
-
 from ringway.errors import BusyError, ConflictError
+from ringway.media import medium
 from ringway.model import EndpointSpec, LunSpec
-
-Key = tuple[str, int, int]
 
 
 def refuse_conflicts(spec: EndpointSpec, others: tuple[EndpointSpec, ...]) -> None:
@@ -23,11 +18,12 @@ def refuse_conflicts(spec: EndpointSpec, others: tuple[EndpointSpec, ...]) -> No
             raise ConflictError(
                 f"endpoint '{other.name}' has the name {spec.wwpn}", hint="leave --wwpn out: one is chosen"
             )
-    used = {key: (lun, other) for other in others for lun in other.luns for key in _keys(lun)}
+    used = {
+        medium(path): (lun, other) for other in others for lun in other.luns if (path := lun.backstore.path)
+    }
     for lun in spec.luns:
-        for key in _keys(lun):
-            if key in used:
-                _refuse_shared(lun, *used[key])
+        if lun.backstore.path and (theirs := used.get(medium(lun.backstore.path))):
+            _refuse_shared(lun, *theirs)
 
 
 def _refuse_shared(lun: LunSpec, theirs: LunSpec, other: EndpointSpec) -> None:
@@ -38,19 +34,3 @@ def _refuse_shared(lun: LunSpec, theirs: LunSpec, other: EndpointSpec) -> None:
         holder=f"endpoint {other.name}",
         hint="remove it there first, or serve it with readonly in both",
     )
-
-
-def _keys(lun: LunSpec) -> Iterator[Key]:
-    """What makes a path the same as another: the file or the device that it leads to, while that is there."""
-    path = lun.backstore.path
-    if path is None:
-        return
-    try:
-        status = os.stat(path)
-    except OSError:
-        yield os.path.normpath(path), 0, 0
-        return
-    if stat.S_ISBLK(status.st_mode):
-        yield "", status.st_rdev, 0
-    else:
-        yield "", status.st_dev, status.st_ino
