@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
+import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -155,8 +156,8 @@ def _document(asked: _Asked, spec: GuestSpec) -> Document:
     from ringway.guest.document import Document
     from ringway.guest.fresh import bare
 
-    if asked.domain is None:
-        return bare(spec, kvm=not spec.emulate)
+    if asked.domain is None:  # whose it will be, nobody knows: its MAC addresses are no other domain's
+        return bare(spec, uuid=str(uuid.uuid4()))
     try:
         return Document(read_file(asked.domain).decode())
     except UnicodeDecodeError as error:

@@ -12,11 +12,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from msgspec.structs import replace
-
 from ringway.errors import UsageError
 from ringway.guest.document import Document
-from ringway.model import PortMode, PortSpec, is_name
+from ringway.model import PortMode, PortSpec, is_name, resolved_port
 from ringway.units import parse_duration
 
 #: A key, and the field of PortSpec that it sets.
@@ -73,19 +71,21 @@ def notes(spec: PortSpec) -> Iterator[str]:
 def add_ports(document: Document, ports: Sequence[PortSpec]) -> tuple[str, ...]:
     """Put ports into a document, and share its memory with their switches.
 
-    One without a MAC address gets one that follows from its name.
+    What is open is chosen as for ports of the daemon's. One without a MAC address gets one that follows
+    from the domain and its own name.
 
     :returns: their elements. :raises UsageError: one has no socket. :raises ConflictError: one is there.
     """
     if ports:
         document.share_memory()
-    whole = (replace(spec, mac=spec.mac or derived_mac(spec.name)) for spec in ports)
+    guest = document.uuid or document.name
+    whole = (resolved_port(spec, mac=derived_mac(guest, spec.name)) for spec in ports)
     return tuple(element for spec in whole for element in document.add_port(spec))
 
 
-def derived_mac(name: str) -> str:
-    """A MAC address of QEMU's own range that is the same each time."""
-    digest = hashlib.sha256(name.encode()).digest()
+def derived_mac(guest: str, port: str) -> str:
+    """A MAC address of QEMU's own range: the same each time, and for each guest and port another."""
+    digest = hashlib.sha256(f"{guest}/{port}".encode()).digest()
     return "52:54:00:" + digest[:3].hex(":")
 
 

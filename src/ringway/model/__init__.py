@@ -68,6 +68,7 @@ from ringway.model.port import (
     PortSpec,
     PortState,
     mac_of,
+    resolved_port,
     socket_of,
 )
 from ringway.model.sandbox import SandboxInfo, SandboxMode
@@ -230,5 +231,6 @@ __all__ = [
     "check_together",
     "is_name",
     "mac_of",
+    "resolved_port",
     "socket_of",
 ]

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Final
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from ringway.errors import UsageError
 from ringway.model.endpoint import Name
@@ -19,6 +19,7 @@ MAX_QUEUE_PAIRS: Final = 256  #: that a guest drives
 MTU_MIN: Final = 68  #: Spec: virtio 1.3, 5.1.4.1; the smallest that IPv4 allows (RFC 791)
 MTU_MAX: Final = 65535
 MAX_PATH_BYTES: Final = 107  #: of a socket: sun_path without its terminating zero
+_RECONNECT_S: Final = 1  #: without it a guest has no network from the switch's next start on
 _RING_SIZES: Final = (256, 512, 1024)  #: of QEMU (VIRTIO_NET_RX_QUEUE_MIN_SIZE to VIRTQUEUE_MAX_SIZE)
 
 _MAC: Final = "six pairs of hexadecimal digits, as in 52:54:00:12:34:56"
@@ -82,6 +83,21 @@ class PortInfo(Struct, frozen=True, kw_only=True):
     guest: str | None = None  #: that it is plugged into
     message: str | None = None
     spec: PortSpec | None = None
+
+
+def resolved_port(spec: PortSpec, *, mac: str, socket: str | None = None) -> PortSpec:
+    """Choose what is open: as a client, QEMU connects again.
+
+    :param mac: what to take where none is named. :param socket: the same; ``None``: it stays open.
+    :raises UsageError: no socket can be there.
+    """
+    reconnect_s = _RECONNECT_S if spec.mode is PortMode.CLIENT else None
+    return replace(
+        spec,
+        mac=spec.mac or mac,
+        socket=spec.socket or socket,
+        reconnect_s=reconnect_s if spec.reconnect_s is None else spec.reconnect_s,
+    )
 
 
 def socket_of(spec: PortSpec) -> str:

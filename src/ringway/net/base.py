@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from ringway.errors import ConflictError, UsageError
-from ringway.model import Check, PortMode, PortSpec, PortState
+from ringway.model import Check, PortSpec, PortState, resolved_port
 from ringway.net.account import Account
 
 Notify = Callable[[str], None]
 """Called with a port's name when it may have changed by itself; from any thread, and it must not block."""
 
 _PREFIX: Final = "52:54:00"  #: what QEMU and libvirt give guests
-_RECONNECT_S: Final = 1  #: without it a guest has no network from the switch's next start on
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -123,13 +121,7 @@ def resolve_port(spec: PortSpec, socket: str) -> PortSpec:
 
     :param socket: what to take where none is named. :raises UsageError: no socket can be there.
     """
-    reconnect_s = _RECONNECT_S if spec.mode is PortMode.CLIENT else None
-    return replace(
-        spec,
-        mac=spec.mac or random_mac(),
-        socket=spec.socket or socket,
-        reconnect_s=reconnect_s if spec.reconnect_s is None else spec.reconnect_s,
-    )
+    return resolved_port(spec, mac=random_mac(), socket=socket)
 
 
 def check_others(spec: PortSpec, others: tuple[PortSpec, ...]) -> None:

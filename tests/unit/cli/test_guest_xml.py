@@ -98,6 +98,12 @@ def test_elements_alone(run: Run, image: Path) -> None:
     assert "note: port 'n': the guest does not start before the switch connects to /s" in done.err
 
 
+def test_elements_for_no_domain_yet_have_addresses_of_nobody(run: Run) -> None:
+    once, again = (run("guest", "xml", "--vif", "id=n,socket=/s").out for _ in range(2))
+    assert "52:54:00:" in once
+    assert once != again
+
+
 def test_disks_through_an_endpoint(run: Run, image: Path) -> None:
     done = run("guest", "xml", "--new", "web0", "--via", "endpoint", "--vcpus", "2",
                "--volume", f"root={image}", "--block-device", WIKI)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -98,9 +99,30 @@ def test_a_port_in_a_document() -> None:
     assert "mtu" not in element, "libvirt takes none"
     assert re.search("name=.host_mtu. type=.unsigned. value=.1400.", document.xml)
     assert "queues='2'" in element
-    assert f"<mac address='{derived_mac('n')}'/>" in element
+    assert f"<mac address='{derived_mac('web0', 'n')}'/>" in element
     (found,) = document.ports()
     assert (found.port, found.socket, found.mode) == ("n", "/s", PortMode.CLIENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("mode=client", "1"), ("mode=client,reconnect=7", "7"), ("mode=server", None)],
+)
+def test_qemu_connects_again_as_with_a_port_of_the_daemons(text: str, seconds: str | None) -> None:
+    document = bare(GuestSpec(name="web0"))
+    (element,) = add_ports(document, [parse_vif(f"id=n,socket=/s,{text}")])
+    found = ElementTree.fromstring(element).find("source/reconnect")
+    assert (None if found is None else found.get("timeout")) == seconds
+
+
+def test_two_guests_with_ports_of_one_name_have_two_addresses() -> None:
+    texts = [
+        add_ports(bare(GuestSpec(name=name)), [parse_vif("id=n,socket=/s")]) for name in ("web0", "web1")
+    ]
+    assert texts[0] != texts[1]
+    uuid = "5b1f6a0e-9c1f-4a83-9d0b-5d3c7f0a9d11"
+    (element,) = add_ports(bare(GuestSpec(name="web0"), uuid=uuid), [parse_vif("id=n,socket=/s")])
+    assert derived_mac(uuid, "n") in element
 
 
 def test_a_port_without_a_socket_is_for_nobody() -> None:
@@ -115,5 +137,6 @@ def test_a_guest_without_ports_keeps_its_memory() -> None:
 
 
 def test_a_derived_address_is_of_one_station_and_the_same_each_time() -> None:
-    assert derived_mac("net0") == derived_mac("net0") != derived_mac("net1")
-    assert parse_vif(f"id=a,mac={derived_mac('net0')}").mac == derived_mac("net0")
+    mac = derived_mac("web0", "net0")
+    assert mac == derived_mac("web0", "net0") != derived_mac("web0", "net1")
+    assert parse_vif(f"id=a,mac={mac}").mac == mac

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, UsageError
-from ringway.model import PortSpec
+from ringway.model import PortMode, PortSpec
 from ringway.net.base import check_others, random_mac, resolve_port, take_options
 
 SOCKET = "/run/ringway/port/web0.sock"
@@ -18,6 +18,11 @@ def test_what_is_open_is_chosen_and_what_was_said_is_kept() -> None:
     assert SPEC.mac is not None
     assert SPEC.mac.startswith("52:54:00:")
     assert resolve_port(SPEC, "/other.sock") == SPEC
+
+
+def test_qemu_connects_again_where_it_is_the_client() -> None:
+    assert resolve_port(PortSpec(name="web0", mode=PortMode.CLIENT), SOCKET).reconnect_s == 1
+    assert SPEC.reconnect_s is None
 
 
 def test_no_port_is_where_no_socket_can_be() -> None:
