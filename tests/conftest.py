@@ -1,7 +1,8 @@
 """What all tests share.
 
 A target that they start hears SIGINT, even below a shell's background job. In CI a test that skips for want
-of a package fails: what `make test` installs has to be there.
+of a package fails: what `make test` installs has to be there. No example has to be fast: how long one takes
+is the machine's matter.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.hookimpl(wrapper=True)

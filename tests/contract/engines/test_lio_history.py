@@ -183,5 +183,5 @@ def test_any_history(tmp_path: Path, count: Callable[[int, int], int]) -> None:
         pytest.skip(f"{error}: {error.hint}")
     run_state_machine_as_test(
         Host,
-        settings=settings(max_examples=count(10, 300), stateful_step_count=30, deadline=None, database=None),
+        settings=settings(max_examples=count(10, 300), stateful_step_count=30, database=None),
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec.yaml
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ringway.cli.format import Column, Output, View, fitted, printable, table
@@ -17,8 +17,6 @@ from ringway.cli.guest import ATTACHMENTS
 from ringway.errors import UsageError
 from ringway.model import AttachmentInfo, AttachmentState, Face
 from ringway.units import format_size
-
-untimed = settings(deadline=None)  # whatever else the machine does
 
 
 class Thing(NamedTuple):
@@ -74,7 +72,6 @@ def test_nothing_is_still_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert msgspec.yaml.decode(shown(Output("yaml"), [], capsys)) == []
 
 
-@untimed
 @given(found=things)
 def test_json_and_yaml_say_the_same_and_all(found: list[Thing]) -> None:
     told = [thing._asdict() for thing in found]
@@ -85,7 +82,6 @@ def test_json_and_yaml_say_the_same_and_all(found: list[Thing]) -> None:
         assert decode(buffer.getvalue()) == told
 
 
-@untimed
 @given(found=things)
 def test_csv_is_read_back(found: list[Thing]) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -98,7 +94,6 @@ def test_csv_is_read_back(found: list[Thing]) -> None:
     )
 
 
-@untimed
 @given(found=things, width=st.none() | st.integers(20, 80))
 def test_a_table_lines_up_and_fits(found: list[Thing], width: int | None) -> None:
     lines = list(table(found, VIEW.columns, width=width))
@@ -109,7 +104,6 @@ def test_a_table_lines_up_and_fits(found: list[Thing], width: int | None) -> Non
         assert longest <= width
 
 
-@untimed
 @given(widths=st.lists(st.integers(1, 60), min_size=1, max_size=6), width=st.integers(1, 200))
 def test_the_widest_columns_give_way_first(widths: list[int], width: int) -> None:
     fitting = fitted(widths, width)
@@ -119,7 +113,6 @@ def test_the_widest_columns_give_way_first(widths: list[int], width: int) -> Non
     assert not cut or max(cut) - min(cut) <= 1
 
 
-@untimed
 @given(st.text())
 def test_nothing_printed_is_obeyed_by_a_terminal(text: str) -> None:
     assert printable(text).isprintable()

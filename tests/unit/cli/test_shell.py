@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -39,8 +39,6 @@ from ringway.testing.waiting import PATIENCE_S
 from .conftest import Run
 from .daemon import FakeDaemon
 
-untimed = settings(deadline=None)  # whatever else the machine does
-
 part = st.from_regex(r"[a-z0-9.:_-]{1,6}", fullmatch=True).filter(lambda name: name not in (".", ".."))
 path = st.lists(part, max_size=4).map(tuple)
 
@@ -48,7 +46,6 @@ path = st.lists(part, max_size=4).map(tuple)
 # Words
 
 
-@untimed
 @given(here=path, there=path)
 def test_a_path_leads_where_it_says(here: tuple[str, ...], there: tuple[str, ...]) -> None:
     assert resolve(spell(there), here) == there
@@ -58,7 +55,6 @@ def test_a_path_leads_where_it_says(here: tuple[str, ...], there: tuple[str, ...
     assert is_path(spell(there))
 
 
-@untimed
 @given(st.text())
 def test_a_line_is_understood_or_refused(line: str) -> None:
     with contextlib.suppress(UsageError):
@@ -72,7 +68,6 @@ def test_a_line_is_split_as_a_shell_does() -> None:
         split("create 'a")
 
 
-@untimed
 @given(st.lists(st.text(max_size=12)))
 def test_only_known_keys_become_options(words: list[str]) -> None:
     assert to_options(words, ()) == words
@@ -110,7 +105,6 @@ def count(node: Node, depth: int | None) -> int:
     return 1 + sum(count(child, None if depth is None else depth - 1) for child in node.children)
 
 
-@untimed
 @given(node=nodes, depth=st.none() | st.integers(0, 4), width=st.none() | st.integers(60, 100))
 def test_a_tree_has_a_line_a_node(node: Node, depth: int | None, width: int | None) -> None:
     lines = list(draw(node, depth, width))
@@ -361,7 +355,6 @@ def test_tab_completes_paths_wwns_names_and_files(db0: FakeDaemon, run: Run, tmp
     assert offered(db0, f"apply {tmp_path}/disk.", "/") == [f"{tmp_path}/disk.img "]
 
 
-@untimed
 @given(line=st.text(max_size=20))
 def test_tab_never_fails(line: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -6,13 +6,11 @@ import contextlib
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ringway.client.wire import MAX_HEAD, Lines, Request, ResponseReader, quote
 from ringway.errors import ControlError
-
-untimed = settings(deadline=None)  # whatever else the machine does
 
 BODY = b'{"a": 1}\r\n{"b": 2}\n'
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
@@ -38,14 +36,12 @@ def read(data: bytes, marks: list[int]) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("data", [PLAIN, UNTIL_THE_END, CHUNKED, INTERIM])
-@untimed
 @given(marks=cuts)
 def test_a_response_is_read_however_it_is_cut(data: bytes, marks: list[int]) -> None:
     assert read(data, [min(mark, len(data)) for mark in marks]) == (200, BODY)
 
 
 @pytest.mark.parametrize("data", [PLAIN, CHUNKED])
-@untimed
 @given(kept=st.integers(0, len(CHUNKED) - 1))
 def test_a_response_that_is_cut_off_is_no_response(data: bytes, kept: int) -> None:
     with pytest.raises(EOFError):
@@ -72,7 +68,6 @@ def test_what_is_no_http_is_named(data: bytes) -> None:
         ResponseReader().feed(data)
 
 
-@untimed
 @given(st.binary(max_size=200))
 def test_nothing_that_comes_breaks_the_reader(data: bytes) -> None:
     with contextlib.suppress(ControlError, EOFError):
@@ -87,13 +82,11 @@ def test_a_request_on_the_wire() -> None:
     )
 
 
-@untimed
 @given(st.text())
 def test_nothing_quoted_has_a_meaning(text: str) -> None:
     assert not set(quote(text)) & set("/?&=# \r\n")
 
 
-@untimed
 @given(st.lists(st.integers(0, 40), max_size=8).map(sorted))
 def test_lines_are_whole_and_empty_ones_are_nothing(marks: list[int]) -> None:
     data, lines = b'{"a":1}\n\n{"b":2}\r\n\n{"c":3}\n', Lines()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ringway.errors import RingwayError
@@ -90,7 +90,6 @@ _EDITS: list[Callable[[Document], object]] = [
 ]
 
 
-@settings(deadline=None)
 @given(_ANY_DEVICES, st.sampled_from(["q35", "pc"]))
 def test_any_devices_are_described_or_refused(devices: str, machine: str) -> None:
     document = Document(domain(devices, machine=machine))
@@ -101,7 +100,6 @@ def test_any_devices_are_described_or_refused(devices: str, machine: str) -> Non
     assert document.xml == before
 
 
-@settings(deadline=None)
 @given(_ANY_DEVICES, st.permutations(_EDITS), st.sampled_from(["", "<boot dev='hd'/><boot dev='x'/><boot/>"]))
 def test_any_devices_are_edited_or_left_alone(
     devices: str, edits: list[Callable[[Document], object]], os: str

@@ -256,7 +256,7 @@ def test_controllers_are_foreseen(devices: Devices, model: str | None, names: st
     assert foreseen.get(ours["bus"].removesuffix(".0"), True)
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.permutations(["hd", "cdrom", "fd", "network"]), st.integers(0, 4), st.permutations(range(7)))
 def test_kinds_become_the_numbers_that_they_stood_for(
     devices: Devices, kinds: list[str], count: int, order: list[int]

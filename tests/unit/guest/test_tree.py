@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -50,19 +50,16 @@ def _port(document: Document) -> str:
     return port_alias("p")
 
 
-untimed = settings(deadline=None)  # whatever else the machine does
 _ADDITIONS = st.permutations([_scsi, _blk, _kernel, _disk, _port]).flatmap(
     lambda order: st.integers(1, 5).map(lambda count: order[:count])
 )
 
 
-@untimed
 @given(domains())
 def test_what_nobody_touches_stays(xml: str) -> None:
     assert Document(xml).xml == xml
 
 
-@untimed
 @given(domains(), _ADDITIONS, st.randoms())
 def test_what_comes_and_goes_leaves_nothing(
     xml: str, additions: list[Callable[[Document], str]], random: Random
@@ -132,7 +129,6 @@ def test_what_is_no_domain_of_qemus_is_refused(xml: str, reason: str) -> None:
         Document(xml)
 
 
-@untimed
 @given(st.text("<>&;'\"!?-=[]/ \nabCDAT:", max_size=60) | st.text(max_size=20))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for xml in (text, f"<domain type='kvm'><name>a</name>{text}</domain>", domain(text)):

@@ -57,7 +57,7 @@ def check(cdb: bytes, outcome: Outcome, number: int | None) -> None:
         assert len(outcome.data) <= row.allocation_length(cdb)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(
         st.tuples(

@@ -455,5 +455,5 @@ class TwoSides(RuleBasedStateMachine):
         assert held == [self.lock.owner is claim for claim in self.claims]
 
 
-TwoSides.TestCase.settings = settings(max_examples=50, stateful_step_count=20, deadline=None)
+TwoSides.TestCase.settings = settings(max_examples=50, stateful_step_count=20)
 TestTwoSides = TwoSides.TestCase

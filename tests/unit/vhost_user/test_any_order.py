@@ -162,7 +162,6 @@ def test_any_front_end_leaves_a_target_that_serves_the_next(path: str) -> None:
             settings=settings(
                 max_examples=2000 if LONG else 60,
                 stateful_step_count=60 if LONG else 30,
-                deadline=None,
                 derandomize=not LONG,
             ),
         )

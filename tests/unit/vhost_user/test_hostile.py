@@ -117,7 +117,6 @@ framed: st.SearchStrategy[Act] = st.builds(
 
 many = settings(
     max_examples=150,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
