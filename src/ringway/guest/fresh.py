@@ -117,8 +117,7 @@ def put(
 
     :raises RingwayError: as the parts say; the document may hold some of them.
     """
-    taken = [disk.target for disk in document.disks()]
-    disks = lay_out(spec.block_devices, catalogue.find, document.name, taken)
+    disks = lay_out(spec.block_devices, catalogue.find, document.name, document.disks())
     queues = min(spec.queues or document.vcpus, MAX_QUEUES)
     if spec.via is Via.QEMU:
         served = Endpoints(specs=(), wishes=())

@@ -21,6 +21,7 @@ from ringway.guest.base import Wish
 from ringway.guest.document import DiskFace, DiskSource, Document, ScsiController
 from ringway.guest.document.names import disk_index, disk_name
 from ringway.guest.volumes import QCOW2, RAW, Volume
+from ringway.media import medium
 from ringway.model import (
     NO_BOOT,
     PREFIXES,
@@ -31,6 +32,7 @@ from ringway.model import (
     DiskType,
     EndpointSpec,
     Face,
+    GuestDisk,
     LunSpec,
     SpecKind,
     check_together,
@@ -75,20 +77,45 @@ class Endpoints(Struct, frozen=True, kw_only=True):
 
 
 def lay_out(
-    devices: Sequence[BlockDevice], find: Find, guest: str, taken: Iterable[str] = ()
+    devices: Sequence[BlockDevice], find: Find, guest: str, there: Iterable[GuestDisk] = ()
 ) -> tuple[Disk, ...]:
     """Give each mapping its volume and its name, in the order in which the guest shall see them.
 
     :param guest: its name; new volumes are named after it.
-    :param taken: names of disks that the guest has.
+    :param there: disks that the guest has.
     :raises UsageError: mappings contradict each other. :raises RingwayError: as :meth:`Catalogue.find`.
+    :raises ConflictError: a name is taken, or two disks would be one file or device.
     """
     check_together(tuple(devices))
-    names = _names(devices, set(taken))
-    return tuple(
+    present = tuple(there)
+    names = _names(devices, {disk.target for disk in present})
+    disks = tuple(
         Disk(mapping=device, volume=find(device, f"{guest}-{device.tag or name}"), target=name)
         for device, name in names
     )
+    check_apart(disks, present)
+    return disks
+
+
+def check_apart(disks: Iterable[Disk], there: Iterable[GuestDisk] = ()) -> None:
+    """Compare what paths lead to: a guest that has one file as two disks destroys what is on it.
+
+    :param there: disks that the guest has.
+    :raises ConflictError: two are one file or device, and not both only read.
+    """
+    seen = {
+        medium(disk.source): (f"disk '{disk.target}', which it has", disk.readonly)
+        for disk in there
+        if disk.source is not None and disk.source.startswith("/")
+    }
+    for disk in disks:
+        path, readonly = disk.volume.path, disk.volume.readonly
+        other, read_there = seen.get(medium(path), ("", True))
+        if other and not (readonly and read_there):
+            raise ConflictError(
+                f"'{disk.mapping}' is {path}, and so is the guest's {other}", hint="leave one of them away"
+            )
+        seen[medium(path)] = (f"'{disk.mapping}'", readonly)
 
 
 def bootable(devices: Sequence[BlockDevice]) -> tuple[BlockDevice, ...]:

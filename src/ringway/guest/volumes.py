@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from ringway.errors import BackstoreError, BusyError, ConflictError, NotFoundError, RingwayError, UsageError
+from ringway.errors import BackstoreError, ConflictError, NotFoundError, RingwayError, UsageError
 from ringway.formats import HEAD_BYTES, format_of
 from ringway.model import BackstoreInfo, BlockDevice, DiskType, VolumeSource
 from ringway.units import format_size
@@ -97,7 +97,6 @@ class Catalogue:
 
         :param name: what a new volume is called.
         :raises NotFoundError: nobody knows the volume, or it is not there.
-        :raises BusyError: an endpoint serves it.
         :raises UsageError: this host cannot make such a disk.
         """
         _check_possible(device)
@@ -359,13 +358,7 @@ def _text(file: Path) -> str:
 
 
 def _path_of(backstore: BackstoreInfo) -> str:
-    """:raises BusyError: an endpoint serves it. :raises UsageError: it is no place that QEMU can open."""
-    if backstore.used_by:
-        raise BusyError(
-            f"backstore '{backstore.name}' is served by {backstore.used_by[0]}; two would destroy its data",
-            holder=backstore.used_by[0],
-            hint=f"attach that endpoint: ringway guest attach GUEST {backstore.used_by[0].split('/')[0]}",
-        )
+    """:raises UsageError: it is no place that QEMU can open."""
     if backstore.kind not in ("file", "block") or backstore.path is None:
         raise UsageError(
             f"backstore '{backstore.name}' is {backstore.kind}, which QEMU cannot open",

@@ -15,7 +15,15 @@ from msgspec.structs import replace
 from ringway.engine.base import Driver
 from ringway.errors import NotFoundError, UsageError
 from ringway.host.calls import Calls
-from ringway.model import EndpointInfo, EndpointSpec, EndpointState, EngineKind, LunSpec, SpecKind
+from ringway.model import (
+    BackstoreInfo,
+    EndpointInfo,
+    EndpointSpec,
+    EndpointState,
+    EngineKind,
+    LunSpec,
+    SpecKind,
+)
 
 MAX_AGE_S: Final = 1.0  #: a list that is younger needs no look at the host
 PATIENCE_S: Final = 5.0  #: for an engine that does not say what it has; then it is told what it had
@@ -93,6 +101,15 @@ class Actual:
         for guard in self._guards:
             with contextlib.suppress(OSError):
                 guard.check_foreign(spec, restoring=restoring)
+
+    async def backstores(self, *, guarded: bool = False) -> tuple[BackstoreInfo, ...]:
+        """All that is mapped now.
+
+        :param guarded: also by engines that are not run here. A guard that cannot look has seen nothing.
+        """
+        lists = [self.ask(driver.backstores) for driver in self.drivers.values()]
+        lists += [self.ask(_seen_by, guard) for guard in self._guards if guarded]
+        return tuple(found for each in await asyncio.gather(*lists) for found in each)
 
     async def make(self, spec: EndpointSpec) -> EndpointInfo:
         """Have an endpoint made, and look at it. :raises RingwayError: as the engine."""
@@ -181,6 +198,12 @@ class Actual:
         """It is gone."""
         self._seen[kind].pop(name, None)
         self._touched[kind, name] = time.monotonic()
+
+
+def _seen_by(guard: Driver) -> tuple[BackstoreInfo, ...]:
+    with contextlib.suppress(OSError):
+        return guard.backstores()
+    return ()
 
 
 def _made(driver: Driver, spec: EndpointSpec) -> EndpointInfo:

@@ -19,6 +19,7 @@ from ringway.errors import BusyError
 from ringway.host import specs
 from ringway.host.actual import Actual
 from ringway.host.desired import Desired
+from ringway.host.disks import Disks
 from ringway.host.events import Events, Kind
 from ringway.host.health import Health, runs
 from ringway.host.locks import Locks
@@ -26,7 +27,7 @@ from ringway.host.operations import Progress
 from ringway.host.specs import Address
 from ringway.host.store import Wanted
 from ringway.host.strangers import Strangers
-from ringway.model import EndpointInfo, EndpointSpec, EngineKind
+from ringway.model import EndpointInfo, EndpointSpec, EngineKind, LunSpec
 
 _log: Final = logging.getLogger(__name__)
 Change = Callable[[EndpointSpec], EndpointSpec]
@@ -55,10 +56,12 @@ class Changes:
         events: Events,
         wake: Callable[[str], None],
         release: Release,
+        disks: Disks,
     ) -> None:
         self.locks = Locks()
         self._strangers = strangers
         self._release = release
+        self._disks = disks
         self._desired = desired
         self._actual = actual
         self._health = health
@@ -73,7 +76,7 @@ class Changes:
         self._refuse_name(spec.name)
         resolved = await self._actual.ask(driver.resolve, spec)
         with self._desired.claim(resolved) as others:
-            await self._actual.check(resolved, others)
+            await self._check(resolved, others)
         return resolved
 
     async def create(
@@ -129,10 +132,18 @@ class Changes:
         progress.step(0.1, "checking")
         resolved = await self._actual.ask(driver.resolve, spec)
         with self._desired.claim(resolved) as others:
-            await self._actual.check(resolved, others)
+            await self._check(resolved, others)
             progress.cancellable(False)
             faults.point("create.checked")
             return await self._desired.insert(resolved, made_for=made_for)
+
+    async def _check(
+        self, spec: EndpointSpec, others: tuple[EndpointSpec, ...], *, had: tuple[LunSpec, ...] = ()
+    ) -> None:
+        """:raises RingwayError: the engine refuses, or somebody has a disk that it had not."""
+        await self._actual.check(spec, others, had=had)
+        known = [lun.backstore for lun in had]
+        await self._disks.refuse_opened(spec, [lun for lun in spec.luns if lun.backstore not in known])
 
     def _refuse_name(self, name: str) -> None:
         """:raises ConflictError: an endpoint has this name."""
@@ -194,7 +205,7 @@ class Changes:
         """Check the new specification, and write it down beside the one that runs."""
         resolved = await self._actual.ask(driver.resolve, new)
         with self._desired.claim(resolved) as others:
-            await self._actual.check(resolved, others, had=wanted.spec.luns)
+            await self._check(resolved, others, had=wanted.spec.luns)
             progress.cancellable(False)
             return await self._desired.put(
                 wanted, spec=resolved, generation=wanted.generation + 1, made_for=None

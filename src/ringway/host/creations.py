@@ -62,6 +62,8 @@ class Creations:
     async def plan(self, spec: GuestSpec) -> Plan:
         """What :meth:`create` would do. :raises RingwayError: why it could not."""
         spec, made = await self._drawn(spec, str(uuid.uuid4()))
+        async with self._promised(spec, made):
+            pass
         endpoints = [f"endpoint/{each.name}" for each in made.endpoints.specs if not self._changes.has(each)]
         ports = [f"port/{port.name}" for port in spec.ports if not self._host.ports.has(port.name)]
         first = [Change(action=Action.CREATE, object=name) for name in (*endpoints, *ports)]
@@ -82,7 +84,7 @@ class Creations:
             progress.step(0.1, "checking")
             row = Creation(name=spec.name, guest=str(uuid.uuid4()), volumes={}, created=now())
             spec, made = await self._drawn(spec, row.guest)
-            async with self._alone(spec, made):
+            async with self._alone(spec, made), self._promised(spec, made):
                 return await self._create(progress, row, spec, made)
 
     async def _create(self, progress: Progress, row: Creation, spec: GuestSpec, made: Fresh) -> GuestInfo:
@@ -166,6 +168,11 @@ class Creations:
             for holdings, thing in self._needed(spec, made):
                 await stack.enter_async_context(holdings.promising(thing, spec.name))
             yield
+
+    def _promised(self, spec: GuestSpec, made: Fresh) -> contextlib.AbstractAsyncContextManager[None]:
+        """Let nobody else have the disks that are there. :raises BusyError: somebody has."""
+        there = [disk for disk in made.disks if not disk.volume.new]
+        return self._host.disks.promised(spec.name, there, made.endpoints.specs)
 
     def _socket(self, endpoint: str) -> str:
         return str(self._sockets / f"{endpoint}.sock")

@@ -68,7 +68,7 @@ class Desired:
         :returns: all other endpoints that are wanted or were claimed before.
         :raises ConflictError: another endpoint has its WWPN; it is named.
         """
-        others = self._others(spec.name)
+        others = self.others(spec.name)
         self._refuse_wwpn(spec, others)
         ticket = object()
         self._claims[ticket] = spec
@@ -85,12 +85,12 @@ class Desired:
                 hint=f"take another name, or delete it first: ringway endpoint delete {name}",
             )
 
-    def _others(self, name: str) -> tuple[EndpointSpec, ...]:
-        """What others want, and what they have still: a change under way may come to nothing."""
+    def others(self, *names: str) -> tuple[EndpointSpec, ...]:
+        """What others want than these, and what they have still: a change under way may come to nothing."""
         rows = self._rows.values()
         had = (row.applied for row in rows if row.applied is not None and row.applied != row.spec)
         specs = [*(row.spec for row in rows), *had, *self._claims.values()]
-        return tuple(spec for spec in specs if spec.name != name)
+        return tuple(spec for spec in specs if spec.name not in names)
 
     @staticmethod
     def _refuse_wwpn(spec: EndpointSpec, others: tuple[EndpointSpec, ...]) -> None:

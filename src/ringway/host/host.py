@@ -26,6 +26,7 @@ from ringway.host.changes import Changes
 from ringway.host.config import DaemonConfig
 from ringway.host.creations import Creation, Creations
 from ringway.host.desired import Desired
+from ringway.host.disks import Disks
 from ringway.host.events import Events
 from ringway.host.health import Health
 from ringway.host.holdings import Holding
@@ -99,8 +100,17 @@ class Host:
         self.actual = Actual(drivers, store.folder, guards)
         self.health = Health(Restarts(restarts))
         self.strangers = Strangers(self.desired, self.actual, self.events)
+        self.guests = Guests(hypervisor)
+        self.disks = Disks(self.desired, self.actual, self.guests)
         self._changes = Changes(
-            self.desired, self.actual, self.strangers, self.health, self.events, self._wake, self._release
+            self.desired,
+            self.actual,
+            self.strangers,
+            self.health,
+            self.events,
+            self._wake,
+            self._release,
+            self.disks,
         )
         self.reconciler = Reconciler(
             self.desired,
@@ -113,7 +123,6 @@ class Host:
             parallel=config.parallel,
         )
         locks, rows = self._changes.locks, self._rows
-        self.guests = Guests(hypervisor)
         self.switches = Switches(switches)
         around = (self.guests, locks, self.events)
         self.attachments = Attachments(
@@ -235,8 +244,7 @@ class Host:
 
     async def backstores(self) -> tuple[BackstoreInfo, ...]:
         """All that is mapped now, by name."""
-        lists = [self.actual.ask(driver.backstores) for driver in self.actual.drivers.values()]
-        found = [info for infos in await asyncio.gather(*lists) for info in infos]
+        found = await self.actual.backstores()
         return tuple(sorted(found, key=lambda info: (info.foreign, info.name)))
 
     async def probe(self, spec: BackstoreSpec) -> BackstoreInfo:

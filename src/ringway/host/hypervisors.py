@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import Final, TypeVar
 
@@ -17,6 +18,8 @@ _WORKERS: Final = 16
 _LOOK_S: Final = 20.0  #: until libvirt counts as hanging; a look at hundreds of guests takes a while
 _PROBE_S: Final = 15.0  #: the first look of a libvirtd at its QEMU takes seconds
 _CLOSE_S: Final = 2.0
+_RECENT_S: Final = 1.0  #: a list that is younger needs no look at libvirt
+_PATIENCE_S: Final = 5.0  #: of who would rather know, and can do without
 _T = TypeVar("_T")
 
 
@@ -45,6 +48,8 @@ class Guests:
     def __init__(self, hypervisor: Hypervisor | None) -> None:
         self._hypervisor = hypervisor
         self.ask = Calls(_WORKERS, "guest")
+        self._looking: asyncio.Task[tuple[GuestInfo, ...]] | None = None
+        self._looked_at = 0.0
 
     @property
     def hypervisor(self) -> Hypervisor:
@@ -64,6 +69,21 @@ class Guests:
     async def list(self) -> tuple[GuestInfo, ...]:
         """All guests, by name. :raises UnreachableError: libvirt is not there, or does not answer."""
         return await _in_time(self.ask(self.hypervisor.guests), _LOOK_S)
+
+    async def recent(self) -> tuple[GuestInfo, ...]:
+        """All guests, as they were seen within the last second; who comes while somebody looks shares that.
+
+        :raises UnreachableError: as :meth:`list`, and sooner.
+        """
+        if self._looking is None or (self._looking.done() and time.monotonic() - self._looked_at > _RECENT_S):
+            self._looked_at = time.monotonic()
+            self._looking = asyncio.create_task(self.list())
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await _in_time(asyncio.shield(self._looking), _PATIENCE_S)
+
+    def forget_recent(self) -> None:
+        """Have the next who asks look: something has changed."""
+        self._looking = None
 
     async def show(self, guest: str) -> GuestInfo:
         """One guest. :raises NotFoundError: there is none. :raises UnreachableError: as :meth:`list`."""

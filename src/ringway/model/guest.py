@@ -101,6 +101,7 @@ class GuestDisk(Struct, frozen=True, kw_only=True):
     device: str  #: disk, lun, cdrom or floppy
     source: str | None
     alias: str | None = None
+    readonly: bool = False  #: the guest cannot write to it
 
 
 class GuestInfo(Struct, frozen=True, kw_only=True):

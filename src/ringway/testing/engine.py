@@ -27,6 +27,7 @@ from ringway.model import (
     LunSpec,
     LunStatistics,
     LunStatus,
+    SpecKind,
     TargetStatistics,
 )
 
@@ -167,7 +168,7 @@ class MemoryDriver:
         return BackstoreInfo(
             name=backstore.name or "",
             engine=self.kind,
-            kind=str(backstore.kind),
+            kind="file" if backstore.kind is SpecKind.PATH else str(backstore.kind),
             path=backstore.path,
             size_bytes=backstore.size_bytes,
             serial=backstore.serial,

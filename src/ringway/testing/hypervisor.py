@@ -19,6 +19,7 @@ from ringway.model import (
     ALIAS_PREFIX,
     AttachmentInfo,
     Check,
+    GuestDisk,
     GuestInfo,
     GuestState,
     PlugInfo,
@@ -42,6 +43,7 @@ class MemoryGuest:
     live: dict[str, Wish] = field(default_factory=dict)
     kept: dict[str, Wish] = field(default_factory=dict)
     ports: set[str] = field(default_factory=set)
+    disks: tuple[GuestDisk, ...] = ()
 
 
 @dataclass
@@ -93,6 +95,7 @@ class MemoryHypervisor:
             vcpus=1,
             machine="q35",
             shared_memory=found.shared_memory,
+            disks=found.disks,
             attachments=tuple(self._info(found, name) for name in names),
             ports=tuple(
                 PlugInfo(guest=found.name, port=name, live=found.running, persistent=found.persistent)
@@ -172,6 +175,7 @@ class MemoryHypervisor:
         guest = self._world.add(document.name, running=False)
         guest.uuid = document.uuid or guest.uuid
         guest.ports = {port.port for port in document.ports()}
+        guest.disks = document.disks()
         guest.kept = {
             each.endpoint: Wish(endpoint=each.endpoint, face=each.face) for each in document.attachments()
         }

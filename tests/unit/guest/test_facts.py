@@ -79,7 +79,7 @@ def test_disks_are_listed() -> None:
     assert Document(domain(disks)).disks() == (
         GuestDisk(target="sda", bus="scsi", device="lun", source="/dev/sdb"),
         GuestDisk(target="vda", bus="virtio", device="disk", source="rbd:a/b"),
-        GuestDisk(target="sdb", bus="sata", device="cdrom", source="p/v", alias="ua-x"),
+        GuestDisk(target="sdb", bus="sata", device="cdrom", source="p/v", alias="ua-x", readonly=True),
         GuestDisk(target="fda", bus="", device="floppy", source=None),
         GuestDisk(target="", bus="", device="disk", source=None),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +18,7 @@ from ringway.guest.fresh import bare
 from ringway.guest.layout import Disk, add_disks, add_endpoints, bootable, disk_face, endpoints, lay_out
 from ringway.guest.mappings import parse
 from ringway.guest.volumes import Volume
-from ringway.model import BlockDevice, DeviceKind, Face, GuestSpec
+from ringway.model import BlockDevice, DeviceKind, Face, GuestDisk, GuestSpec
 
 FILE = Volume(path="/srv/a.img", size_bytes=1 << 30)
 SCSI = Volume(path="/dev/sdq", block=True, scsi=None, size_bytes=1 << 30)
@@ -27,7 +30,8 @@ def find(device: BlockDevice, name: str) -> Volume:
 
 
 def laid_out(*texts: str, taken: Sequence[str] = ()) -> tuple[Disk, ...]:
-    return lay_out([parse(text) for text in texts], find, "web0", taken)
+    there = [GuestDisk(target=name, bus="scsi", device="disk", source=None) for name in taken]
+    return lay_out([parse(text) for text in texts], find, "web0", there)
 
 
 def disk(text: str, volume: Volume) -> Disk:
@@ -59,6 +63,30 @@ def test_names_are_of_the_bus_and_of_no_other_disk() -> None:
     assert {each.name: each.target for each in found} == {"a": "vdc", "b": "sdb", "c": "sdc"}
     with pytest.raises(ConflictError, match="has a disk 'sda' already"):
         laid_out("id=a,source=volume,device=sda", taken=["sda"])
+
+
+def test_one_file_is_not_two_disks_of_a_guest(tmp_path: Path) -> None:
+    """Under another name it is the same, be it a link or what the guest has already."""
+    image, link = tmp_path / "a.img", tmp_path / "b.img"
+    image.write_bytes(bytes(512))
+    os.link(image, link)
+
+    def both(text: str, readonly: bool = False, *there: GuestDisk) -> tuple[Disk, ...]:
+        def found(device: BlockDevice, _: str) -> Volume:
+            return Volume(path=str(link if device.id == "b" else image), readonly=readonly)
+
+        return lay_out([parse(each) for each in text.split()], found, "web0", there)
+
+    with pytest.raises(ConflictError, match=rf"'b' is {link}, and so is the guest's 'a'") as refused:
+        both("id=a,source=volume id=b,source=volume")
+    assert refused.value.hint
+    assert len(both("id=a,source=volume id=b,source=volume", True)) == 2
+    has = GuestDisk(target="vda", bus="virtio", device="disk", source=str(image))
+    with pytest.raises(ConflictError, match=r"and so is the guest's disk 'vda', which it has"):
+        both("id=b,source=volume", False, has)
+    with pytest.raises(ConflictError, match="'vda'"):
+        both("id=b,source=volume", True, has)
+    assert both("id=b,source=volume", True, msgspec.structs.replace(has, readonly=True))
 
 
 def test_new_volumes_are_named_after_the_guest_and_their_place() -> None:

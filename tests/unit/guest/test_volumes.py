@@ -12,7 +12,6 @@ import pytest
 
 from ringway.errors import (
     BackstoreError,
-    BusyError,
     ConflictError,
     NotFoundError,
     PermissionDeniedError,
@@ -95,14 +94,6 @@ def test_backstores_of_a_host_go_by_name_and_by_serial(image: Path) -> None:
         catalogue.find(BlockDevice(id="b"), "n")
     with pytest.raises(NotFoundError, match="nobody knows where volume 'c' is"):
         catalogue.find(BlockDevice(id="c"), "n")
-
-
-def test_a_backstore_that_an_endpoint_serves_is_not_served_twice(image: Path) -> None:
-    served = backstores_of([backstore("a", image, used_by=("db0/0:1",))])
-    with pytest.raises(BusyError, match="is served by db0/0:1") as refused:
-        Catalogue(backstores=served, resolvers={}).find(BlockDevice(id="a"), "n")
-    assert refused.value.holder == "db0/0:1"
-    assert "attach GUEST db0" in (refused.value.hint or "")
 
 
 # Resolvers

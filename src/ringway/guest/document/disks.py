@@ -83,6 +83,7 @@ def disks_of(root: Element) -> Iterator[GuestDisk]:
             device=disk.get("device", "disk"),
             source=_source_of(disk),
             alias=alias_of(disk),
+            readonly=disk.find("readonly") is not None or disk.get("device") == DiskType.CDROM,
         )
 
 
