@@ -39,8 +39,9 @@ from ringway.model import (
     is_name,
 )
 
-#: What libvirt's schema takes for a serial number, and QEMU shows whole.
+#: What libvirt's schema takes for a serial number; QEMU cuts it to what a bus shows.
 _SERIAL: Final = re.compile(r"[A-Za-z0-9_.+-]([A-Za-z0-9_.+ -]{0,34}[A-Za-z0-9_.+-])?", re.ASCII)
+_BLK_SERIAL: Final = 20  #: characters that a virtio-blk disk shows. Spec: virtio 1.3, 5.2.6
 _MEDIA: Final = (DiskType.CDROM, DiskType.FLOPPY)
 _NO_SERIAL: Final = (DiskType.LUN, *_MEDIA)
 #: Buses on which libvirt has no disk that cannot be written.
@@ -286,7 +287,10 @@ def _spec(name: str, disks: Sequence[Disk], queues: int) -> EndpointSpec:
 
 
 def _backstore(disk: Disk) -> BackstoreSpec:
+    """Its serial number is what the guest would see of it on QEMU's disk of that bus."""
     serial = disk.mapping.id if _has_serial(disk.mapping) else None
+    if serial is not None and disk.mapping.place is DiskBus.VIRTIO:
+        serial = serial[:_BLK_SERIAL].rstrip()
     return BackstoreSpec(SpecKind.PATH, disk.volume.path, readonly=disk.volume.readonly, serial=serial)
 
 

@@ -19,6 +19,7 @@ from ringway.guest.layout import Disk, add_disks, add_endpoints, bootable, disk_
 from ringway.guest.mappings import parse
 from ringway.guest.volumes import Volume
 from ringway.model import BlockDevice, DeviceKind, Face, GuestDisk, GuestSpec
+from ringway.target.blk_device import serial_bytes
 
 FILE = Volume(path="/srv/a.img", size_bytes=1 << 30)
 SCSI = Volume(path="/dev/sdq", block=True, scsi=None, size_bytes=1 << 30)
@@ -214,6 +215,18 @@ def test_disks_of_one_endpoint_are_its_luns() -> None:
         (Face.VHOST_USER_SCSI, "/run/web0.sock", 2, 1),
         (Face.VHOST_USER_BLK, "/run/web0-vda.sock", 2, None),
     ]
+
+
+def test_an_endpoint_shows_of_a_volumes_id_what_qemu_would() -> None:
+    """A volume of a cloud's has 36 characters, and a blk endpoint refused all beyond 20."""
+    uuid = "6e9d0c1a-2b3c-4d5e-8f90-a1b2c3d4e5f6"
+    spaced = f"{'x' * 19} y"
+    for text, seen in ((uuid, uuid[:20]), (spaced, "x" * 19), ("db0", "db0")):
+        (blk,) = endpoints(laid_out(f"id={text},source=volume,bus=virtio"), "web0", 1, socket).specs
+        assert blk.luns[0].backstore.serial == seen
+        assert serial_bytes(seen) == seen.encode()
+        (scsi,) = endpoints(laid_out(f"id={text},source=volume"), "web0", 1, socket).specs
+        assert scsi.luns[0].backstore.serial == text
 
 
 def test_lun_0_is_what_is_booted_from() -> None:
