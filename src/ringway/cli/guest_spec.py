@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ringway.errors import UsageError
 from ringway.model import GuestSpec, Via
@@ -63,13 +64,27 @@ _OPTIONS: Final = (
         "--vcpus", type=click.IntRange(1, 4096), default=1, show_default=True, help="Of a new domain."
     ),
     click.option(
-        "--iothreads", type=click.IntRange(0, 256), default=0, help="I/O threads of a new controller."
+        "--iothreads",
+        type=click.IntRange(0, 256),
+        metavar="COUNT",
+        default=0,
+        help="QEMU's I/O threads, for new virtio-scsi controllers and virtio disks.",
     ),
     click.option(
-        "--queues", type=click.IntRange(1, 256), help="Of a new controller or endpoint; else one a vCPU."
+        "--queues",
+        type=click.IntRange(1, 256),
+        metavar="COUNT",
+        help="Of a new controller, virtio disk or endpoint.  [default: one a vCPU]",
     ),
     click.option("--emulate", is_flag=True, help="A new domain without KVM."),
 )
+
+
+def given() -> frozenset[str]:
+    """The names of the parameters of the command that runs that were not left away."""
+    context = click.get_current_context()
+    left_away = (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    return frozenset(name for name in context.params if context.get_parameter_source(name) not in left_away)
 
 
 def describing(command: Decorated) -> Decorated:

@@ -6,24 +6,24 @@ import importlib.util
 import os
 import shlex
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
 from ringway.cli.format import printable
-from ringway.cli.guest_spec import describing, spec_of
+from ringway.cli.guest_spec import describing, given, spec_of
 from ringway.cli.remote import read_file
 from ringway.errors import NotFoundError, UsageError
-from ringway.model import EndpointSpec, GuestSpec
+from ringway.model import EndpointSpec, GuestSpec, Via
 
 if TYPE_CHECKING:
     from ringway.guest.document import Document
     from ringway.guest.layout import Endpoints
     from ringway.guest.volumes import Catalogue
 
-_FORMS: Final = ("xml", "diff", "nova", "openstack", "json", "toml")
+_MAPPINGS: Final = ("nova", "openstack", "json", "toml")
 _RUN: Final = "/run/ringway/endpoint"
 _ALONE: Final = "guest"  #: of elements that are for no domain yet
 _EPILOG: Final = """\b
@@ -73,7 +73,7 @@ mode is QEMU's part: a client connects to the switch's socket, a server listens 
     "-o",
     "--output",
     "form",
-    type=click.Choice(_FORMS),
+    type=click.Choice(["xml", "diff", *_MAPPINGS]),
     default="xml",
     show_default=True,
     help="XML, what changes in DOMAIN, or the mappings in another form.",
@@ -86,8 +86,9 @@ def xml(**options: Any) -> None:
     """
     from ringway.guest.mappings import Form, write
 
+    _refuse_idle(options)
     asked = _Asked(spec=spec_of(options["new"] or _ALONE, options), **options)
-    if asked.form not in ("xml", "diff"):
+    if asked.form in _MAPPINGS:
         click.echo(write(asked.spec.block_devices, Form(asked.form)).rstrip("\n"))
         return
     asked.check()
@@ -98,6 +99,25 @@ def xml(**options: Any) -> None:
     _print(asked, before, document, elements)
     for note in _notes(asked, served):
         click.echo(f"{click.style('note:', fg='cyan', bold=True)} {printable(note)}", err=True)
+
+
+def _refuse_idle(options: Mapping[str, Any]) -> None:
+    """:raises UsageError: an option that would have no effect with the others."""
+    there = given()
+    if options["form"] in _MAPPINGS:
+        _refuse(there - {"block_devices", "form"}, f"-o {options['form']} prints the mappings alone")
+    if options["new"] is None:
+        _refuse(there & {"memory", "vcpus", "emulate"}, "it is of a new domain", "say --new as well")
+    if options["via"] != Via.ENDPOINT:
+        _refuse(there & {"endpoint", "sockets"}, "it is of endpoints", "say --via endpoint as well")
+
+
+def _refuse(names: Collection[str], reason: str, hint: str = "leave it away") -> None:
+    """:raises UsageError: there are any; names the first, as it is typed."""
+    for parameter in click.get_current_context().command.params:
+        if parameter.name in names:
+            shown = parameter.opts[0] if isinstance(parameter, click.Option) else "DOMAIN"
+            raise UsageError(f"{shown} has no effect: {reason}", hint=hint)
 
 
 def _check_extra() -> None:

@@ -6,18 +6,19 @@ endpoints, and vhost-user ports. What is not said here is libvirt's choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 from lxml import etree
 from msgspec import Struct
 
+from ringway.errors import UsageError
 from ringway.guest.document import Document, ScsiController
 from ringway.guest.layout import Disk, Endpoints, add_disks, add_endpoints, bootable, endpoints, lay_out
 from ringway.guest.vifs import add_ports
 from ringway.guest.volumes import Catalogue
-from ringway.model import MAX_QUEUES, GuestSpec, Via
+from ringway.model import MAX_QUEUES, DiskBus, GuestSpec, Via
 
 _QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 _PORTS: Final = 12  #: PCI Express ports; what its first devices leave is for hot-plug
@@ -118,19 +119,50 @@ def put(
     :raises RingwayError: as the parts say; the document may hold some of them.
     """
     disks = lay_out(spec.block_devices, catalogue.find, document.name, document.disks())
-    queues = min(spec.queues or document.vcpus, MAX_QUEUES)
     if spec.via is Via.QEMU:
         served = Endpoints(specs=(), wishes=())
+        before = len(document.controllers())
         elements = add_disks(document, disks, controller(spec))
+        _refuse_idle(spec, disks, controllers=len(document.controllers()) - before)
     else:
+        _refuse_threads(spec, disks)
+        queues = min(spec.queues or document.vcpus, MAX_QUEUES)
         served = endpoints(disks, name or document.name, queues, socket)
         elements = add_endpoints(document, served.wishes)
     elements += add_ports(document, spec.ports)
     return Put(elements=elements, disks=disks, endpoints=served)
 
 
+def _refuse_idle(spec: GuestSpec, disks: Sequence[Disk], *, controllers: int) -> None:
+    """Refuse queues and I/O threads that nothing has which was made.
+
+    :param controllers: that were made. :raises UsageError: there are some.
+    """
+    if controllers or any(disk.mapping.place is DiskBus.VIRTIO for disk in disks):
+        return
+    there = any(disk.mapping.place is DiskBus.SCSI for disk in disks)
+    why = "the disks go to a controller that is there" if there else "no new disk is on bus scsi or virtio"
+    for given, what in ((spec.queues, "queues"), (spec.iothreads, "I/O threads")):
+        if given:
+            raise UsageError(
+                f"the {what} are of nobody: {why}",
+                hint="leave them away; virsh edit changes what is there" if there else "leave them away",
+            )
+
+
+def _refuse_threads(spec: GuestSpec, disks: Sequence[Disk]) -> None:
+    """:raises UsageError: queues of no endpoint, or QEMU's threads where an endpoint serves the disks."""
+    if spec.iothreads:
+        raise UsageError(
+            "an endpoint's disks have no I/O threads of QEMU's",
+            hint="leave them away; an endpoint's own are its workers: ringway endpoint set --workers",
+        )
+    if spec.queues and not disks:
+        raise UsageError("queues of an endpoint, and no disk for one", hint="leave them away")
+
+
 def controller(spec: GuestSpec) -> ScsiController:
-    """How virtio-scsi controllers of the guest are made."""
+    """How virtio-scsi controllers of the guest are made, and its disks of bus virtio."""
     return ScsiController(queues=spec.queues, iothreads=tuple(range(1, spec.iothreads + 1)))
 
 

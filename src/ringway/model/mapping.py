@@ -158,8 +158,9 @@ class GuestSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Name
     memory_bytes: Annotated[int, Meta(ge=_MIB)] = 1 << 30
     vcpus: Annotated[int, Meta(ge=1, le=4096)] = 1
-    queues: Annotated[int, Meta(ge=1, le=256)] | None = None  #: of a controller or endpoint; else one a vCPU
-    iothreads: Annotated[int, Meta(ge=0, le=256)] = 0  #: of QEMU's, shared by its virtio-scsi controllers
+    #: of each virtio-scsi controller, disk on bus virtio, or endpoint; ``None``: one a vCPU
+    queues: Annotated[int, Meta(ge=1, le=256)] | None = None
+    iothreads: Annotated[int, Meta(ge=0, le=256)] = 0  #: of QEMU's, which those of its controllers share
     block_devices: Annotated[tuple[BlockDevice, ...], Meta(max_length=MAX_DISKS)] = ()
     volumes: dict[str, str] = {}
     pools: dict[str, str] = {}

@@ -13,6 +13,7 @@ import pytest
 from .conftest import Run
 
 WIKI = "id=root,source=volume,dest=volume,bus=virtio-scsi"
+THERE = ["web0.xml", "--volume", "root=disk.img", "--block-device", WIKI]
 DOMAIN = """\
 <domain type='kvm'>
   <name>web0</name>
@@ -150,7 +151,18 @@ def test_mappings_as_json(run: Run) -> None:
         (["--new", "a", "--memory", "much"], 2, "is not a size"),
         (["--vif", "id=n"], 2, "has no socket"),
         (["web0.xml", "--volume", "root=disk.img", "--block-device", f"{WIKI},device=sda"], 6, "'sda'"),
-        (["web0.xml", "--volume", "root=disk.img", "--block-device", WIKI, "--iothreads", "1"], 0, ""),
+        ([*THERE, "--iothreads", "1"], 2, "are of nobody: the disks go to a controller that is there"),
+        ([*THERE, "--queues", "4"], 2, "queues are of nobody"),
+        ([*THERE, "--memory", "4G"], 2, "--memory has no effect: it is of a new domain"),
+        ([*THERE, "--vcpus", "8"], 2, "--vcpus has no effect"),
+        ([*THERE, "--emulate"], 2, "--emulate has no effect"),
+        ([*THERE, "--endpoint", "db0"], 2, "--endpoint has no effect: it is of endpoints"),
+        ([*THERE, "--sockets", "/run"], 2, "--sockets has no effect"),
+        ([*THERE, "--via", "endpoint", "--iothreads", "1"], 2, "no I/O threads of QEMU's"),
+        (["--new", "web0", "--queues", "4"], 2, "queues are of nobody: no new disk is on bus scsi or virtio"),
+        (["--new", "web0", "--via", "endpoint", "--queues", "4"], 2, "no disk for one"),
+        (["--block-device", WIKI, "-o", "nova", "--validate"], 2, "--validate has no effect: -o nova prints"),
+        (["web0.xml", "--block-device", WIKI, "-o", "json"], 2, "DOMAIN has no effect"),
         (["--volume", "root=disk.img", "--block-device", "id=root,source=volume,bus=ide"], 2, "no bus ide"),
     ],
 )  # fmt: skip
@@ -160,7 +172,25 @@ def test_what_cannot_be(
     done = run("guest", "xml", *arguments)
     assert done.status == status
     assert message in done.err
-    assert status == 0 or (done.out == "" and "\nhint: " in done.err)
+    assert done.out == ""
+    assert "\nhint: " in done.err
+
+
+def test_queues_and_threads_are_of_all_that_is_new(run: Run, image: Path) -> None:
+    """Of the controller, and of a disk that has none."""
+    done = run("guest", "xml", "--new", "web0", "--vcpus", "4", "--iothreads", "2", "--queues", "4",
+               "--volume", f"root={image}", "--block-device", WIKI,
+               "--block-device", f"id={image},source=volume,bus=virtio")  # fmt: skip
+    assert (done.status, done.err) == (0, "")
+    root = ElementTree.fromstring(done.out)
+    assert root.findtext("iothreads") == "2"
+    drivers = [root.find("devices/controller[@type='scsi']/driver"), *root.iterfind("devices/disk/driver")]
+    assert [None if each is None else each.get("queues") for each in drivers] == ["4", None, "4"]
+    assert [None if each is None else len(each.findall("iothreads/iothread")) for each in drivers] == [
+        2,
+        0,
+        2,
+    ]
 
 
 def test_a_domain_that_is_no_text(run: Run, tmp_path: Path) -> None:

@@ -173,6 +173,23 @@ def test_a_controller_has_io_threads(options: ScsiController, driver: str | None
     assert text == (f"{start}>\n  {driver}\n</controller>" if driver else f"{start}/>")
 
 
+def test_a_disk_of_bus_virtio_is_its_own_controller() -> None:
+    document = Document(domain(extra=_THREADS))
+    (text,) = document.add_disk(replace(_FILE, bus=DiskBus.VIRTIO), ScsiController(queues=2, iothreads=(1,)))
+    assert "<driver name='qemu' type='raw' queues='2' iothread='1'/>" in text
+    (text,) = document.add_disk(
+        replace(_FILE, volume="w", bus=DiskBus.VIRTIO), ScsiController(queues=4, iothreads=(1, 2))
+    )
+    threads = etree.fromstring(text).iterfind("driver/iothreads/iothread")
+    assert [each.get("id") for each in threads] == ["1", "2"]
+    before = document.xml
+    with pytest.raises(UsageError, match="no I/O thread 3"):
+        document.add_disk(
+            replace(_FILE, volume="x", bus=DiskBus.VIRTIO), ScsiController(queues=4, iothreads=(3,))
+        )
+    assert document.xml == before
+
+
 @pytest.mark.parametrize(
     ("threads", "there"),
     [

@@ -192,6 +192,27 @@ def test_a_disk_of_each_kind_is_taken(devices: Devices, face: DiskFace, driver: 
     assert [each["id"] for each in _of(devices(document.xml), driver)] == [f"ua-ringway-volume-{face.volume}"]
 
 
+@pytest.mark.parametrize(
+    "lanes",
+    [
+        ScsiController(queues=4, iothreads=(1, 2)),
+        ScsiController(iothreads=(1, 2)),
+        ScsiController(queues=3, iothreads=(2,)),
+    ],
+)
+def test_a_disk_of_bus_virtio_has_queues_and_threads(devices: Devices, lanes: ScsiController) -> None:
+    document = Document(domain(extra=_THREADS))
+    document.add_disk(replace(_FILE, bus=DiskBus.VIRTIO), lanes)
+    validate(document.xml)
+    (made,) = _of(devices(document.xml), "virtio-blk-pci")
+    assert made.get("num-queues") == lanes.queues
+    threads = [f"iothread{each}" for each in lanes.iothreads]
+    if len(threads) > 1:
+        assert made["iothread-vq-mapping"] == [{"iothread": each} for each in threads]
+    else:
+        assert [made["iothread"]] == threads
+
+
 def test_ports_for_hot_plug_are_taken(devices: Devices) -> None:
     document = Document(domain())
     before = len(_of(devices(document.xml), "pcie-root-port"))

@@ -11,10 +11,10 @@ from msgspec import Struct
 from ringway.errors import ConflictError, UsageError
 from ringway.guest.aliases import Kind, owner, volume_alias
 from ringway.guest.document.drives import DriveAddress
-from ringway.guest.document.faces import DiskFace, DiskSource
+from ringway.guest.document.faces import DiskFace, DiskSource, ScsiController
 from ringway.guest.document.facts import Chipset, alias_of, chipset_of, each_device
 from ringway.guest.document.names import disk_index, free_name, target_names
-from ringway.guest.document.parts import closing
+from ringway.guest.document.parts import closing, lanes
 from ringway.guest.document.tree import Element, make, make_text
 from ringway.model import PREFIXES, DiskBus, DiskType, GuestDisk
 
@@ -49,21 +49,27 @@ def disk_target(root: Element, face: DiskFace) -> str:
     return target
 
 
-def disk_element(face: DiskFace, target: str, address: DriveAddress | None) -> Element:
-    """Make the disk's element. Its combination was checked by :func:`check_disk`."""
-    driver = {
+def disk_element(
+    face: DiskFace, target: str, address: DriveAddress | None, controller: ScsiController
+) -> Element:
+    """Make the disk's element. Its combination was checked by :func:`check_disk`.
+
+    :param controller: that it is itself, on bus virtio.
+    """
+    options = {
         "name": "qemu",
         "type": face.format,
         "cache": face.cache,
         "io": face.io,
         "discard": face.discard,
     }
+    attributes, threads = lanes(controller if face.bus is DiskBus.VIRTIO else ScsiController())
     source = {"file" if face.source is DiskSource.FILE else "dev": face.path}
     readonly = face.readonly or face.device is DiskType.CDROM
     return make(
         "disk",
         {"type": face.source, "device": face.device},
-        make("driver", driver),
+        make("driver", options | attributes, threads),
         make("source", source) if face.path else None,
         make("target", {"dev": target, "bus": face.bus}),
         make("readonly") if readonly else None,

@@ -20,6 +20,7 @@ from ringway.guest.document.disks import (
 from ringway.guest.document.drives import (
     DriveAddress,
     ScsiControllerInfo,
+    check_lanes,
     controller_element,
     place_on_sata,
     place_on_scsi,
@@ -213,19 +214,22 @@ class Document:
         On bus scsi it gets the first free unit of the virtio-scsi controllers that are there; when
         all are full, or there is none, one is added.
 
-        :param controller: how that one is to be.
+        :param controller: how that one is to be; on bus virtio, the disk itself.
         :returns: for libvirt's attachDevice, in this order: the controller, if one was added, and the disk.
         :raises ConflictError: the guest has this volume or a disk of this name, or the bus takes no more.
         :raises UsageError: libvirt or QEMU would refuse it.
         """
+        controller = controller or ScsiController()
         check_disk(self._root, face)
+        if face.bus is DiskBus.VIRTIO:
+            check_lanes(self._root, controller)
         target = disk_target(self._root, face)
         added: tuple[str, ...] = ()
-        element = disk_element(face, target, None)
+        element = disk_element(face, target, None, controller)
         self._check_new(volume_alias(face.volume), element)
         if face.bus is DiskBus.SCSI and place_on_scsi(self._root) is None:
-            added = self.add_scsi_controller(controller or ScsiController())
-        element = disk_element(face, target, self._place(face.bus))
+            added = self.add_scsi_controller(controller)
+        element = disk_element(face, target, self._place(face.bus), controller)
         self._put(element, face.boot_order)
         return (*added, text_of_part(element))
 

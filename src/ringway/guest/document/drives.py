@@ -21,6 +21,7 @@ from ringway.errors import UsageError
 from ringway.guest.document.faces import ScsiController
 from ringway.guest.document.facts import each_device, iothreads_of
 from ringway.guest.document.names import disk_index
+from ringway.guest.document.parts import lanes
 from ringway.guest.document.tree import Element, make
 
 #: What QEMU's and the guest's driver for virtio-scsi serves; ``virtio-scsi`` follows the machine.
@@ -109,19 +110,13 @@ def controller_element(root: Element, wanted: ScsiController) -> Element:
 
     :raises UsageError: an I/O thread that the domain has not, or numbers that make no sense.
     """
-    _check(root, wanted)
+    check_lanes(root, wanted)
     index = _lowest({controller.index for controller in scsi_controllers(root)})
-    several = len(wanted.iothreads) > 1
-    attributes = {
-        "queues": wanted.queues,
-        "iothread": None if several else next(iter(wanted.iothreads), None),
-    }
-    threads = make("iothreads", None, *(make("iothread", {"id": each}) for each in wanted.iothreads))
-    driver = make("driver", attributes, threads if several else None)
+    driver = make("driver", *lanes(wanted))
     return make(
         "controller",
         {"type": "scsi", "index": index, "model": "virtio-scsi"},
-        driver if driver.attrib or several else None,
+        driver if driver.attrib or len(driver) else None,
     )
 
 
@@ -162,7 +157,8 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _check(root: Element, wanted: ScsiController) -> None:
+def check_lanes(root: Element, wanted: ScsiController) -> None:
+    """:raises UsageError: an I/O thread that the domain has not, or numbers that make no sense."""
     there = iothreads_of(root)
     for thread in wanted.iothreads:
         if thread not in there:

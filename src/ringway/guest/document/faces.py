@@ -38,7 +38,10 @@ class DiskFace(Struct, frozen=True, kw_only=True):
 
 
 class ScsiController(Struct, frozen=True, kw_only=True):
-    """How a controller of the model virtio-scsi is made, where one has to be made."""
+    """How a controller of the model virtio-scsi is made, where one has to be made.
+
+    A disk of bus virtio is a controller of its own, and made so too.
+    """
 
     queues: int | None = None
     iothreads: tuple[int, ...] = ()  #: one: for all queues; several (libvirt 11.2): queues in turn

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from ringway.guest.document.drives import DriveAddress
-from ringway.guest.document.pci import PciAddress
+from typing import Protocol
+
+from ringway.guest.document.faces import ScsiController
 from ringway.guest.document.tree import Element, make
+
+
+class Address(Protocol):
+    """Where a device is, on whichever bus."""
+
+    def element(self) -> Element:
+        """Make the ``<address>``."""
 
 
 def reconnect(after_s: int | None) -> Element | None:
@@ -12,8 +20,19 @@ def reconnect(after_s: int | None) -> Element | None:
     return None if after_s is None else make("reconnect", {"enabled": "yes", "timeout": after_s})
 
 
+def lanes(wanted: ScsiController) -> tuple[dict[str, object], Element | None]:
+    """How many queues a device has, and which threads of QEMU's work on them.
+
+    :returns: attributes of its ``<driver>``, and what is in that.
+    """
+    several = len(wanted.iothreads) > 1
+    one = None if several else next(iter(wanted.iothreads), None)
+    threads = make("iothreads", None, *(make("iothread", {"id": each}) for each in wanted.iothreads))
+    return {"queues": wanted.queues, "iothread": one}, threads if several else None
+
+
 def closing(
-    alias: str, boot_order: int | None = None, address: PciAddress | DriveAddress | None = None
+    alias: str, boot_order: int | None = None, address: Address | None = None
 ) -> tuple[Element | None, ...]:
     """What a device ends with, in libvirt's order."""
     return (
