@@ -52,7 +52,16 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     """A sparse image of 16 MiB."""
-    path = tmp_path / "disk.img"
+    return _sparse(tmp_path / "disk.img")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Another of them."""
+    return _sparse(tmp_path / "other.img")
+
+
+def _sparse(path: Path) -> Path:
     path.touch()
     os.truncate(path, 16 * MIB)
     return path

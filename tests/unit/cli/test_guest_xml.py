@@ -45,9 +45,9 @@ def targets(xml: str) -> list[str]:
     return [target.get("dev", "") for target in ElementTree.fromstring(xml).iterfind("devices/disk/target")]
 
 
-def test_a_whole_new_domain(run: Run, image: Path) -> None:
+def test_a_whole_new_domain(run: Run, image: Path, other: Path) -> None:
     done = run("guest", "xml", "--new", "web0", "--memory", "2G", "--vcpus", "2", "--volume", f"root={image}",
-               "--block-device", WIKI, "--block-device", f"id={image},source=volume,bus=virtio")  # fmt: skip
+               "--block-device", WIKI, "--block-device", f"id={other},source=volume,bus=virtio")  # fmt: skip
     assert (done.status, done.err) == (0, "")
     root = ElementTree.fromstring(done.out)
     assert (root.findtext("name"), root.findtext("memory"), root.findtext("vcpu")) == ("web0", "2097152", "2")
@@ -176,11 +176,11 @@ def test_what_cannot_be(
     assert "\nhint: " in done.err
 
 
-def test_queues_and_threads_are_of_all_that_is_new(run: Run, image: Path) -> None:
+def test_queues_and_threads_are_of_all_that_is_new(run: Run, image: Path, other: Path) -> None:
     """Of the controller, and of a disk that has none."""
     done = run("guest", "xml", "--new", "web0", "--vcpus", "4", "--iothreads", "2", "--queues", "4",
                "--volume", f"root={image}", "--block-device", WIKI,
-               "--block-device", f"id={image},source=volume,bus=virtio")  # fmt: skip
+               "--block-device", f"id={other},source=volume,bus=virtio")  # fmt: skip
     assert (done.status, done.err) == (0, "")
     root = ElementTree.fromstring(done.out)
     assert root.findtext("iothreads") == "2"
