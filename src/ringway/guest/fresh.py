@@ -15,12 +15,12 @@ from msgspec import Struct
 
 from ringway.errors import UsageError
 from ringway.guest.document import Document, ScsiController
+from ringway.guest.document.overrides import NAMESPACE
 from ringway.guest.layout import Disk, Endpoints, add_disks, add_endpoints, bootable, endpoints, lay_out
 from ringway.guest.vifs import add_ports
 from ringway.guest.volumes import Catalogue
 from ringway.model import MAX_QUEUES, DiskBus, GuestSpec, Via
 
-_QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 _PORTS: Final = 12  #: PCI Express ports; what its first devices leave is for hot-plug
 _DOMAIN: Final = """\
 <domain type='{type}'>
@@ -169,7 +169,7 @@ def controller(spec: GuestSpec) -> ScsiController:
 def surroundings(document: Document) -> tuple[str, ...]:
     """What a domain needs besides its devices for ours: shared memory, overrides."""
     root = etree.fromstring(document.xml.encode())
-    found = (root.find("memoryBacking"), root.find(f"{{{_QEMU}}}override"))
+    found = (root.find("memoryBacking"), root.find(f"{{{NAMESPACE}}}override"))
     return tuple(
         etree.tostring(element, encoding="unicode", with_tail=False)
         for element in found
