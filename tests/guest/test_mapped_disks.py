@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
+from ringway.guest.catalogue import Catalogue
 from ringway.guest.document import Document, native, validate
 from ringway.guest.fresh import bare, fresh, put
 from ringway.guest.mappings import read_all
 from ringway.guest.vifs import parse_vif
-from ringway.guest.volumes import Catalogue, Volume, make
+from ringway.guest.volumes import Volume, make
 from ringway.model import BlockDevice, GuestSpec, Via
 from ringway.testing.bootsector import Copy, install
 from ringway.testing.domain import DomainGuest
@@ -41,10 +42,19 @@ def socket(name: str) -> str:
     return f"/run/ringway/endpoint/{name}.sock"
 
 
-def made_up(device: BlockDevice) -> Volume:
+class MadeUp:
     """A volume for every mapping; those of LUNs are SCSI devices."""
-    block = (device.id or "").startswith("dev")
-    return Volume(path=f"/{'dev' if block else 'srv'}/{device.id}", block=block, scsi=None if block else "x")
+
+    def find(self, device: BlockDevice) -> Volume:
+        block = (device.id or "").startswith("dev")
+        path = f"/{'dev' if block else 'srv'}/{device.id}"
+        return Volume(path=path, block=block, scsi=None if block else "x")
+
+    def connect(self, device: BlockDevice, guest: str) -> Volume:
+        return self.find(device)
+
+    def release(self, device: BlockDevice, guest: str) -> None:
+        """It is everywhere."""
 
 
 ONES = [
@@ -82,7 +92,7 @@ def check(document: Document, root: Path) -> str:
 
 @pytest.mark.parametrize("texts", [[text] for text in ONES] + list(SEVERAL.values()), ids=[*ONES, *SEVERAL])
 def test_libvirt_takes_what_is_made(texts: list[str], libvirt_root: Path) -> None:
-    catalogue = Catalogue(pools={"": "/tmp"}, resolvers={"all": made_up})
+    catalogue = Catalogue(pools={"": "/tmp"}, resolvers={"all": MadeUp()})
     made = fresh(spec(texts, iothreads=2, vcpus=4), catalogue, socket, kvm=False)
     arguments = check(made.document, libvirt_root)
     assert "lsi" not in arguments
@@ -96,7 +106,7 @@ def test_libvirt_takes_endpoints_and_ports(libvirt_root: Path) -> None:
         parse_vif("id=n0,socket=/run/n0.sock,mode=client,queues=2,rx=1024,tx=1024,reconnect=1,mtu=9000"),
         parse_vif("id=n1,socket=/run/n1.sock,mode=server"),
     )
-    catalogue = Catalogue(resolvers={"all": made_up})
+    catalogue = Catalogue(resolvers={"all": MadeUp()})
     made = fresh(spec(texts, via=Via.ENDPOINT, vcpus=2, ports=ports), catalogue, socket, kvm=False)
     arguments = check(made.document, libvirt_root)
     assert '"driver":"vhost-user-scsi-pci"' in arguments
@@ -114,7 +124,7 @@ def test_a_controller_that_is_there_is_shared_if_it_can_be(model: str | None, li
         devices, "controller", {"type": "scsi", "index": "0"} | ({"model": model} if model else {})
     )
     theirs = Document(etree.tostring(root, encoding="unicode"))
-    put(theirs, spec(["id=file0,source=volume"]), Catalogue(resolvers={"all": made_up}), socket)
+    put(theirs, spec(["id=file0,source=volume"]), Catalogue(resolvers={"all": MadeUp()}), socket)
     arguments = check(theirs, libvirt_root)
     assert arguments.count('"driver":"virtio-scsi-pci"') == 1
     bus = "scsi0.0" if model == "virtio-scsi" else "scsi1.0"

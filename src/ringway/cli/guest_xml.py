@@ -19,9 +19,9 @@ from ringway.errors import NotFoundError, UsageError
 from ringway.model import EndpointSpec, GuestSpec, Via
 
 if TYPE_CHECKING:
+    from ringway.guest.catalogue import Catalogue
     from ringway.guest.document import Document
-    from ringway.guest.layout import Endpoints
-    from ringway.guest.volumes import Catalogue
+    from ringway.guest.fresh import Fresh, Put
 
 _MAPPINGS: Final = ("nova", "openstack", "json", "toml")
 _RUN: Final = "/run/ringway/endpoint"
@@ -93,11 +93,11 @@ def xml(**options: Any) -> None:
         return
     asked.check()
     _check_extra()
-    before, document, elements, served = _made(asked)
+    before, document, elements, made = _made(asked)
     if asked.validate:
         _validate(document)
     _print(asked, before, document, elements)
-    for note in _notes(asked, served):
+    for note in _notes(asked, made):
         click.echo(f"{click.style('note:', fg='cyan', bold=True)} {printable(note)}", err=True)
 
 
@@ -152,23 +152,23 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _catalogue(spec: GuestSpec) -> Catalogue:
-    from ringway.guest.volumes import Catalogue
+    from ringway.guest.catalogue import Catalogue
 
     return Catalogue(spec.volumes, spec.pools)
 
 
-def _made(asked: _Asked) -> tuple[str, Document, tuple[str, ...], Endpoints]:
-    """The XML before, the document, the elements that were put in, and endpoints that it needs."""
+def _made(asked: _Asked) -> tuple[str, Document, tuple[str, ...], Fresh | Put]:
+    """The XML before, the document, the elements that were put in, and what it needs."""
     from ringway.guest import fresh
 
     spec = asked.spec
     if asked.new is not None:
         made = fresh.fresh(spec, _catalogue(spec), asked.socket, name=asked.endpoint, kvm=not spec.emulate)
-        return "", made.document, (), made.endpoints
+        return "", made.document, (), made
     document = _document(asked, spec)
     before = document.xml
     put = fresh.put(document, spec, _catalogue(spec), asked.socket, name=asked.endpoint)
-    return before, document, put.elements, put.endpoints
+    return before, document, put.elements, put
 
 
 def _document(asked: _Asked, spec: GuestSpec) -> Document:
@@ -204,10 +204,16 @@ def _print(asked: _Asked, before: str, document: Document, elements: tuple[str, 
         click.echo(document.xml, nl=not document.xml.endswith("\n"))
 
 
-def _notes(asked: _Asked, served: Endpoints) -> Iterator[str]:
+def _notes(asked: _Asked, made: Fresh | Put) -> Iterator[str]:
     from ringway.guest.vifs import notes
 
-    for spec in served.specs:
+    for disk in made.disks:
+        if disk.volume.resolver is not None:
+            yield (
+                f"volume '{disk.mapping}' is not connected by this: the resolver '{disk.volume.resolver}' "
+                "brings it here for ringway guest create, and its path may be another then"
+            )
+    for spec in made.endpoints.specs:
         yield f"first: {_creation(spec)}"
     for port in asked.spec.ports:
         yield from notes(port)

@@ -9,16 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
 from lxml import etree
 from msgspec import Struct
 
 from ringway.errors import UsageError
+from ringway.guest.catalogue import Catalogue
 from ringway.guest.document import Document, ScsiController
 from ringway.guest.document.overrides import NAMESPACE
-from ringway.guest.layout import Disk, Endpoints, add_disks, add_endpoints, bootable, endpoints, lay_out
+from ringway.guest.layout import (
+    Disk,
+    Endpoints,
+    add_disks,
+    add_endpoints,
+    bootable,
+    check_apart,
+    endpoints,
+    lay_out,
+)
 from ringway.guest.vifs import add_ports
-from ringway.guest.volumes import Catalogue
 from ringway.model import MAX_QUEUES, DiskBus, GuestSpec, Via
 
 _PORTS: Final = 12  #: PCI Express ports; what its first devices leave is for hot-plug
@@ -99,11 +107,25 @@ def fresh(
     :param uuid: the guest's; libvirt's choice if ``None``.
     :raises RingwayError: as the parts say.
     """
+    disks = lay_out(bootable(spec.block_devices), catalogue.find, spec.name)
+    return draw(spec, disks, socket, name=name, kvm=kvm, uuid=uuid)
+
+
+def draw(
+    spec: GuestSpec,
+    disks: tuple[Disk, ...],
+    socket: Callable[[str], str],
+    *,
+    name: str | None = None,
+    kvm: bool = True,
+    uuid: str | None = None,
+) -> Fresh:
+    """The same, of disks whose volumes are known: what the specification says of them is not looked at."""
     document = bare(spec, kvm=kvm, uuid=uuid)
     document.add_hot_plug_ports(_PORTS)
-    first = msgspec.structs.replace(spec, block_devices=bootable(spec.block_devices))
-    put_in = put(document, first, catalogue, socket, name=name)
-    return Fresh(document=document, disks=put_in.disks, endpoints=put_in.endpoints)
+    check_apart(disks)
+    put_in = _put(document, spec, disks, socket, name)
+    return Fresh(document=document, disks=disks, endpoints=put_in.endpoints)
 
 
 def put(
@@ -119,6 +141,17 @@ def put(
     :raises RingwayError: as the parts say; the document may hold some of them.
     """
     disks = lay_out(spec.block_devices, catalogue.find, document.name, document.disks())
+    check_apart(disks, document.disks())
+    return _put(document, spec, disks, socket, name)
+
+
+def _put(
+    document: Document,
+    spec: GuestSpec,
+    disks: tuple[Disk, ...],
+    socket: Callable[[str], str],
+    name: str | None,
+) -> Put:
     if spec.via is Via.QEMU:
         served = Endpoints(specs=(), wishes=())
         before = len(document.controllers())

@@ -85,17 +85,14 @@ def lay_out(
     :param guest: its name; new volumes are named after it.
     :param there: disks that the guest has.
     :raises UsageError: mappings contradict each other. :raises RingwayError: as :meth:`Catalogue.find`.
-    :raises ConflictError: a name is taken, or two disks would be one file or device.
+    :raises ConflictError: a name is taken.
     """
     check_together(tuple(devices))
-    present = tuple(there)
-    names = _names(devices, {disk.target for disk in present})
-    disks = tuple(
+    names = _names(devices, {disk.target for disk in there})
+    return tuple(
         Disk(mapping=device, volume=find(device, f"{guest}-{device.tag or name}"), target=name)
         for device, name in names
     )
-    check_apart(disks, present)
-    return disks
 
 
 def check_apart(disks: Iterable[Disk], there: Iterable[GuestDisk] = ()) -> None:

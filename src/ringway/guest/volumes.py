@@ -1,8 +1,4 @@
-"""Where the bytes of a mapping are: a catalogue of volumes, and what can be told of each.
-
-A volume is looked for among those that the caller names (``--volume id=path``), then among a host's
-backstores, then by resolvers that other packages register under the entry point group ``ringway.volumes``. An
-id that is a path from the root stands for itself.
+"""Places with a disk's bytes: what can be told of each, and new ones.
 
 Nothing is made here but by :func:`make`. The format of an image is never guessed: a guest could write the
 head of another format into its raw disk, and read whatever file that names at its next start.
@@ -13,26 +9,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec import Struct
 
-from ringway.errors import BackstoreError, ConflictError, NotFoundError, RingwayError, UsageError
+from ringway.errors import BackstoreError, ConflictError, NotFoundError, UsageError
 from ringway.formats import HEAD_BYTES, format_of
-from ringway.model import BackstoreInfo, BlockDevice, DiskType, VolumeSource
+from ringway.model import BlockDevice
 from ringway.units import format_size
 
-GROUP: Final = "ringway.volumes"
 RAW, QCOW2 = "raw", "qcow2"
 _FORMATS: Final = (RAW, QCOW2)
 _SECTOR: Final = 512
 _QCOW2_SIZE: Final = slice(24, 32)  #: big endian, in bytes
 _SYS: Final = Path("/sys/dev/block")
 _VOLUME_HINT: Final = "write it as web0=/dev/vg0/web0 or web0=/srv/web0.qcow2,format=qcow2,readonly"
-_MEDIA: Final = (DiskType.CDROM, DiskType.FLOPPY)
 
 
 class Volume(Struct, frozen=True, kw_only=True):
@@ -42,6 +34,8 @@ class Volume(Struct, frozen=True, kw_only=True):
     :param scsi: why the guest's SCSI commands cannot be sent to it; ``None``: they can.
     :param size_bytes: of the disk in it; ``None``: it could not be told.
     :param new: it is not there yet: :func:`make` makes it.
+    :param resolver: who has to bring it to this host, by name; until then the path is where it will be, as
+        far as that can be told.
     """
 
     path: str
@@ -51,122 +45,7 @@ class Volume(Struct, frozen=True, kw_only=True):
     size_bytes: int | None = None
     readonly: bool = False
     new: bool = False
-
-
-class Resolver(Protocol):
-    """What an entry point of the group ``ringway.volumes`` is: a callable of these manners."""
-
-    def __call__(self, device: BlockDevice, /) -> Volume | None:
-        """Find, or bring to this host, what a mapping names.
-
-        It may be asked again for the same mapping, and answers alike.
-
-        :returns: ``None`` if the volume is none of its own.
-        :raises RingwayError: it is its own, and cannot be had.
-        """
-
-
-Backstores = Callable[[str], BackstoreInfo | None]
-"""A host's backstore of a name or serial number, if it has one."""
-
-
-class Catalogue:
-    """Where volumes are.
-
-    :param named: paths by id, with options as in :func:`parse_volume`.
-    :param pools: folders for new volumes, by volume type; ``""`` is for those of no type.
-    :param backstores: what the daemon knows.
-    :param resolvers: by name; ``None``: those that are installed.
-    """
-
-    def __init__(
-        self,
-        named: Mapping[str, str] | None = None,
-        pools: Mapping[str, str] | None = None,
-        *,
-        backstores: Backstores = lambda _: None,
-        resolvers: Mapping[str, Resolver] | None = None,
-    ) -> None:
-        self._named = named or {}
-        self._pools = pools or {}
-        self._backstores = backstores
-        self._resolvers = resolvers
-
-    def find(self, device: BlockDevice, name: str) -> Volume:
-        """Say where a mapping's bytes are, or will be.
-
-        :param name: what a new volume is called.
-        :raises NotFoundError: nobody knows the volume, or it is not there.
-        :raises UsageError: this host cannot make such a disk.
-        """
-        _check_possible(device)
-        found = self._find(device, name)
-        if found is None:
-            raise _unknown(device)
-        _check_size(device, found)
-        return found
-
-    def _find(self, device: BlockDevice, name: str) -> Volume | None:
-        if device.source is VolumeSource.BLANK:
-            return self._in_pool(device, name) or self._resolved(device)
-        if device.source is VolumeSource.VOLUME or (
-            device.source is VolumeSource.IMAGE and device.kind in _MEDIA
-        ):
-            return self._known(device) or self._resolved(device)
-        return self._resolved(device)
-
-    def _known(self, device: BlockDevice) -> Volume | None:
-        """A volume that is named, or a backstore; what a medium is made of is never written."""
-        assert device.id is not None
-        readonly = device.kind in _MEDIA
-        if device.id in self._named:
-            return look(self._named[device.id], device.id, readonly=readonly)
-        if backstore := self._backstores(device.id):
-            return look(_path_of(backstore), device.id, readonly=readonly)
-        return (
-            look(device.id.replace(",", ",,"), device.id, readonly=readonly) if device.id[0] == "/" else None
-        )
-
-    def _in_pool(self, device: BlockDevice, name: str) -> Volume | None:
-        folder = self._pools.get(device.volume_type or "")
-        if folder is None:
-            return None
-        _check_from_root(folder)
-        path = Path(folder, f"{name}.raw")
-        if not path.parent.is_dir():
-            raise NotFoundError(f"there is no folder {path.parent} for new volumes", hint="make it first")
-        if path.exists():
-            raise ConflictError(
-                f"{path} is there already", hint=f"name it with --volume, as source=volume,id={name}"
-            )
-        return Volume(path=str(path), size_bytes=device.size_bytes, new=True)
-
-    def _resolved(self, device: BlockDevice) -> Volume | None:
-        resolvers = installed() if self._resolvers is None else self._resolvers
-        found = (_ask(name, resolver, device) for name, resolver in resolvers.items())
-        return next((volume for volume in found if volume is not None), None)
-
-
-def installed() -> dict[str, Resolver]:
-    """The resolvers that packages brought, by name. :raises BackstoreError: one cannot be loaded."""
-    found = dict[str, Resolver]()
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        try:
-            found[entry.name] = entry.load()
-        except Exception as error:
-            raise BackstoreError(
-                f"the volume resolver '{entry.name}' cannot be loaded: {error!r}",
-                hint="install its package again, or remove it",
-            ) from error
-    return found
-
-
-def backstores_of(found: Iterable[BackstoreInfo]) -> Backstores:
-    """Look backstores up by their names, then by their serial numbers."""
-    every = tuple(found)
-    by_serial = {each.serial: each for each in every if each.serial}
-    by_name = {each.name: each for each in every}
-    return lambda name: by_name.get(name) or by_serial.get(name)
+    resolver: str | None = None
 
 
 def parse_volume(text: str) -> tuple[str, str]:
@@ -200,7 +79,7 @@ def look(text: str, name: str, *, readonly: bool = False) -> Volume:
     :raises UsageError: it is neither a file nor a block device, or of another format than is said.
     """
     path, image_format, marked = _parse_place(text)
-    _check_from_root(path)
+    check_from_root(path)
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -295,7 +174,7 @@ def _parse_place(text: str) -> tuple[str, str | None, bool]:
     return path, image_format, readonly
 
 
-def _check_from_root(path: str) -> None:
+def check_from_root(path: str) -> None:
     """:raises UsageError: who reads it may be in another folder than who wrote it."""
     if not path.startswith("/"):
         raise UsageError(f"'{path}' is no path from the root", hint="write it as /srv/volumes/web0.img")
@@ -357,59 +236,7 @@ def _text(file: Path) -> str:
         return ""
 
 
-def _path_of(backstore: BackstoreInfo) -> str:
-    """:raises UsageError: it is no place that QEMU can open."""
-    if backstore.kind not in ("file", "block") or backstore.path is None:
-        raise UsageError(
-            f"backstore '{backstore.name}' is {backstore.kind}, which QEMU cannot open",
-            hint="serve it through an endpoint",
-        )
-    return backstore.path.replace(",", ",,")
-
-
-def _ask(name: str, resolver: Resolver, device: BlockDevice) -> Volume | None:
-    """:raises BackstoreError: the resolver broke."""
-    try:
-        return resolver(device)
-    except RingwayError:
-        raise
-    except Exception as error:
-        raise BackstoreError(f"the volume resolver '{name}' failed: {error!r}") from error
-
-
-def _check_possible(device: BlockDevice) -> None:
-    """:raises UsageError: nobody on a single host does this."""
-    if device.guest_format is not None:
-        raise UsageError(
-            f"a disk is not formatted ('{device}', {device.guest_format})",
-            hint="leave the format away; the guest makes its file systems itself",
-        )
-    if device.delete_on_termination and device.destination != "local":
-        raise UsageError(
-            f"'{device}' shall be deleted with its guest, and no volume is deleted here",
-            hint="leave shutdown=remove away; who keeps the volumes deletes them",
-        )
-
-
-def _unknown(device: BlockDevice) -> RingwayError:
-    """Why nothing was found."""
-    if device.source is VolumeSource.BLANK:
-        kind = f" of type '{device.volume_type}'" if device.volume_type else ""
-        return UsageError(
-            f"there is no place for new volumes{kind}",
-            hint=f"name a folder: --pool {device.volume_type + '=' if device.volume_type else ''}FOLDER",
-        )
-    if device.source is VolumeSource.VOLUME or device.kind in _MEDIA:
-        return NotFoundError(
-            f"nobody knows where {device.source} '{device.id}' is", hint=f"say --volume {device.id}=PATH"
-        )
-    return UsageError(
-        f"no disk can be made from {device.source} '{device.id}' on this host",
-        hint="copy it (qemu-img convert -O raw FROM /srv/new.raw), and give that as source=volume",
-    )
-
-
-def _check_size(device: BlockDevice, volume: Volume) -> None:
+def check_size(device: BlockDevice, volume: Volume) -> None:
     """:raises UsageError: a volume is smaller than its mapping says."""
     wanted, found = device.size_bytes, volume.size_bytes
     if wanted is not None and found is not None and found < wanted:

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from ringway import faults
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
+from ringway.guest.resolvers import Connection, Resolvers
 from ringway.host.changes import Changes
 from ringway.host.events import now
 from ringway.host.holdings import Holdings, guest_lock
@@ -31,6 +32,7 @@ from ringway.model import Action, Change, GuestInfo, GuestSpec, Plan
 
 if TYPE_CHECKING:
     from ringway.guest.fresh import Fresh
+    from ringway.guest.layout import Disk
     from ringway.host.host import Host
 
 _log: Final = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Creation(Row, frozen=True, kw_only=True):
 
     guest: str  #: the UUID that it has, or would have
     volumes: dict[str, int | None]  #: paths of new ones, and their inodes as soon as they are known
+    connections: tuple[Connection, ...] = ()  #: volumes that resolvers bring here, or were about to
 
 
 class Creations:
@@ -90,12 +93,11 @@ class Creations:
     async def _create(self, progress: Progress, row: Creation, spec: GuestSpec, made: Fresh) -> GuestInfo:
         self._refuse_others(spec, made)
         progress.cancellable(False)
-        new = {disk.volume.path: None for disk in made.disks if disk.volume.new}
-        row = await self._rows.mark(replace(row, volumes=new), Stage.BEGUN)
-        async with self._rows.confirming(row, self._undo):
-            await self._make_parts(progress, row, spec, made)
+        row = await self._rows.mark(_with_volumes(row, made), Stage.BEGUN)
+        async with self._rows.confirming(row, self._undo), self._connected(row, spec, made) as whole:
+            await self._make_parts(progress, self._rows.get(row.name), spec, whole)
             async with self._locks.hold(guest_lock(row.guest)):
-                found = await self._make_domain(progress, spec, made)
+                found = await self._make_domain(progress, spec, whole)
         for holdings in self._holdings:
             await holdings.enter(found)
         await self._rows.remove(row.name)
@@ -119,7 +121,7 @@ class Creations:
         :raises RingwayError: what would fail.
         """
         from ringway.guest import fresh
-        from ringway.guest.volumes import Catalogue, backstores_of
+        from ringway.guest.catalogue import Catalogue, backstores_of
 
         await self._refuse_name(spec.name)
         ports = self._host.ports
@@ -178,6 +180,30 @@ class Creations:
         return str(self._sockets / f"{endpoint}.sock")
 
     # Making
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, row: Creation, spec: GuestSpec, made: Fresh) -> AsyncIterator[Fresh]:
+        """Have resolvers bring their volumes here; the domain is drawn again, with them as they are now."""
+        if not row.connections:
+            yield made
+            return
+        from ringway.guest import fresh
+
+        disks = [await self._connect(row, disk) for disk in made.disks]
+        ask, kvm = self._host.guests.ask, not spec.emulate
+        made = await ask(fresh.draw, spec, tuple(disks), self._socket, kvm=kvm, uuid=row.guest)
+        async with self._promised(spec, made):
+            yield made
+
+    async def _connect(self, row: Creation, disk: Disk) -> Disk:
+        if (connection := _connection(disk)) is None:
+            return disk
+        volume = await self._host.guests.ask(Resolvers().connect, connection, row.guest)
+        faults.point("creation.connected")
+        row = self._rows.get(row.name)
+        others = tuple(each for each in row.connections if each != connection)
+        await self._rows.put(replace(row, connections=(*others, replace(connection, path=volume.path))))
+        return replace(disk, volume=volume)
 
     async def _make_parts(self, progress: Progress, row: Creation, spec: GuestSpec, made: Fresh) -> None:
         await self._make_volumes(row, made)
@@ -250,11 +276,28 @@ class Creations:
             _log.info("%s '%s' is another guest's by now, and stays", holdings.words.thing, thing)
 
     async def _unmake_volumes(self, row: Creation) -> None:
-        """Remove volumes that nobody serves: an endpoint that stays keeps its disks."""
+        """Remove and release volumes that nobody serves: an endpoint that stays keeps its disks."""
         from ringway.guest import volumes
 
-        luns = (lun for wanted in self._host.desired.all() for lun in wanted.spec.luns)
-        served = {medium(lun.backstore.path) for lun in luns if lun.backstore.path}
+        luns = [lun for wanted in self._host.desired.all() for lun in wanted.spec.luns]
+        paths = {lun.backstore.path for lun in luns if lun.backstore.path}
+        served = {medium(path) for path in paths}
         for path, inode in row.volumes.items():
             if medium(path) not in served:
                 await asyncio.to_thread(volumes.unmake, path, inode)
+        for connection in row.connections:
+            if connection.path not in paths:
+                await self._host.guests.ask(Resolvers().release, connection, row.guest)
+
+
+def _with_volumes(row: Creation, made: Fresh) -> Creation:
+    """The row with the volumes that are not here yet."""
+    new = {disk.volume.path: None for disk in made.disks if disk.volume.new}
+    connections = (_connection(disk) for disk in made.disks)
+    return replace(row, volumes=new, connections=tuple(each for each in connections if each is not None))
+
+
+def _connection(disk: Disk) -> Connection | None:
+    """``None``: no resolver has to bring its volume here."""
+    name = disk.volume.resolver
+    return None if name is None else Connection(resolver=name, device=disk.mapping)

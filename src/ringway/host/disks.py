@@ -52,7 +52,7 @@ class Disks:
         self._desired = desired
         self._actual = actual
         self._guests = guests
-        self._claims: dict[object, tuple[Use, ...]] = {}
+        self._claims: dict[object, tuple[str, tuple[Use, ...]]] = {}
 
     @contextlib.asynccontextmanager
     async def promised(
@@ -65,8 +65,8 @@ class Disks:
         """
         wanted = tuple(_of_disk(guest, disk) for disk in disks)
         own = {endpoint.name for endpoint in endpoints}
-        ticket, earlier = object(), self._claimed()
-        self._claims[ticket] = () if own else wanted
+        ticket, earlier = object(), self._claimed(but=guest)
+        self._claims[ticket] = guest, () if own else wanted
         try:
             await self._refuse_served(wanted, own)
             if not own:
@@ -106,9 +106,9 @@ class Disks:
                 found += _of_guest(guest)
         await self._actual.ask(_refuse, wanted, found)
 
-    def _claimed(self) -> list[Use]:
-        """The disks of guests that are being made."""
-        return [use for uses in self._claims.values() for use in uses]
+    def _claimed(self, but: str | None = None) -> list[Use]:
+        """The disks of guests that are being made. :param but: not of this one."""
+        return [use for guest, uses in self._claims.values() if guest != but for use in uses]
 
     async def _there(self) -> tuple[GuestInfo, ...]:
         """The guests; none if libvirt cannot be asked: endpoints do not wait for it, and locks are left."""

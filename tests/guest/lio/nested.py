@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from ringway.errors import GuestError
+from ringway.guest.catalogue import Catalogue
 from ringway.guest.fresh import fresh
 from ringway.guest.libvirt import LibvirtHypervisor
 from ringway.guest.mappings import read_all
-from ringway.guest.volumes import Catalogue
 from ringway.model import GuestSpec
 from ringway.testing.libvirtd import Libvirtd
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from ..volume_files import install_files
 from .conftest import Run
 
 WIKI = "id=root,source=volume,dest=volume,bus=virtio-scsi"
@@ -58,6 +59,16 @@ def test_a_whole_new_domain(run: Run, image: Path, other: Path) -> None:
     assert first is not None
     assert first.find("boot[@order='1']") is not None
     assert targets(done.out) == ["sda", "vda"]
+
+
+def test_a_volume_that_a_resolver_has_is_not_connected(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = install_files(tmp_path / "files", monkeypatch)
+    done = run("guest", "xml", "--new", "web0", "--block-device", "id=files:root,source=volume")
+    assert f"file='{files.image}'" in done.out
+    assert "volume 'files:root' is not connected by this: the resolver 'files'" in done.err
+    assert files.links() == []
 
 
 def test_a_domain_keeps_all_that_it_has(run: Run, domain: Path, image: Path) -> None:

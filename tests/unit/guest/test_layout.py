@@ -13,9 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringway.errors import ConflictError, UsageError
+from ringway.guest.catalogue import Catalogue
 from ringway.guest.document import Document, ScsiController
-from ringway.guest.fresh import bare
-from ringway.guest.layout import Disk, add_disks, add_endpoints, bootable, disk_face, endpoints, lay_out
+from ringway.guest.fresh import bare, fresh, put
+from ringway.guest.layout import (
+    Disk,
+    add_disks,
+    add_endpoints,
+    bootable,
+    check_apart,
+    disk_face,
+    endpoints,
+    lay_out,
+)
 from ringway.guest.mappings import parse
 from ringway.guest.volumes import Volume
 from ringway.model import BlockDevice, DeviceKind, Face, GuestDisk, GuestSpec
@@ -72,22 +82,37 @@ def test_one_file_is_not_two_disks_of_a_guest(tmp_path: Path) -> None:
     image.write_bytes(bytes(512))
     os.link(image, link)
 
-    def both(text: str, readonly: bool = False, *there: GuestDisk) -> tuple[Disk, ...]:
+    def both(text: str, readonly: bool = False, *there: GuestDisk) -> int:
         def found(device: BlockDevice, _: str) -> Volume:
             return Volume(path=str(link if device.id == "b" else image), readonly=readonly)
 
-        return lay_out([parse(each) for each in text.split()], found, "web0", there)
+        disks = lay_out([parse(each) for each in text.split()], found, "web0", there)
+        check_apart(disks, there)
+        return len(disks)
 
     with pytest.raises(ConflictError, match=rf"'b' is {link}, and so is the guest's 'a'") as refused:
         both("id=a,source=volume id=b,source=volume")
     assert refused.value.hint
-    assert len(both("id=a,source=volume id=b,source=volume", True)) == 2
+    assert both("id=a,source=volume id=b,source=volume", True) == 2
     has = GuestDisk(target="vda", bus="virtio", device="disk", source=str(image))
     with pytest.raises(ConflictError, match=r"and so is the guest's disk 'vda', which it has"):
         both("id=b,source=volume", False, has)
     with pytest.raises(ConflictError, match="'vda'"):
         both("id=b,source=volume", True, has)
-    assert both("id=b,source=volume", True, msgspec.structs.replace(has, readonly=True))
+    assert both("id=b,source=volume", True, msgspec.structs.replace(has, readonly=True)) == 1
+
+
+def test_a_domain_that_has_a_file_does_not_get_it_again(tmp_path: Path) -> None:
+    image = tmp_path / "a.img"
+    image.write_bytes(bytes(512))
+    wanted = GuestSpec(name="web0", block_devices=(BlockDevice(id=str(image)),))
+    document, catalogue = new_guest(), Catalogue(resolvers={})
+    put(document, wanted, catalogue, socket)
+    with pytest.raises(ConflictError, match="so is the guest's disk 'sda'"):
+        put(document, wanted, catalogue, socket)
+    both = tuple(BlockDevice(id=name) for name in (str(image), "b"))
+    with pytest.raises(ConflictError, match="so is the guest's '/"):
+        fresh(GuestSpec(name="w", block_devices=both), Catalogue({"b": str(image)}), socket)
 
 
 def test_new_volumes_are_named_after_the_guest_and_their_place() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +13,13 @@ from ringway.errors import (
     BackstoreError,
     ConflictError,
     NotFoundError,
-    PermissionDeniedError,
     RingwayError,
     UsageError,
 )
-from ringway.guest import volumes
+from ringway.guest.catalogue import Catalogue, backstores_of
 from ringway.guest.mappings import parse
 from ringway.guest.volumes import (
-    Catalogue,
     Volume,
-    backstores_of,
     look,
     make,
     no_scsi,
@@ -94,49 +90,6 @@ def test_backstores_of_a_host_go_by_name_and_by_serial(image: Path) -> None:
         catalogue.find(BlockDevice(id="b"), "n")
     with pytest.raises(NotFoundError, match="nobody knows where volume 'c' is"):
         catalogue.find(BlockDevice(id="c"), "n")
-
-
-# Resolvers
-
-
-def test_a_resolver_is_asked_for_what_nobody_else_knows(image: Path) -> None:
-    asked = list[BlockDevice]()
-
-    def resolve(device: BlockDevice) -> Volume | None:
-        asked.append(device)
-        return Volume(path="/dev/rbd0", block=True) if device.id == "cloud" else None
-
-    catalogue = Catalogue({"web0": str(image)}, resolvers={"deaf": lambda _: None, "cloud": resolve})
-    for text in ("id=cloud,source=volume", "id=cloud,source=snapshot", "id=cloud,source=image"):
-        assert catalogue.find(parse(text), "n").path == "/dev/rbd0"
-    catalogue.find(BlockDevice(id="web0"), "n")
-    assert [device.id for device in asked] == ["cloud"] * 3
-
-
-def test_a_resolver_refuses_with_its_own_words_or_is_named() -> None:
-    def refuse(_: BlockDevice) -> None:
-        raise PermissionDeniedError("no ticket")
-
-    def fail(_: BlockDevice) -> None:
-        raise KeyError("x")
-
-    with pytest.raises(PermissionDeniedError, match="no ticket"):
-        Catalogue(resolvers={"a": refuse}).find(BlockDevice(id="v"), "n")
-    with pytest.raises(BackstoreError, match="resolver 'a' failed: KeyError"):
-        Catalogue(resolvers={"a": fail}).find(BlockDevice(id="v"), "n")
-
-
-def test_resolvers_are_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    def installed(value: str) -> None:
-        entry = EntryPoint("cloud", value, volumes.GROUP)
-        monkeypatch.setattr(volumes, "entry_points", lambda group: EntryPoints([entry]).select(group=group))
-
-    installed("ringway.guest.volumes:parse_pool")
-    (found,) = volumes.installed().values()
-    assert found is parse_pool  # type: ignore[comparison-overlap]
-    installed("ringway.guest.volumes:nothing")
-    with pytest.raises(BackstoreError, match="resolver 'cloud' cannot be loaded"):
-        Catalogue().find(BlockDevice(id="v"), "n")
 
 
 # New volumes
