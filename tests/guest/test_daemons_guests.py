@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +96,18 @@ def test_a_detachment_that_the_daemon_dies_in_leaves_domain_and_host_in_agreemen
         daemon.ask("DELETE", "/1.0/guests/web/endpoints/db0")
     daemon.ask("DELETE", "/1.0/endpoints/db0")
     daemon.ask("POST", "/1.0/endpoints", DB0)
+
+
+def test_a_port_and_memory_that_is_not_shared(daemon: Daemon) -> None:
+    """What changed of the guest is shown, as it is of an endpoint; a program has it in the answer."""
+    plug = [sys.executable, "-m", "ringway", "guest", "plug", "web", "p0", "--fix-memory"]
+    environment = {**os.environ, "RINGWAY_SOCKET": str(daemon.api)}
+    done = subprocess.run(plug, env=environment, capture_output=True, text=True, check=True)
+    assert "note: its memory is shared from its next start on:" in done.stderr
+    assert "+    <access mode='shared'/>" in done.stderr
+    assert "shared" not in done.stdout
+    again = daemon.ask("POST", "/1.0/guests/web/ports", {"port": "p0", **BOTH})
+    assert (again["guest"], again["persistent"], again["message"]) == ("web", True, None)
 
 
 @pytest.mark.parametrize("point", ["plug.begun", "plug.made"])

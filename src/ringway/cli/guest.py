@@ -94,14 +94,15 @@ ATTACHMENTS: Final = View[AttachmentInfo](
 
 _PLUGS: Final = View[PlugInfo](
     {
+        "guest": Column(lambda found: found.guest),
         "port": Column(lambda found: found.port),
         "state": Column(lambda found: found.state, coloured=True),
         "now": Column(lambda found: found.live, _yes_no),
         "next start": Column(lambda found: found.persistent, _yes_no),
         "message": Column(lambda found: found.message),
     },
-    ("port", "state", "now", "next start", "message"),
-    lambda found: found.port,
+    ("guest", "port", "state", "now", "next start"),
+    lambda found: f"{found.guest}/{found.port}",
 )
 
 _DISKS: Final = View[GuestDisk](
@@ -131,7 +132,8 @@ def describe(found: GuestInfo) -> Iterator[str]:
         yield from (f"{endpoint}: {printable(message)}" for endpoint, message in said if message)
     if found.ports:
         yield ""
-        yield from table(found.ports, _PLUGS.chosen(None), width=terminal_width())
+        columns = _PLUGS.chosen("port,state,now,next start,message")
+        yield from table(found.ports, columns, width=terminal_width())
     shown = {each.alias for each in found.attachments}
     if disks := [disk for disk in found.disks if disk.alias not in shown]:
         yield ""
@@ -269,14 +271,13 @@ def plug(name: str, port: str, **options: Any) -> None:
 
     A guest that runs is told the port's MTU at its next start: set it in the guest until then.
     """
-    from ringway.cli.port import VIEW as PORTS
-
     settings = ("live", "persistent", "fix_memory")
     spec = PlugSpec(port=port, **{setting: options.pop(setting) for setting in settings})
     performer = Performer.of(options)
     found = performer(lambda client: client.guests.plug, name, spec)
     if found is not None:
-        performer.output.show_list([found], PORTS)
+        performer.output.show_list([found], _PLUGS)
+        performer.output.show_note(found.message)
 
 
 @guest.command()

@@ -37,6 +37,7 @@ from ringway.model import (
     LunSpec,
     OperationInfo,
     Plan,
+    PlugInfo,
     PlugSpec,
     PortInfo,
     PortSpec,
@@ -254,9 +255,9 @@ def detach_endpoint(
     return Step(_change("DELETE", f"{_guest(guest)}{_endpoint(endpoint)}", **query), None)
 
 
-def plug_port(guest: str, spec: PlugSpec) -> Step[PortInfo]:
+def plug_port(guest: str, spec: PlugSpec) -> Step[PlugInfo]:
     """Give a guest a port, the one that runs and its next start. :raises BusyError: another guest has it."""
-    return Step(_change("POST", f"{_guest(guest)}/ports", spec), PortInfo)
+    return Step(_change("POST", f"{_guest(guest)}/ports", spec), PlugInfo)
 
 
 def unplug_port(

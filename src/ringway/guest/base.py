@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from ringway.errors import ConflictError
-from ringway.model import AttachmentInfo, Check, EndpointInfo, Face, GuestInfo, PortSpec
+from ringway.model import AttachmentInfo, Check, EndpointInfo, Face, GuestInfo, PlugInfo, PortSpec
 
 
 class GuestEventKind(StrEnum):
@@ -95,7 +95,7 @@ class Hypervisor(Protocol):
 
     def plug(
         self, guest: str, port: PortSpec, *, live: bool, persistent: bool, fix_memory: bool = False
-    ) -> None:
+    ) -> PlugInfo:
         """Give a guest a port. :raises RingwayError: it could not; the guest is as before."""
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:

@@ -12,11 +12,11 @@ from ringway.guest.base import Wish, check_halves
 from ringway.host.holdings import RUNNING, Holding, Holdings, change_of, guest_lock, holding
 from ringway.host.operations import Progress
 from ringway.host.rows import Stage
-from ringway.model import AttachmentInfo, AttachSpec, GuestInfo, Plan, PlugSpec, PortSpec
+from ringway.model import AttachmentInfo, AttachSpec, GuestInfo, Plan, PlugInfo, PlugSpec, PortSpec
 
 Ask = TypeVar("Ask", AttachSpec, PlugSpec)
 Gift = TypeVar("Gift", Wish, PortSpec)
-Given = TypeVar("Given", AttachmentInfo, None)
+Given = TypeVar("Given", AttachmentInfo, PlugInfo)
 
 
 class Giving(Holdings, Generic[Ask, Gift, Given]):

@@ -61,7 +61,6 @@ from ringway.model import (
     HostInfo,
     Plan,
     PlugSpec,
-    PortInfo,
     PortSpec,
     TargetStatistics,
 )
@@ -320,17 +319,13 @@ class Host:
         )
 
     def plug(self, guest: str, plug: PlugSpec) -> Operation:
-        """Begin to give a guest a port. The operation's result: PortInfo."""
+        """Begin to give a guest a port. The operation's result: PlugInfo."""
         return self.operations.start(
             f"plug port {plug.port} into guest {guest}",
-            lambda operation: self._plug(operation, guest, plug),
+            lambda operation: self.plugs.give(operation, guest, plug),
             f"guest/{guest}",
             f"port/{plug.port}",
         )
-
-    async def _plug(self, operation: Operation, guest: str, plug: PlugSpec) -> PortInfo:
-        await self.plugs.give(operation, guest, plug)
-        return await self.ports.show(plug.port)
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> Operation:
         """Begin to take a port from a guest. The operation has no result."""

@@ -30,7 +30,7 @@ class WantedPort(Row, frozen=True, kw_only=True):
     made_for: str | None = None  #: the UUID of the guest whose creation made it
 
 
-class Plugs(Giving[PlugSpec, PortSpec, None]):
+class Plugs(Giving[PlugSpec, PortSpec, PlugInfo]):
     """The ports that guests have. Their switches are told whose they are.
 
     :param ports: all that there are.
@@ -110,10 +110,12 @@ class Plugs(Giving[PlugSpec, PortSpec, None]):
 
     async def _push(
         self, guest: str, gift: PortSpec, *, live: bool, persistent: bool, fix_memory: bool
-    ) -> None:
+    ) -> PlugInfo:
         await self._switches.ask(self._switches.of(gift).plug, gift, guest)
         plug = self._guests.hypervisor.plug
-        await self._guests.ask(plug, guest, gift, live=live, persistent=persistent, fix_memory=fix_memory)
+        return await self._guests.ask(
+            plug, guest, gift, live=live, persistent=persistent, fix_memory=fix_memory
+        )
 
     def _of(self, guest: GuestInfo) -> Mapping[str, PlugInfo]:
         return {each.port: each for each in guest.ports}

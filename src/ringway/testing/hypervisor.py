@@ -97,10 +97,7 @@ class MemoryHypervisor:
             shared_memory=found.shared_memory,
             disks=found.disks,
             attachments=tuple(self._info(found, name) for name in names),
-            ports=tuple(
-                PlugInfo(guest=found.name, port=name, live=found.running, persistent=found.persistent)
-                for name in sorted(found.ports)
-            ),
+            ports=tuple(_plug(found, name) for name in sorted(found.ports)),
         )
 
     def _info(self, guest: MemoryGuest, name: str) -> AttachmentInfo:
@@ -154,11 +151,13 @@ class MemoryHypervisor:
 
     def plug(
         self, guest: str, port: PortSpec, *, live: bool, persistent: bool, fix_memory: bool = False
-    ) -> None:
+    ) -> PlugInfo:
         """Enter a port."""
         self.check(guest, port, live=live, persistent=persistent, fix_memory=fix_memory)
         self._world.before("plug", port.name)
-        self._guest(guest).ports.add(port.name)
+        found = self._guest(guest)
+        found.ports.add(port.name)
+        return _plug(found, port.name)
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         """Take a port out."""
@@ -217,6 +216,10 @@ class SwitchWorld:
     ports: dict[str, PortSpec] = field(default_factory=dict)
     guests: dict[str, str] = field(default_factory=dict)
     before: Callable[[str, str], None] = lambda _verb, _name: None
+
+
+def _plug(guest: MemoryGuest, name: str) -> PlugInfo:
+    return PlugInfo(guest=guest.name, port=name, live=guest.running, persistent=guest.persistent)
 
 
 class MemorySwitch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Final
+from typing import Final, TypeVar
 
 import libvirt
 from msgspec.structs import replace
@@ -28,9 +28,10 @@ from ringway.guest.libvirt.events import Events
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.looks import Look, glance, persistent_document
 from ringway.guest.libvirt.removals import Removals
-from ringway.model import AttachmentInfo, Check, GuestInfo, PortSpec
+from ringway.model import AttachmentInfo, Check, GuestInfo, PlugInfo, PortSpec
 
 _log: Final = logging.getLogger(__name__)
+Info = TypeVar("Info", AttachmentInfo, PlugInfo)
 _UNDO_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
 
 
@@ -125,10 +126,7 @@ class LibvirtHypervisor:
         """
         domain = self._find(guest)
         note = self._add(domain, wish, live=live, persistent=persistent, fix_memory=fix_memory)
-        info = self._look(domain).attachment(wish.endpoint)
-        if info is None:
-            raise GuestError(f"guest '{guest}' lost '{wish.endpoint}' as soon as it had it")
-        return replace(info, message="\n".join(filter(None, (info.message, note))) or None)
+        return _given(guest, wish, self._look(domain).attachment(wish.endpoint), note)
 
     def detach(self, guest: str, endpoint: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         """Take an endpoint away; what is not there is fine.
@@ -140,7 +138,7 @@ class LibvirtHypervisor:
 
     def plug(
         self, guest: str, port: PortSpec, *, live: bool, persistent: bool, fix_memory: bool = False
-    ) -> None:
+    ) -> PlugInfo:
         """Give a guest a port.
 
         Where QEMU is the server, a guest that runs stands still until the switch connects: plug such a port
@@ -148,7 +146,9 @@ class LibvirtHypervisor:
 
         :raises RingwayError: it could not; the guest is as before.
         """
-        self._add(self._find(guest), port, live=live, persistent=persistent, fix_memory=fix_memory)
+        domain = self._find(guest)
+        note = self._add(domain, port, live=live, persistent=persistent, fix_memory=fix_memory)
+        return _given(guest, port, self._look(domain).plug(port.name), note)
 
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         """Take a port away; what is not there is fine. :raises TimedOutError: as :meth:`detach`."""
@@ -286,3 +286,10 @@ class LibvirtHypervisor:
 def _version(number: int) -> str:
     """libvirt's way to write one: 11003000 is 11.3.0."""
     return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def _given(guest: str, device: Device, info: Info | None, note: str) -> Info:
+    """What a guest has got, with a note. :raises GuestError: it has it no longer."""
+    if info is None:
+        raise GuestError(f"guest '{guest}' lost {spoken(alias_of(device))} as soon as it had it")
+    return replace(info, message="\n".join(filter(None, (info.message, note))) or None)

@@ -155,6 +155,10 @@ class Look:
             for name, alias in sorted({**next_start, **running}.items())
         )
 
+    def plug(self, port: str) -> PlugInfo | None:
+        """One of them; ``None`` if it is not there."""
+        return next((info for info in self.ports() if info.port == port), None)
+
     def _state(self, alias: str) -> AttachmentState:
         return _GOING if alias in self._asked and self.is_live(alias) else AttachmentState.ATTACHED
 
