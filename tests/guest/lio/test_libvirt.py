@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ringway.testing.configfs import ROOT
 from ringway.testing.daemon import Daemon
 from ringway.testing.libvirtd import Libvirtd
 
+from ..operator import Operator
 from .engine import MIB, driver, endpoint, lun
 from .nested import SLOW_S, NestedGuest
 
@@ -130,39 +130,25 @@ def test_the_daemon_gives_a_running_guest_an_endpoint_of_the_kernels(
         guest.start()
         daemon.configure(CONFIG.format(uri=libvirtd.uri))
         daemon.start()
-        command(daemon, "endpoint", "create", "db0", "--engine", "lio", "--lun", f"0={tmp_path}/disk.img")
+        operator = Operator(daemon)
+        operator.do("endpoint", "create", "db0", "--engine", "lio", "--lun", f"0={tmp_path}/disk.img")
         (wwpn,) = (path.name for path in (ROOT / "vhost").glob("naa.*"))
         guest.wait_dots(1)
         attach = ("guest", "attach", "web0", "db0", "--queues", "2")
-        refusal = command(daemon, *attach, "--no-persistent", fails=True)
+        refusal = operator.refusal(*attach, "--no-persistent")
         assert "gets while it runs has no queues of one's own" in refusal
-        assert "queues: from the guest's next start on" in command(daemon, *attach, "--dry-run")
-        (attached,) = json.loads(command(daemon, *attach, "-o", "json"))
+        assert "queues: from the guest's next start on" in operator.do(*attach, "--dry-run")
+        (attached,) = json.loads(operator.do(*attach, "-o", "json"))
         assert "name='num_queues' type='unsigned' value='2'" in libvirtd.virsh(
             "dumpxml", "--inactive", "web0"
         )
         assert attached["face"] == "vhost-scsi"
         assert [attached[name] for name in ("live", "persistent", "migratable")] == [True, True, False]
         assert wwpn in guest.live_xml()
-        assert "guest 'web0'" in command(daemon, "endpoint", "delete", "db0", fails=True)
-        command(daemon, "guest", "detach", "web0", "db0", "--release", f"{SLOW_S:g}s")
+        assert "guest 'web0'" in operator.refusal("endpoint", "delete", "db0")
+        operator.do("guest", "detach", "web0", "db0", "--release", f"{SLOW_S:g}s")
         assert wwpn not in guest.live_xml()
         assert hypervisor.show("web0").attachments == ()
-        command(daemon, "endpoint", "delete", "db0")
+        operator.do("endpoint", "delete", "db0")
     assert not list((ROOT / "vhost").glob("naa.*"))
     assert not list((ROOT / "core").glob("fileio_*"))
-
-
-def command(daemon: Daemon, *words: str, fails: bool = False) -> str:
-    """Run ``ringway``. :returns: what it printed; if it shall fail, what it said of that."""
-    environment = {**os.environ, "RINGWAY_SOCKET": str(daemon.api)}
-    done = subprocess.run(
-        [sys.executable, "-m", "ringway", *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=SLOW_S,
-        check=False,
-    )
-    assert (done.returncode != 0) == fails, done.stderr + daemon.log
-    return done.stderr if fails else done.stdout

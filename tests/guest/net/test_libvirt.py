@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lxml import etree
 
 from ringway.errors import GuestError, TimedOutError
 from ringway.testing.daemon import Daemon
@@ -22,6 +18,7 @@ from ringway.testing.openvswitch import OpenVSwitch
 from ringway.testing.testpmd import Testpmd
 from ringway.testing.waiting import PATIENCE_S, wait_until
 
+from ..operator import KernelGuest, Operator
 from .conftest import BRIDGE, patient, set_address
 from .traffic import HERE, THERE, carrier, mtu, ping, wait_card, wait_links
 
@@ -30,36 +27,13 @@ pytestmark = patient
 RELEASE = ("--release", f"{PATIENCE_S:g}s")
 
 
-class Host:
+class Host(Operator):
     """A daemon with a libvirt and a switch, and a person who types."""
 
     def __init__(self, daemon: Daemon, libvirtd: Libvirtd, ovs: OpenVSwitch) -> None:
-        self.daemon = daemon
+        super().__init__(daemon)
         self.libvirtd = libvirtd
         self.ovs = ovs
-
-    def try_(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run ``ringway WORD…`` to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "ringway", *words],
-            env={**os.environ, "RINGWAY_SOCKET": str(self.daemon.api)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=2 * PATIENCE_S,
-        )
-
-    def do(self, *words: str) -> str:
-        """The same for what has to go well. :returns: what it prints."""
-        done = self.try_(*words)
-        assert done.returncode == 0, f"ringway {' '.join(words)}: {done.stderr}\n{self.daemon.log}"
-        return done.stdout
-
-    def refusal(self, *words: str) -> str:
-        """The same for what is refused. :returns: what is said of it."""
-        done = self.try_(*words)
-        assert done.returncode != 0, f"ringway {' '.join(words)}: {done.stdout}"
-        return done.stderr
 
     def port(self, name: str) -> tuple[str, str | None]:
         """A port's state, and the guest that has it."""
@@ -76,28 +50,6 @@ class Host:
 
     def ports_of_switch(self) -> set[str]:
         return set(self.ovs.vsctl("list-ports", BRIDGE).split())
-
-
-class CreatedGuest(DomainGuest):
-    """A guest that ``ringway guest create`` made. Its owner gives it a kernel to boot, and us a way in."""
-
-    def define(self) -> None:
-        """Edit what is there, as ``virsh edit`` does."""
-        theirs = etree.fromstring(self.libvirtd.virsh("dumpxml", "--inactive", self.name))
-        ours = etree.fromstring(self.xml)
-        theirs.replace(part(theirs, "cpu"), part(ours, "cpu"))
-        part(theirs, "os").extend(part(ours, "os").iterchildren("kernel", "initrd", "cmdline"))
-        for terminal in theirs.xpath("devices/serial | devices/console"):
-            terminal.getparent().remove(terminal)
-        part(theirs, "devices").extend(part(ours, "devices").iterchildren("serial", "channel"))
-        self.xml = etree.tostring(theirs, encoding="unicode")
-        super().define()
-
-
-def part(root: Any, tag: str) -> Any:
-    """A domain's only child of that tag."""
-    (found,) = root.iterchildren(tag)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +80,10 @@ def host(run_dir: Path, libvirtd: Libvirtd, ovs_dpdk: OpenVSwitch) -> Iterator[H
 
 
 @contextlib.contextmanager
-def created(host: Host, folder: Path, name: str, *words: str) -> Iterator[CreatedGuest]:
+def created(host: Host, folder: Path, name: str, *words: str) -> Iterator[KernelGuest]:
     """A guest that the daemon makes; it runs."""
     host.do("guest", "create", name, "--no-start", "--emulate", "--memory", "512M", *words)
-    with CreatedGuest(host.libvirtd, name, folder) as guest:
+    with KernelGuest(host.libvirtd, name, folder) as guest:
         yield guest
 
 
