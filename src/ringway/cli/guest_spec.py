@@ -9,10 +9,11 @@ import click
 from click.core import ParameterSource
 
 from ringway.errors import UsageError
-from ringway.model import GuestSpec, Via
+from ringway.model import EngineKind, GuestSpec, Via
 from ringway.model.validation import reason
 from ringway.units import parse_size
 
+_AS_GIVEN: Final = ("vcpus", "queues", "iothreads", "via", "engine", "emulate")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -51,6 +52,11 @@ _OPTIONS: Final = (
         default="qemu",
         show_default=True,
         help="Who serves the disks: QEMU itself, or an endpoint of the daemon's.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice([*map(str, EngineKind)]),
+        help="Of that endpoint: our own target, or the kernel's.  [default: user]",
     ),
     click.option(
         "--memory",
@@ -112,7 +118,7 @@ def spec_of(name: str, options: dict[str, Any], **more: Any) -> GuestSpec:
         "volumes": volumes,
         "pools": _once(map(parse_pool, options.pop("pools")), "pool"),
         "ports": tuple(map(parse_vif, options.pop("vifs"))),
-        **{field: options.pop(field) for field in ("vcpus", "queues", "iothreads", "via", "emulate")},
+        **{field: options.pop(field) for field in _AS_GIVEN},
         **more,
     }
     try:

@@ -16,7 +16,7 @@ from ringway.cli.format import printable
 from ringway.cli.guest_spec import describing, given, spec_of
 from ringway.cli.remote import read_file
 from ringway.errors import NotFoundError, UsageError
-from ringway.model import EndpointSpec, GuestSpec, Via
+from ringway.model import EndpointSpec, EngineKind, GuestSpec, Via
 
 if TYPE_CHECKING:
     from ringway.guest.catalogue import Catalogue
@@ -205,6 +205,7 @@ def _print(asked: _Asked, before: str, document: Document, elements: tuple[str, 
 
 
 def _notes(asked: _Asked, made: Fresh | Put) -> Iterator[str]:
+    from ringway.guest.base import NOT_MOVABLE
     from ringway.guest.vifs import notes
 
     for disk in made.disks:
@@ -215,22 +216,19 @@ def _notes(asked: _Asked, made: Fresh | Put) -> Iterator[str]:
             )
     for spec in made.endpoints.specs:
         yield f"first: {_creation(spec)}"
+        if spec.engine is EngineKind.LIO:
+            yield NOT_MOVABLE
     for port in asked.spec.ports:
         yield from notes(port)
 
 
 def _creation(spec: EndpointSpec) -> str:
     """The command that makes an endpoint."""
-    words = [
-        "ringway",
-        "endpoint",
-        "create",
-        spec.name,
-        "--device",
-        str(spec.device),
-        "--queues",
-        str(spec.queues),
-    ]
+    words = ["ringway", "endpoint", "create", spec.name]
+    if spec.engine is EngineKind.LIO:
+        words += ["--engine", "lio", "--wwpn", spec.wwpn or ""]
+    else:
+        words += ["--device", str(spec.device), "--queues", str(spec.queues)]
     for lun in spec.luns:
         path = (lun.backstore.path or "").replace(",", ",,")
         serial = f",serial={lun.backstore.serial}" if lun.backstore.serial else ""

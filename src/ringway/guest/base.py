@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -50,6 +50,8 @@ class Wish(Struct, frozen=True, kw_only=True):
     protection: bool = False  #: ``t10_pi``; not of ``VHOST_USER_BLK``
     reconnect_s: int | None = 1  #: seconds until QEMU connects again; ``None``: it never does
 
+
+NOT_MOVABLE: Final = "libvirt does not move a guest with a device of the kernel's vhost-scsi"
 
 Device = Wish | PortSpec
 """What a guest can be given; of a port nothing is open."""

@@ -6,7 +6,7 @@ endpoints, and vhost-user ports. What is not said here is libvirt's choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from lxml import etree
@@ -19,6 +19,7 @@ from ringway.guest.document.overrides import NAMESPACE
 from ringway.guest.layout import (
     Disk,
     Endpoints,
+    Service,
     add_disks,
     add_endpoints,
     bootable,
@@ -27,7 +28,7 @@ from ringway.guest.layout import (
     lay_out,
 )
 from ringway.guest.vifs import add_ports
-from ringway.model import MAX_QUEUES, DiskBus, GuestSpec, Via
+from ringway.model import MAX_QUEUES, DiskBus, EngineKind, GuestSpec, Via
 
 _PORTS: Final = 12  #: PCI Express ports; what its first devices leave is for hot-plug
 _DOMAIN: Final = """\
@@ -97,6 +98,7 @@ def fresh(
     socket: Callable[[str], str],
     *,
     name: str | None = None,
+    wwpns: Mapping[str, str] | None = None,
     kvm: bool = True,
     uuid: str | None = None,
 ) -> Fresh:
@@ -104,11 +106,12 @@ def fresh(
 
     :param socket: where an endpoint's socket is.
     :param name: of its endpoint; the guest's if ``None``.
+    :param wwpns: of endpoints that are there; others get names of their own.
     :param uuid: the guest's; libvirt's choice if ``None``.
     :raises RingwayError: as the parts say.
     """
     disks = lay_out(bootable(spec.block_devices), catalogue.find, spec.name)
-    return draw(spec, disks, socket, name=name, kvm=kvm, uuid=uuid)
+    return draw(spec, disks, socket, name=name, wwpns=wwpns, kvm=kvm, uuid=uuid)
 
 
 def draw(
@@ -117,6 +120,7 @@ def draw(
     socket: Callable[[str], str],
     *,
     name: str | None = None,
+    wwpns: Mapping[str, str] | None = None,
     kvm: bool = True,
     uuid: str | None = None,
 ) -> Fresh:
@@ -124,7 +128,7 @@ def draw(
     document = bare(spec, kvm=kvm, uuid=uuid)
     document.add_hot_plug_ports(_PORTS)
     check_apart(disks)
-    put_in = _put(document, spec, disks, socket, name)
+    put_in = _put(document, spec, disks, socket, name, wwpns)
     return Fresh(document=document, disks=disks, endpoints=put_in.endpoints)
 
 
@@ -135,14 +139,16 @@ def put(
     socket: Callable[[str], str],
     *,
     name: str | None = None,
+    wwpns: Mapping[str, str] | None = None,
 ) -> Put:
     """Put a specification's disks and ports into a document; all else that it says is not looked at.
 
+    :param socket: as for :func:`fresh`, and so are ``name`` and ``wwpns``.
     :raises RingwayError: as the parts say; the document may hold some of them.
     """
     disks = lay_out(spec.block_devices, catalogue.find, document.name, document.disks())
     check_apart(disks, document.disks())
-    return _put(document, spec, disks, socket, name)
+    return _put(document, spec, disks, socket, name, wwpns)
 
 
 def _put(
@@ -151,6 +157,7 @@ def _put(
     disks: tuple[Disk, ...],
     socket: Callable[[str], str],
     name: str | None,
+    wwpns: Mapping[str, str] | None,
 ) -> Put:
     if spec.via is Via.QEMU:
         served = Endpoints(specs=(), wishes=())
@@ -159,18 +166,34 @@ def _put(
         _refuse_idle(spec, disks, controllers=len(document.controllers()) - before)
     else:
         _refuse_threads(spec, disks)
-        queues = min(spec.queues or document.vcpus, MAX_QUEUES)
-        served = endpoints(disks, name or document.name, queues, socket)
+        service = Service(
+            name=name or document.name,
+            socket=socket,
+            engine=spec.engine or EngineKind.USER,
+            queues=_queues(document, spec),
+            guest=document.uuid or document.name,
+            wwpns=wwpns or {},
+        )
+        served = endpoints(disks, service)
         elements = add_endpoints(document, served.wishes)
     elements += add_ports(document, spec.ports)
     return Put(elements=elements, disks=disks, endpoints=served)
 
 
+def _queues(document: Document, spec: GuestSpec) -> int | None:
+    """Of its endpoints; ``None``: QEMU chooses those of the kernel's."""
+    usual = None if spec.engine is EngineKind.LIO else document.vcpus
+    queues = spec.queues or usual
+    return None if queues is None else min(queues, MAX_QUEUES)
+
+
 def _refuse_idle(spec: GuestSpec, disks: Sequence[Disk], *, controllers: int) -> None:
-    """Refuse queues and I/O threads that nothing has which was made.
+    """Refuse queues and I/O threads that nothing has which was made, and an engine that serves nothing.
 
     :param controllers: that were made. :raises UsageError: there are some.
     """
+    if spec.engine is not None:
+        raise UsageError("an engine is of endpoints", hint="say --via endpoint as well")
     if controllers or any(disk.mapping.place is DiskBus.VIRTIO for disk in disks):
         return
     there = any(disk.mapping.place is DiskBus.SCSI for disk in disks)

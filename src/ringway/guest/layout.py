@@ -8,8 +8,9 @@ probes disks side by side, and may give letters of its own in another order; uni
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Final
 
@@ -31,6 +32,7 @@ from ringway.model import (
     DiskBus,
     DiskType,
     EndpointSpec,
+    EngineKind,
     Face,
     GuestDisk,
     LunSpec,
@@ -68,6 +70,23 @@ class Disk(Struct, frozen=True, kw_only=True):
         """libvirt's, which counts from 1."""
         index = self.mapping.boot_index
         return None if index is None or index == NO_BOOT else index + 1
+
+
+class Service(Struct, frozen=True, kw_only=True):
+    """How endpoints serve a guest's disks."""
+
+    name: str  #: of the one for bus scsi; the others are called after it and their disk
+    socket: Callable[[str], str]  #: where an endpoint of the user engine has it
+    engine: EngineKind = EngineKind.USER
+    queues: int | None = 1  #: of each; the kernel engine has QEMU's choice, too
+    guest: str = ""  #: what new names of target ports follow from
+    wwpns: Mapping[str, str] = {}  #: of endpoints that are there
+
+    def wwpn(self, endpoint: str) -> str | None:
+        """The name of its target port, where a guest finds it by that."""
+        if self.engine is not EngineKind.LIO:
+            return None
+        return self.wwpns.get(endpoint) or derived_wwpn(self.guest, endpoint)
 
 
 class Endpoints(Struct, frozen=True, kw_only=True):
@@ -163,30 +182,37 @@ def disk_face(disk: Disk) -> DiskFace:
     )
 
 
-def endpoints(disks: Sequence[Disk], name: str, queues: int, socket: Callable[[str], str]) -> Endpoints:
+def endpoints(disks: Sequence[Disk], service: Service) -> Endpoints:
     """Serve disks through endpoints: all of bus scsi through one, each of bus virtio through one of its own.
 
-    :param name: of the one; the others are called after it and their disk.
-    :param socket: where an endpoint's socket is.
     :raises UsageError: an endpoint serves no such disk.
     """
     for disk in disks:
-        _check_served(disk)
+        _check_served(disk, service.engine)
+    name = service.name
     groups = {name: _luns([disk for disk in disks if disk.mapping.place is DiskBus.SCSI])}
     groups |= {f"{name}-{disk.target}": [disk] for disk in disks if disk.mapping.place is DiskBus.VIRTIO}
     wanted = {each: group for each, group in groups.items() if group}
     return Endpoints(
-        specs=tuple(_spec(each, group, queues) for each, group in wanted.items()),
-        wishes=tuple(_wish(each, group, queues, socket(each)) for each, group in wanted.items()),
+        specs=tuple(_spec(each, group, service) for each, group in wanted.items()),
+        wishes=tuple(_wish(each, group, service) for each, group in wanted.items()),
     )
 
 
+def derived_wwpn(guest: str, endpoint: str) -> str:
+    """The name of a target port that is the same each time, and for each guest and endpoint another.
+
+    NAA 5, and the company that the kernel's target names its ports after.
+    """
+    return "naa.5001405" + hashlib.sha256(f"{guest}/{endpoint}".encode()).hexdigest()[:9]
+
+
 def add_endpoints(document: Document, wishes: Sequence[Wish]) -> tuple[str, ...]:
-    """Put endpoints into a document, and share its memory with them.
+    """Put endpoints into a document, and share its memory with those that are not the kernel's.
 
     :returns: their elements. :raises ConflictError: it has one of them.
     """
-    if wishes:
+    if any(wish.face is not Face.VHOST_SCSI for wish in wishes):
         document.share_memory()
     return tuple(element for wish in wishes for element in document.add_endpoint(wish))
 
@@ -239,8 +265,8 @@ def _check_volume(disk: Disk) -> None:
         )
 
 
-def _check_served(disk: Disk) -> None:
-    """:raises UsageError: no endpoint serves such a disk."""
+def _check_served(disk: Disk, engine: EngineKind) -> None:
+    """:raises UsageError: no endpoint of the engine serves such a disk."""
     device, volume = disk.mapping, disk.volume
     if device.kind is not DiskType.DISK:
         raise UsageError(
@@ -250,6 +276,10 @@ def _check_served(disk: Disk) -> None:
     if device.place not in (DiskBus.SCSI, DiskBus.VIRTIO):
         raise UsageError(
             f"an endpoint has no bus {device.place} ('{device}')", hint="take bus=scsi or bus=virtio"
+        )
+    if device.place is DiskBus.VIRTIO and engine is EngineKind.LIO:
+        raise UsageError(
+            f"the kernel engine has no disk of bus virtio ('{device}')", hint="take bus=scsi or --engine user"
         )
     if volume.format == QCOW2:
         raise UsageError(
@@ -270,15 +300,17 @@ def _luns(disks: Sequence[Disk]) -> list[Disk]:
     return [*first, *(disk for disk in disks if disk not in first)]
 
 
-def _spec(name: str, disks: Sequence[Disk], queues: int) -> EndpointSpec:
+def _spec(name: str, disks: Sequence[Disk], service: Service) -> EndpointSpec:
     """:raises UsageError: no name of an endpoint."""
     if not is_name(name):
         raise UsageError(f"an endpoint cannot be called '{name}'", hint="name it with --endpoint")
-    scsi = disks[0].mapping.place is DiskBus.SCSI
+    scsi, kernel = disks[0].mapping.place is DiskBus.SCSI, service.engine is EngineKind.LIO
     return EndpointSpec(
         name=name,
+        engine=service.engine,
         device=DeviceKind.SCSI if scsi else DeviceKind.BLK,
-        queues=queues,
+        queues=1 if kernel else service.queues or 1,  # the kernel has them from QEMU
+        wwpn=service.wwpn(name),
         luns=tuple(LunSpec(0, number, _backstore(disk)) for number, disk in enumerate(disks)),
     )
 
@@ -291,13 +323,15 @@ def _backstore(disk: Disk) -> BackstoreSpec:
     return BackstoreSpec(SpecKind.PATH, disk.volume.path, readonly=disk.volume.readonly, serial=serial)
 
 
-def _wish(name: str, disks: Sequence[Disk], queues: int, socket: str) -> Wish:
+def _wish(name: str, disks: Sequence[Disk], service: Service) -> Wish:
     """A SCSI endpoint is booted from by its LUN 0, which is the first disk."""
-    scsi = disks[0].mapping.place is DiskBus.SCSI
+    scsi, kernel = disks[0].mapping.place is DiskBus.SCSI, service.engine is EngineKind.LIO
+    face = Face.VHOST_USER_SCSI if scsi else Face.VHOST_USER_BLK
     return Wish(
         endpoint=name,
-        face=Face.VHOST_USER_SCSI if scsi else Face.VHOST_USER_BLK,
-        socket=socket,
-        queues=queues,
+        face=Face.VHOST_SCSI if kernel else face,
+        socket=None if kernel else service.socket(name),
+        wwpn=service.wwpn(name),
+        queues=service.queues,
         boot_order=disks[0].boot_order,
     )

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
@@ -130,12 +130,17 @@ class Creations:
             await self._host.plugs.refuse_start(port)
         known = backstores_of(await self._host.backstores())
         catalogue = Catalogue(spec.volumes, spec.pools, backstores=known)
-        ask = self._host.guests.ask
-        made = await ask(fresh.fresh, spec, catalogue, self._socket, kvm=not spec.emulate, uuid=guest)
+        ask, how = self._host.guests.ask, self._manner(spec, guest)
+        made = await ask(fresh.fresh, spec, catalogue, self._socket, **how)
         for endpoint in made.endpoints.specs:
             self._changes.refuse_other(endpoint)
         self._refuse_others(spec, made)
         return spec, made
+
+    def _manner(self, spec: GuestSpec, guest: str) -> dict[str, Any]:
+        """How a domain is drawn, whether or not its volumes are here yet."""
+        wwpns = {each.name: each.spec.wwpn for each in self._host.desired.all() if each.spec.wwpn}
+        return {"wwpns": wwpns, "kvm": not spec.emulate, "uuid": guest}
 
     async def _refuse_name(self, name: str) -> None:
         """:raises ConflictError: there is a guest of this name."""
@@ -190,8 +195,8 @@ class Creations:
         from ringway.guest import fresh
 
         disks = [await self._connect(row, disk) for disk in made.disks]
-        ask, kvm = self._host.guests.ask, not spec.emulate
-        made = await ask(fresh.draw, spec, tuple(disks), self._socket, kvm=kvm, uuid=row.guest)
+        ask, how = self._host.guests.ask, self._manner(spec, row.guest)
+        made = await ask(fresh.draw, spec, tuple(disks), self._socket, **how)
         async with self._promised(spec, made):
             yield made
 

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from ringway.errors import UsageError
-from ringway.model.endpoint import Name
+from ringway.model.endpoint import EngineKind, Name
 from ringway.model.port import PortSpec
 from ringway.model.validation import text
 
@@ -64,7 +64,7 @@ class Via(StrEnum):
     """Who serves a mapping's disk."""
 
     QEMU = "qemu"  #: QEMU itself, on its own controllers
-    ENDPOINT = "endpoint"  #: an endpoint of ours, over vhost-user
+    ENDPOINT = "endpoint"  #: an endpoint of ours
 
 
 #: How a guest's disks are named on a bus.
@@ -166,6 +166,7 @@ class GuestSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pools: dict[str, str] = {}
     ports: Annotated[tuple[PortSpec, ...], Meta(max_length=MAX_DISKS)] = ()
     via: Via = Via.QEMU
+    engine: EngineKind | None = None  #: of its endpoints; ``None``: the user engine
     emulate: bool = False  #: without KVM
     start: bool = True
 

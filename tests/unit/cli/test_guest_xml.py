@@ -126,6 +126,16 @@ def test_disks_through_an_endpoint(run: Run, image: Path) -> None:
     assert f"note: first: {command}\n" in done.err
 
 
+def test_disks_through_the_kernels_endpoint(run: Run, image: Path) -> None:
+    done = run("guest", "xml", "--new", "web0", "--via", "endpoint", "--engine", "lio",
+               "--volume", f"root={image}", "--block-device", WIKI)  # fmt: skip
+    source = ElementTree.fromstring(done.out).find("devices/hostdev[@type='scsi_host']/source")
+    assert source is not None
+    command = f"ringway endpoint create web0 --engine lio --wwpn {source.get('wwpn')}"
+    assert f"note: first: {command} --lun 0={image},serial=root\n" in done.err
+    assert "libvirt does not move a guest with" in done.err
+
+
 @pytest.mark.parametrize(
     ("form", "said"),
     [
@@ -168,6 +178,7 @@ def test_mappings_as_json(run: Run) -> None:
         ([*THERE, "--vcpus", "8"], 2, "--vcpus has no effect"),
         ([*THERE, "--emulate"], 2, "--emulate has no effect"),
         ([*THERE, "--endpoint", "db0"], 2, "--endpoint has no effect: it is of endpoints"),
+        ([*THERE, "--engine", "lio"], 2, "an engine is of endpoints"),
         ([*THERE, "--sockets", "/run"], 2, "--sockets has no effect"),
         ([*THERE, "--via", "endpoint", "--iothreads", "1"], 2, "no I/O threads of QEMU's"),
         (["--new", "web0", "--queues", "4"], 2, "queues are of nobody: no new disk is on bus scsi or virtio"),

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ringway.errors import ConflictError, UsageError
 from ringway.guest.catalogue import Catalogue
@@ -18,17 +19,19 @@ from ringway.guest.document import Document, ScsiController
 from ringway.guest.fresh import bare, fresh, put
 from ringway.guest.layout import (
     Disk,
+    Service,
     add_disks,
     add_endpoints,
     bootable,
     check_apart,
+    derived_wwpn,
     disk_face,
     endpoints,
     lay_out,
 )
 from ringway.guest.mappings import parse
 from ringway.guest.volumes import Volume
-from ringway.model import BlockDevice, DeviceKind, Face, GuestDisk, GuestSpec
+from ringway.model import BlockDevice, DeviceKind, EngineKind, Face, GuestDisk, GuestSpec
 from ringway.target.blk_device import serial_bytes
 
 FILE = Volume(path="/srv/a.img", size_bytes=1 << 30)
@@ -222,12 +225,14 @@ def socket(name: str) -> str:
     return f"/run/{name}.sock"
 
 
+SERVICE = Service(name="web0", socket=socket)
+KERNEL = Service(name="web0", socket=socket, engine=EngineKind.LIO, queues=None, guest="web0")
+
+
 def test_disks_of_one_endpoint_are_its_luns() -> None:
     found = endpoints(
         laid_out("id=a,source=volume", "id=b,source=volume,bootindex=0", "id=c,source=volume,bus=virtio"),
-        "web0",
-        2,
-        socket,
+        Service(name="web0", socket=socket, queues=2),
     )
     scsi, blk = found.specs
     assert (scsi.name, scsi.device, scsi.queues) == ("web0", DeviceKind.SCSI, 2)
@@ -247,27 +252,54 @@ def test_an_endpoint_shows_of_a_volumes_id_what_qemu_would() -> None:
     uuid = "6e9d0c1a-2b3c-4d5e-8f90-a1b2c3d4e5f6"
     spaced = f"{'x' * 19} y"
     for text, seen in ((uuid, uuid[:20]), (spaced, "x" * 19), ("db0", "db0")):
-        (blk,) = endpoints(laid_out(f"id={text},source=volume,bus=virtio"), "web0", 1, socket).specs
+        (blk,) = endpoints(laid_out(f"id={text},source=volume,bus=virtio"), SERVICE).specs
         assert blk.luns[0].backstore.serial == seen
         assert serial_bytes(seen) == seen.encode()
-        (scsi,) = endpoints(laid_out(f"id={text},source=volume"), "web0", 1, socket).specs
+        (scsi,) = endpoints(laid_out(f"id={text},source=volume"), SERVICE).specs
         assert scsi.luns[0].backstore.serial == text
 
 
 def test_lun_0_is_what_is_booted_from() -> None:
     texts = ("id=a,source=volume,device=sda", "id=b,source=volume,device=sdb,bootindex=3")
-    (spec,) = endpoints(laid_out(*texts), "web0", 1, socket).specs
+    (spec,) = endpoints(laid_out(*texts), SERVICE).specs
     assert [lun.backstore.path for lun in spec.luns] == ["/srv/b.img", "/srv/a.img"]
     both = laid_out("id=a,source=volume,bootindex=0", "id=b,source=volume,bootindex=1")
     with pytest.raises(UsageError, match="'a' and 'b' both have a boot index"):
-        endpoints(both, "web0", 1, socket)
+        endpoints(both, SERVICE)
 
 
 def test_a_document_with_endpoints_shares_its_memory() -> None:
     document = new_guest()
-    add_endpoints(document, endpoints(laid_out("id=a,source=volume"), "web0", 1, socket).wishes)
+    add_endpoints(document, endpoints(laid_out("id=a,source=volume"), SERVICE).wishes)
     assert document.shares_memory
     assert [found.endpoint for found in document.attachments()] == ["web0"]
+
+
+def test_the_kernels_endpoint_is_found_by_the_name_of_its_port() -> None:
+    """It maps memory that is private, too."""
+    found = endpoints(laid_out("id=a,source=volume,bootindex=0", "id=b,source=volume"), KERNEL)
+    (spec,), (wish,) = found.specs, found.wishes
+    assert (spec.engine, spec.device, spec.queues, len(spec.luns)) == (EngineKind.LIO, DeviceKind.SCSI, 1, 2)
+    assert (wish.face, wish.wwpn, wish.socket, wish.queues) == (Face.VHOST_SCSI, spec.wwpn, None, None)
+    document = new_guest()
+    add_endpoints(document, found.wishes)
+    assert not document.shares_memory
+    assert [(each.endpoint, each.wwpn, each.boot_order) for each in document.attachments()] == [
+        ("web0", spec.wwpn, 1)
+    ]
+
+
+def test_the_name_of_a_port_that_is_there_stays() -> None:
+    there = replace(KERNEL, wwpns={"web0": "naa.5001405000000001"})
+    for service, wwpn in ((there, "naa.5001405000000001"), (KERNEL, derived_wwpn("web0", "web0"))):
+        (spec,) = endpoints(laid_out("id=a,source=volume"), service).specs
+        assert spec.wwpn == wwpn
+    assert derived_wwpn("web0", "web0") != derived_wwpn("web1", "web0")
+
+
+def test_the_kernel_serves_no_disk_of_bus_virtio() -> None:
+    with pytest.raises(UsageError, match="no disk of bus virtio"):
+        endpoints(laid_out("id=a,source=volume,bus=virtio"), KERNEL)
 
 
 @pytest.mark.parametrize(
@@ -281,10 +313,10 @@ def test_a_document_with_endpoints_shares_its_memory() -> None:
 )
 def test_what_no_endpoint_serves(text: str, volume: Volume, message: str) -> None:
     with pytest.raises(UsageError, match=message) as refused:
-        endpoints([disk(text, volume)], "web0", 1, socket)
+        endpoints([disk(text, volume)], SERVICE)
     assert refused.value.hint
 
 
 def test_an_endpoint_needs_a_name_that_can_be() -> None:
     with pytest.raises(UsageError, match="cannot be called 'a b'"):
-        endpoints(laid_out("id=a,source=volume"), "a b", 1, socket)
+        endpoints(laid_out("id=a,source=volume"), Service(name="a b", socket=socket))

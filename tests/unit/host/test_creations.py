@@ -11,15 +11,22 @@ import pytest
 from msgspec.structs import replace
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
+from ringway.guest.document import Document
 from ringway.guest.volumes import Volume
 from ringway.model import (
+    BackstoreSpec,
     BlockDevice,
+    EndpointSpec,
+    EngineKind,
+    Face,
     GuestSpec,
     GuestState,
+    LunSpec,
     OperationState,
     PlugSpec,
     PortMode,
     PortSpec,
+    SpecKind,
     Via,
     VolumeSource,
 )
@@ -132,6 +139,25 @@ async def test_what_is_there_already_is_not_made(tmp_path: Path, spec: GuestSpec
         with pytest.raises(ConflictError, match="a port 'p0' already"):
             await host.creations.plan(replace(spec, name="mail", ports=(replace(PORT, mtu=9000),)))
         assert host.creations.left() == ()
+
+
+@pytest.mark.parametrize("there", [None, "naa.5001405000000001"])
+async def test_the_kernel_serves_a_guests_disks(tmp_path: Path, spec: GuestSpec, there: str | None) -> None:
+    """By an endpoint that is there, too: what names its port has stays."""
+    guests, switch, kernel = GuestWorld(), SwitchWorld(), World()
+    disk = replace(spec.block_devices[0], id=str(tmp_path / "root.img"))
+    spec = replace(spec, engine=EngineKind.LIO, block_devices=(disk,), ports=())
+    async with running_host(_state(tmp_path), World(), guests, switch, kernel) as host:
+        if there is not None:
+            lun = LunSpec(0, 0, BackstoreSpec(SpecKind.PATH, disk.id))
+            made = EndpointSpec(name="web", engine=EngineKind.LIO, wwpn=there, luns=(lun,))
+            await done(host.create(made))
+        await done(host.create_guest(spec))
+        endpoint = await host.endpoint("web")
+        assert endpoint.engine is EngineKind.LIO
+        assert there in (None, endpoint.wwpn)
+        (attached,) = Document(guests.documents["web"]).attachments()
+        assert (attached.face, attached.wwpn) == (Face.VHOST_SCSI, endpoint.wwpn)
 
 
 async def test_a_volume_that_nobody_knows_is_refused_before_anything_is_made(

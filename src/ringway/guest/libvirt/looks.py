@@ -9,7 +9,7 @@ import libvirt
 
 from ringway.errors import NotFoundError
 from ringway.guest.aliases import Kind, owner
-from ringway.guest.base import check_halves
+from ringway.guest.base import NOT_MOVABLE, check_halves
 from ringway.guest.document import Attached, Document, PciAddress, Plugged
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.monitor import Monitor
@@ -29,7 +29,6 @@ _WHOLE: Final = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 UNTIL_START: Final = "libvirt does not know of it until the guest's next start, and cannot move the guest"
 UNTIL_STOP: Final = "libvirt does not know of it, and cannot move the guest, which has it until it stops"
 WAS_ASKED: Final = "the guest was asked to let it go, and still may: attach it again then"
-NOT_MOVABLE: Final = "libvirt does not move a guest with a device of the kernel's vhost-scsi"
 
 
 def live_document(domain: libvirt.virDomain) -> Document | None:
