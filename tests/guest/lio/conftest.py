@@ -79,6 +79,12 @@ def empty_configfs() -> Iterator[None]:
     configfs.clear()
 
 
+@pytest.fixture(scope="session")
+def capabilities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where libvirtds remember what QEMU can do."""
+    return tmp_path_factory.mktemp("capabilities")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def lab() -> None:
     """Outside this looks for what makes a guest; here we are in one."""

@@ -37,8 +37,8 @@ uri = "{uri}"
 
 
 @pytest.fixture(scope="module")
-def libvirtd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
-    with Libvirtd(tmp_path_factory.mktemp("libvirt")) as daemon:
+def libvirtd(tmp_path_factory: pytest.TempPathFactory, capabilities: Path) -> Iterator[Libvirtd]:
+    with Libvirtd(tmp_path_factory.mktemp("libvirt"), cache=capabilities) as daemon:
         yield daemon
 
 
