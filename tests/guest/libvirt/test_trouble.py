@@ -16,8 +16,9 @@ from ringway.guest.base import GuestEventKind, Wish
 from ringway.guest.document import Attached, Document
 from ringway.guest.libvirt import LibvirtHypervisor
 from ringway.guest.libvirt.additions import check_late
+from ringway.guest.libvirt.confinement import Profile, confinement, profile_of
 from ringway.guest.libvirt.looks import from_next_start, late
-from ringway.guest.libvirt.reach import User, check_folder, check_socket, confinement, user_of
+from ringway.guest.libvirt.reach import User, check_folder, check_socket, user_of
 from ringway.model import Face, GuestState, PortMode, PortSpec
 from ringway.testing.domain import SHARED_MEMORY, DomainGuest
 from ringway.testing.libvirtd import Libvirtd
@@ -198,17 +199,42 @@ def test_who_qemu_runs_as() -> None:
     assert user_of(domain.format("dac", "no-such-user:+7")) is None
 
 
+CONFINED = "<capabilities><host><secmodel><model>apparmor</model></secmodel></host></capabilities>"
+
+
 def test_what_confines_qemu_besides(bench: Bench, tmp_path: Path) -> None:
-    """A profile of libvirt's does not let QEMU connect to an endpoint, and QEMU tries for ever."""
-    host = "<capabilities><host>{}</host></capabilities>"
-    models = "".join(f"<secmodel><model>{model}</model></secmodel>" for model in ("apparmor", "dac"))
-    rules = tmp_path / "ringway"
-    refused = confinement(host.format(models), rules)
+    """A profile does not let QEMU connect to an endpoint, where it is asked about that."""
+    rules, features, parser = (tmp_path / name for name in ("ringway", "features", "parser.conf"))
+    refused = confinement(CONFINED, rules, features, parser)
     assert (refused.ok, refused.hint) == (False, f"install packaging/apparmor/ringway as {rules}")
+    (features / "network_v8").mkdir(parents=True)
+    assert (
+        confinement(CONFINED, rules, features, parser).detail
+        == "apparmor, which does not look at sockets here"
+    )
+    (features / "network_v9").mkdir()
+    (features / "network_v9" / "af_unix").touch()
+    assert "wait for ever" in confinement(CONFINED, rules, features, parser).detail
+    parser.write_text(f"# kept\n  policy-features={tmp_path}/older\n")
+    (tmp_path / "older").write_text("network_v8 {af_mask {unix inet\n}\n}\n")
+    assert "no endpoints of the kernel engine" in confinement(CONFINED, rules, features, parser).detail
+    (tmp_path / "older").write_text("network_v9 {af_unix {yes\n}\n}\n")
+    assert "wait for ever" in confinement(CONFINED, rules, features, parser).detail
     rules.touch()
-    assert confinement(host.format(models), rules).ok
-    assert confinement(host.format(""), tmp_path / "none").detail == "by its user alone"
+    assert confinement(CONFINED, rules, features, parser).detail == "apparmor"
+    assert confinement("<capabilities/>", tmp_path / "none").detail == "by its user alone"
     assert [check.name for check in bench.hypervisor.probe()][-1] == "confinement"
+
+
+def test_the_profile_of_a_guest() -> None:
+    label = "<domain><seclabel type='{}' model='{}'><label> libvirt-1 </label></seclabel></domain>"
+    assert profile_of(label.format("dynamic", "apparmor"), CONFINED) == Profile("libvirt-1")
+    assert profile_of(label.format("dynamic", "dac"), CONFINED) == Profile("")
+    assert profile_of("<domain/>", CONFINED) == Profile("")
+    assert profile_of("<domain><seclabel type='none' model='dac'/></domain>", CONFINED) == Profile("")
+    assert profile_of("<domain><seclabel type='none' model='apparmor'/></domain>", CONFINED) is None
+    assert profile_of("<domain><seclabel type='none'/></domain>", CONFINED) is None
+    assert profile_of("<domain/>", "<capabilities/>") is None
 
 
 # What libvirt heeds at a start alone

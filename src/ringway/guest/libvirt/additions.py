@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import libvirt
 from msgspec.structs import replace
@@ -12,7 +12,7 @@ from ringway.errors import ConflictError, UsageError
 from ringway.guest.aliases import endpoint_alias, port_alias, spoken
 from ringway.guest.base import Device, Wish
 from ringway.guest.document import Attached, Document, PciAddress, Plugged, difference
-from ringway.guest.libvirt import hotplug, places, reach
+from ringway.guest.libvirt import confinement, hotplug, places, reach
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.looks import Look, from_next_start, persistent_xml
 from ringway.guest.libvirt.monitor import Monitor
@@ -92,15 +92,18 @@ def memory_is_shared(document: Document, device: Device, *, fix: bool) -> bool:
 
 
 def check_socket(device: Device, look: Look, capabilities: str, *, now: bool) -> None:
-    """Look whether QEMU gets to the device's socket, as the user that it runs as.
+    """Look whether the host lets QEMU get to what the device needs.
 
-    :param now: it is to connect at once, so that somebody has to listen.
+    :param now: the guest that runs is to have it, so that somebody has to listen.
 
     :raises RingwayError: it does not; the message names what is in the way.
     """
-    documents = (each.xml for each in (look.live, look.persistent) if each)
-    user = next(filter(None, map(reach.user_of, (*documents, capabilities))), None)
-    _check_place(device.socket, alias_of(device), user, serves=_serves(device), now=now)
+    document = look.live if now else look.persistent
+    assert document is not None
+    alias, qemu = alias_of(device), _qemu_of(document, capabilities)
+    if now and _is_kernels(device):
+        confinement.check_hot_plug(alias, qemu.profile)
+    _check_place(device, alias, qemu, now=now)
 
 
 def check_start(document: Document, capabilities: str) -> None:
@@ -108,26 +111,36 @@ def check_start(document: Document, capabilities: str) -> None:
 
     :raises RingwayError: as :func:`check_socket`.
     """
-    user = reach.user_of(document.xml) or reach.user_of(capabilities)
+    qemu = _qemu_of(document, capabilities)
     devices: tuple[Attached | Plugged, ...] = (*document.attachments(), *document.ports())
     for device in devices:
-        _check_place(device.socket, device.alias, user, serves=_serves(device), now=True)
+        _check_place(device, device.alias, qemu, now=True)
 
 
-def _serves(device: Device | Attached | Plugged) -> bool:
-    """Whether QEMU makes the socket, and listens there."""
-    return isinstance(device, PortSpec | Plugged) and device.mode is PortMode.SERVER
+class _Qemu(NamedTuple):
+    """What the host makes of a guest's QEMU."""
+
+    user: reach.User | None
+    profile: confinement.Profile | None
 
 
-def _check_place(socket: str | None, alias: str, user: reach.User | None, *, serves: bool, now: bool) -> None:
-    if socket is None:
+def _qemu_of(document: Document, capabilities: str) -> _Qemu:
+    user = reach.user_of(document.xml) or reach.user_of(capabilities)
+    return _Qemu(user, confinement.profile_of(document.xml, capabilities))
+
+
+def _check_place(device: Device | Attached | Plugged, alias: str, qemu: _Qemu, *, now: bool) -> None:
+    if device.socket is None:
         return
-    if serves:
-        reach.check_folder(socket, user)
-        return
-    reach.check_socket(socket, user)
+    if isinstance(device, PortSpec | Plugged):  # libvirt gives their sockets to QEMU's profile
+        if device.mode is PortMode.SERVER:  # QEMU makes it, and listens there
+            reach.check_folder(device.socket, qemu.user)
+            return
+    else:
+        confinement.check_socket(device.socket, alias, qemu.profile)
+    reach.check_socket(device.socket, qemu.user)
     if now:
-        reach.check_free(socket, alias)
+        reach.check_free(device.socket, alias)
 
 
 def check_late(device: Device, *, persistent: bool) -> str:

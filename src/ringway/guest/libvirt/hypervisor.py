@@ -21,7 +21,7 @@ from ringway.errors import (
 from ringway.guest.aliases import endpoint_alias, port_alias, spoken
 from ringway.guest.base import Device, Notify, Wish
 from ringway.guest.document import Document, PciAddress
-from ringway.guest.libvirt import additions, reach
+from ringway.guest.libvirt import additions, confinement, reach
 from ringway.guest.libvirt.additions import alias_of
 from ringway.guest.libvirt.connection import Connection
 from ringway.guest.libvirt.events import Events
@@ -65,7 +65,7 @@ class LibvirtHypervisor:
             Check(name="libvirt", ok=True, detail=f"{_version(libvirt_version)} at {self._connection.uri}"),
             Check(name="qemu", ok=True, detail=_version(qemu_version)),
             Check(name="qemu's user", ok=True, detail=user.name if user else "not told by libvirt"),
-            reach.confinement(capabilities),
+            confinement.confinement(capabilities),
         )
 
     def guests(self) -> tuple[GuestInfo, ...]:

@@ -16,10 +16,8 @@ from msgspec import Struct
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
 from ringway.guest.aliases import look_at, spoken
-from ringway.model import Check
 from ringway.unix_sockets import Use, use_of
 
-APPARMOR_RULES: Final = Path("/etc/apparmor.d/abstractions/libvirt-qemu.d/ringway")
 _LABEL: Final = re.compile(r"\+?([\w.-]+):\+?([\w.-]+)")
 _HANG_UP_S: Final = 3.0  #: until a back end has noticed that its front end went
 
@@ -74,20 +72,6 @@ def _further_groups(uid: int) -> list[int]:
     except KeyError:
         return []
     return os.getgrouplist(entry.pw_name, entry.pw_gid)
-
-
-def confinement(xml: str, rules: Path = APPARMOR_RULES) -> Check:
-    """Say whether libvirt confines QEMU by more than a user. :param xml: libvirt's capabilities."""
-    models = set(map(str, etree.fromstring(xml.encode()).xpath("//secmodel/model/text()"))) - {"dac", "none"}
-    detail = " and ".join(sorted(models)) or "by its user alone"
-    if "apparmor" in models and not rules.exists():
-        return Check(
-            name="confinement",
-            ok=False,
-            detail=f"{detail}: QEMU may not connect to endpoints, and waits for ever for it",
-            hint=f"install packaging/apparmor/ringway as {rules}",
-        )
-    return Check(name="confinement", ok=True, detail=detail)
 
 
 def check_free(path: str, alias: str) -> None:
