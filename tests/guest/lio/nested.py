@@ -39,6 +39,7 @@ class NestedGuest:
     """A domain of 64 MiB that boots from its first disk. A context manager that defines and removes it.
 
     :param mappings: its disks, as users write them. :param volumes: where their bytes are.
+    :param shared_memory: as vhost-user needs it.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class NestedGuest:
         folder: Path,
         *mappings: str,
         volumes: dict[str, str] | None = None,
+        shared_memory: bool = False,
     ) -> None:
         self.name = name
         self._libvirtd = libvirtd
@@ -55,6 +57,8 @@ class NestedGuest:
         self._console: int | None = None
         wanted = GuestSpec(name=name, memory_bytes=64 * MIB, block_devices=read_all(mappings))
         made = fresh(wanted, Catalogue(volumes, resolvers={}), lambda _: "", kvm=False)
+        if shared_memory:
+            made.document.share_memory()
         self.xml: Final = made.document.xml.replace("  </devices>", _BIOS_LOG.format(path=self._bios), 1)
 
     def __enter__(self) -> Self:
