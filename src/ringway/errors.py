@@ -26,6 +26,8 @@ from typing import ClassVar
 class RingwayError(Exception):
     """Root of the tree.
 
+    Notes (``add_note``) are told as well: what else went wrong, as clauses.
+
     :param message: one sentence, for a person.
     :param hint: the next step to take, or ``None``.
     """
@@ -36,8 +38,13 @@ class RingwayError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self._sentence = message
         self.hint = hint
+
+    @property
+    def message(self) -> str:
+        """The sentence, with its notes."""
+        return "; ".join((self._sentence, *getattr(self, "__notes__", ())))
 
 
 class UsageError(RingwayError):

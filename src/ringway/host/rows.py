@@ -122,7 +122,7 @@ class Rows(Generic[R]):
         """Make in the block what a row stands for: at its end a row that was begun is confirmed.
 
         :param take_back: leaves nothing of it, row included, when the block fails. What cannot be taken back
-            now is when the row is looked at again.
+            now is when the row is looked at again; the error has a note of that.
         """
         if row.stage is not Stage.BEGUN:  # it was there before, and stays
             yield
@@ -131,8 +131,9 @@ class Rows(Generic[R]):
             yield
             faults.point(f"{self.kind}.made")
             await self.mark(self.get(row.name), Stage.CONFIRMED)
-        except BaseException:
-            await self._try(take_back, self.get(row.name))
+        except BaseException as error:
+            if not await self._try(take_back, self.get(row.name)):
+                error.add_note("what was done so far is taken back later")
             raise
 
     # All of them
@@ -150,8 +151,11 @@ class Rows(Generic[R]):
         finally:
             self._due.discard(name)
 
-    async def _try(self, look: Look[R], row: R) -> None:
+    async def _try(self, look: Look[R], row: R) -> bool:
+        """:returns: whether it could be looked at."""
         try:
             await look(row)
         except RingwayError as error:
-            _log.warning("%s '%s' is looked at again: %s", self.kind, row.name, error)
+            _log.warning("%s '%s' is looked at again: %s", self.kind, row.name, error.message)
+            return False
+        return True

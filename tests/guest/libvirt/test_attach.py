@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from msgspec.structs import replace
 
@@ -183,6 +185,28 @@ def test_when_the_second_half_fails_the_first_is_undone(bench: Bench, web0: Doma
     assert bench.documents("web0") == before
     assert bench.remains("web0") == []
     bench.detach("web0", "other")
+
+
+@both_devices
+def test_a_first_half_that_cannot_be_undone_is_told(
+    bench: Bench, web0: DomainGuest, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest stands still, and has it from then on."""
+    monkeypatch.setattr("ringway.guest.libvirt.hypervisor._UNDO_S", 0.5)
+    bench.target("db0", device)
+    other = Wish(endpoint="other", face=Face.VHOST_USER_BLK, socket=str(bench.folder / "db0.sock"))
+    bench.hypervisor.attach("web0", other, live=False, persistent=True)
+    bench.libvirtd.virsh("suspend", "web0")
+    try:
+        with pytest.raises(ConflictError) as caught:
+            bench.attach("web0", "db0", device)
+    finally:
+        bench.libvirtd.virsh("resume", "web0")
+    expected = r"db0\.sock already.*; endpoint 'db0' was not taken back: guest 'web0' was asked .* in 0.5 s"
+    assert re.search(expected, caught.value.message)
+    bench.detach("web0", "db0")
+    bench.detach("web0", "other")
+    assert bench.remains("web0") == []
 
 
 def test_taking_back_removes_whatever_is_there(bench: Bench, web0: DomainGuest) -> None:

@@ -19,10 +19,11 @@ from ringway.errors import (
     UnreachableError,
     UsageError,
 )
-from ringway.guest.base import GuestEvent, GuestEventKind
+from ringway.guest.base import GuestEvent, GuestEventKind, Wish
 from ringway.model import (
     AttachmentState,
     AttachSpec,
+    Face,
     PlugSpec,
     PortSpec,
 )
@@ -130,6 +131,22 @@ async def test_what_the_guest_refuses_leaves_no_row(start: OpenHost, guests: Gue
         with pytest.raises(RingwayError, match="no"):
             await done(host.attach("web", AttachSpec(endpoint="db0")))
         await done(host.delete("db0"))
+
+
+async def test_what_cannot_be_taken_back_is_told_and_taken_back_later(
+    start: OpenHost, guests: GuestWorld
+) -> None:
+    web = guests.add("web")
+    guests.before = lambda verb, name: fail(verb, name) if verb in ("attach", "detach") else None
+    async with start() as host:
+        await done(host.create(spec("db0")))
+        with pytest.raises(RingwayError) as caught:
+            await done(host.attach("web", AttachSpec(endpoint="db0")))
+        assert caught.value.message == "no; what was done so far is taken back later"
+        web.live["db0"] = web.kept["db0"] = Wish(endpoint="db0", face=Face.VHOST_USER_SCSI)
+        guests.before = lambda _verb, _name: None
+        await host.attachments.settle(unconfirmed=True)
+        assert (web.live, web.kept, host.attachments.guest_of("db0")) == ({}, {}, None)
 
 
 async def test_a_guest_that_does_not_let_go_has_it_still(start: OpenHost, guests: GuestWorld) -> None:

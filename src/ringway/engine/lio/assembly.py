@@ -206,7 +206,7 @@ def rolled_back() -> Iterator[Undo]:
             try:
                 step()
             except (RingwayError, OSError) as failed:
-                error.add_note(f"and it could not be undone: {failed}")
+                error.add_note(f"it could not be undone: {failed}")
         raise
 
 

@@ -272,7 +272,7 @@ class LibvirtHypervisor:
         try:
             self._removals.remove(lambda: domain, alias, _UNDO_S)
         except RingwayError as further:
-            error.add_note(f"{spoken(alias)} stays in the guest that runs: {further.message}")
+            error.add_note(f"{spoken(alias)} was not taken back: {further.message}")
 
     def _remove(self, guest: str, alias: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         domain = self._find(guest)
