@@ -21,7 +21,7 @@ from ringway.errors import (
 from ringway.guest.aliases import endpoint_alias, port_alias, spoken
 from ringway.guest.base import Device, Notify, Wish
 from ringway.guest.document import Document, PciAddress
-from ringway.guest.libvirt import additions, confinement, reach
+from ringway.guest.libvirt import additions, confinement, reach, versions
 from ringway.guest.libvirt.additions import alias_of
 from ringway.guest.libvirt.connection import Connection
 from ringway.guest.libvirt.events import Events
@@ -62,8 +62,8 @@ class LibvirtHypervisor:
             return (Check(name="libvirt", ok=False, detail=error.message, hint=error.hint),)
         user = reach.user_of(capabilities)
         return (
-            Check(name="libvirt", ok=True, detail=f"{_version(libvirt_version)} at {self._connection.uri}"),
-            Check(name="qemu", ok=True, detail=_version(qemu_version)),
+            versions.check_libvirt(libvirt_version, self._connection.uri),
+            versions.check_qemu(qemu_version),
             Check(name="qemu's user", ok=True, detail=user.name if user else "not told by libvirt"),
             confinement.confinement(capabilities),
         )
@@ -281,11 +281,6 @@ class LibvirtHypervisor:
             self._removals.remove(lambda: self._find(uuid), alias, timeout_s)
         if persistent and self._look(domain := self._find(guest)).is_persistent(alias):
             additions.remove_persistent(domain, alias)
-
-
-def _version(number: int) -> str:
-    """libvirt's way to write one: 11003000 is 11.3.0."""
-    return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
 
 
 def _given(guest: str, device: Device, info: Info | None, note: str) -> Info:
