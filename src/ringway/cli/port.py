@@ -13,6 +13,7 @@ from ringway.cli.format import Column, View, coloured, printable
 from ringway.cli.remote import NounGroup, Performer, as_output, connect, dry_run, output, remote, waiting
 from ringway.errors import UsageError
 from ringway.model import MAX_QUEUE_PAIRS, MTU_MAX, MTU_MIN, PortInfo, PortMode, PortSpec
+from ringway.units import format_duration
 
 _EPILOG: Final = """\b
 Examples:
@@ -31,7 +32,12 @@ VIEW: Final = View[PortInfo](
         "mac": Column(lambda found: found.mac),
         "mode": Column(lambda found: found.mode),
         "queues": Column(lambda found: found.spec.queues if found.spec else None, right=True),
+        "rx ring": Column(lambda found: found.spec.rx_queue_size if found.spec else None, right=True),
+        "tx ring": Column(lambda found: found.spec.tx_queue_size if found.spec else None, right=True),
         "mtu": Column(lambda found: found.spec.mtu if found.spec else None, right=True),
+        "reconnect": Column(
+            lambda found: found.spec.reconnect_s if found.spec else None, format_duration, right=True
+        ),
         "socket": Column(lambda found: found.socket),
         "message": Column(lambda found: found.message),
     },
