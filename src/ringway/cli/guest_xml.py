@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -23,34 +24,40 @@ if TYPE_CHECKING:
     from ringway.guest.document import Document
     from ringway.guest.fresh import Fresh, Put
 
+_TAG: Final = re.compile(r"(<[\w:]+).*", re.DOTALL)
 _MAPPINGS: Final = ("nova", "openstack", "json", "toml")
 _RUN: Final = "/run/ringway/endpoint"
 _ALONE: Final = "guest"  #: of elements that are for no domain yet
 _EPILOG: Final = """\b
 Examples:
-  ringway guest xml --new web0 --memory 2G --vcpus 2 --volume root=/srv/web0.img \\
-      --block-device id=root,source=volume,bus=virtio-scsi,bootindex=0 --validate
-  ringway guest xml web0.xml --volume data=/dev/sdb \\
-      --block-device id=data,source=volume,dest=volume,bus=virtio-scsi,type=lun -o diff
+  ringway guest xml --new web0 --memory 2G --volume root=/srv/web0.img \\
+      --block-device id=root,source=volume,bus=virtio-scsi,bootindex=0
+  ringway guest xml web0.xml --volume data=/dev/sdb -o diff \\
+      --block-device id=data,source=volume,bus=virtio-scsi,type=lun
   virsh dumpxml --inactive web0 | ringway guest xml - --via endpoint \\
       --block-device id=/srv/data.img,source=volume > web0.xml
-  ringway guest xml --vif id=net0,socket=/run/vpp/net0.sock,mode=client,queues=2
+  ringway guest xml --vif id=net0,socket=/run/vpp/net0.sock,mode=client
   ringway guest xml --block-device mapping.json -o nova
 
 \b
-A block device is a mapping as novaclient or openstackclient writes it, or the path of openstackclient's JSON
-file or of a TOML file with tables [[block_device]]:
-  id=ID|PATH,source=volume|image|snapshot|blank,dest=volume|local,bus=scsi|virtio|sata|ide|usb|fdc,
-  type=disk|lun|cdrom|floppy,bootindex=N,device=sda,size=GIB,tag=TEXT,volume_type=TEXT
-  uuid=...,source_type=...,destination_type=...,disk_bus=...,device_type=...,boot_index=...
+A block device is a mapping as novaclient or openstackclient writes it, or the
+path of openstackclient's JSON file or of a TOML file with tables
+[[block_device]]:
+  id=ID|PATH,source=volume|image|snapshot|blank,dest=volume|local,
+  bus=scsi|virtio|sata|ide|usb|fdc,type=disk|lun|cdrom|floppy,
+  bootindex=N,device=sda,size=GIB,tag=TEXT,volume_type=TEXT
+  uuid=...,source_type=...,destination_type=...,disk_bus=...,
+  device_type=...,boot_index=...
 
 \b
-bus=scsi and bus=virtio-scsi are a virtio-scsi controller: one that the domain has, or a new one.
-type=lun passes the guest's SCSI commands on, and takes a whole SCSI device of this host.
+bus=scsi and bus=virtio-scsi are a virtio-scsi controller: one that the domain
+has, or a new one. type=lun passes the guest's SCSI commands on, and takes a
+whole SCSI device of this host.
 
 \b
-A VIF is id=NAME,socket=PATH and mode=client|server, mac, queues, rx, tx, mtu, reconnect=SECONDS.
-mode is QEMU's part: a client connects to the switch's socket, a server listens for the switch.
+A VIF is id=NAME,socket=PATH and mode=client|server, mac, queues, rx, tx, mtu,
+reconnect=SECONDS. mode is QEMU's part: a client connects to the switch's
+socket, a server listens for the switch.
 """
 
 
@@ -67,24 +74,29 @@ mode is QEMU's part: a client connects to the switch's socket, a server listens 
     help="Where the daemon keeps its endpoints' sockets.",
 )
 @click.option(
-    "--validate", is_flag=True, help="Ask libvirt's schema and its QEMU driver whether they take it."
+    "--validate",
+    is_flag=True,
+    help="Ask libvirt's schema and its QEMU driver whether they take it. The driver sees each port as a tap: "
+    "of its socket it says nothing.",
 )
 @click.option(
     "-o",
     "--output",
     "form",
-    type=click.Choice(["xml", "diff", *_MAPPINGS]),
+    type=click.Choice(["xml", "elements", "diff", *_MAPPINGS]),
     default="xml",
     show_default=True,
-    help="XML, what changes in DOMAIN, or the mappings in another form.",
+    help="XML, the new elements alone, what changes in DOMAIN, or the mappings in another form.",
 )
 def xml(**options: Any) -> None:
     """Print the XML of disks and network ports. No daemon is asked, and nothing is touched.
 
     With DOMAIN, the user's own document with them put in; with --new, a whole new domain; otherwise the
-    elements alone.
+    elements alone, and what they need of a domain besides. With -o elements, only what `virsh attach-device`
+    takes, one after the other.
     """
     from ringway.guest.mappings import Form, write
+    from ringway.net.drivers import refuse_unknown
 
     _refuse_idle(options)
     asked = _Asked(spec=spec_of(options["new"] or _ALONE, options), **options)
@@ -92,12 +104,14 @@ def xml(**options: Any) -> None:
         click.echo(write(asked.spec.block_devices, Form(asked.form)).rstrip("\n"))
         return
     asked.check()
+    for port in asked.spec.ports:
+        refuse_unknown(port.switch)
     _check_extra()
     before, document, elements, made = _made(asked)
     if asked.validate:
         _validate(document)
     _print(asked, before, document, elements)
-    for note in _notes(asked, made):
+    for note in (*_besides(asked, before, document), *_notes(asked, made)):
         click.echo(f"{click.style('note:', fg='cyan', bold=True)} {printable(note)}", err=True)
 
 
@@ -110,6 +124,8 @@ def _refuse_idle(options: Mapping[str, Any]) -> None:
         _refuse(there & {"memory", "vcpus", "emulate"}, "it is of a new domain", "say --new as well")
     if options["via"] != Via.ENDPOINT:
         _refuse(there & {"endpoint", "sockets"}, "it is of endpoints", "say --via endpoint as well")
+    if options["engine"] == EngineKind.LIO:
+        _refuse(there & {"sockets"}, "the kernel's endpoints have none")
 
 
 def _refuse(names: Collection[str], reason: str, hint: str = "leave it away") -> None:
@@ -143,6 +159,8 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("a domain is new, or there already", hint="leave --new or DOMAIN away")
         if self.form == "diff" and self.domain is None:
             raise UsageError("-o diff needs a domain to compare with", hint="name a file, or - for stdin")
+        if self.form == "elements" and self.new is not None:
+            raise UsageError("-o elements is for a domain that is there", hint="leave --new away")
         if self.new is None and not self.spec.block_devices and not self.spec.ports:
             raise UsageError("nothing to put into XML", hint="say --block-device, --vif or --new")
 
@@ -179,7 +197,7 @@ def _document(asked: _Asked, spec: GuestSpec) -> Document:
     if asked.domain is None:  # whose it will be, nobody knows: its MAC addresses are no other domain's
         return bare(spec, uuid=str(uuid.uuid4()))
     try:
-        return Document(read_file(asked.domain).decode())
+        return Document(read_file(asked.domain, "a domain").decode())
     except UnicodeDecodeError as error:
         raise UsageError(f"'{asked.domain}' is no UTF-8: {error}", hint="see virsh dumpxml") from error
 
@@ -198,10 +216,24 @@ def _print(asked: _Asked, before: str, document: Document, elements: tuple[str, 
 
     if asked.form == "diff":
         click.echo(difference(before, document.xml), nl=False)
+    elif asked.form == "elements":
+        click.echo("\n".join(elements))
     elif asked.domain is None and asked.new is None:
         click.echo("\n".join((*elements, *surroundings(document))))
     else:
         click.echo(document.xml, nl=not document.xml.endswith("\n"))
+
+
+def _besides(asked: _Asked, before: str, document: Document) -> Iterator[str]:
+    """What of the domain changes and is none of the elements that are printed."""
+    from ringway.guest.document import Document
+    from ringway.guest.fresh import surroundings
+
+    if asked.form == "elements":
+        there = surroundings(Document(before))
+        texts = [text for text in surroundings(document) if text not in there]
+        if tags := " and ".join(_TAG.sub(r"\1>", text) for text in texts):
+            yield f"virsh attach-device does not give the domain what they need besides: {tags}"
 
 
 def _notes(asked: _Asked, made: Fresh | Put) -> Iterator[str]:

@@ -250,8 +250,10 @@ _CHANGES: Final = View["Change"](
 )
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, of: str = "a host") -> bytes:
     """The content of a file, or of standard input for ``-``.
+
+    :param of: what it describes.
 
     :raises UsageError: it cannot be read, or is too large for what is meant.
     """
@@ -263,5 +265,5 @@ def read_file(path: str) -> bytes:
             f"'{path}' cannot be read: {error.strerror}", hint="name a file, or - for stdin"
         ) from error
     if len(content) > _MOST_BYTES:
-        raise UsageError(f"'{path}' has more than 16 MiB", hint="name a file that describes a host")
+        raise UsageError(f"'{path}' has more than 16 MiB", hint=f"name a file that describes {of}")
     return content

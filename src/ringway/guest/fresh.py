@@ -12,7 +12,7 @@ from typing import Final
 from lxml import etree
 from msgspec import Struct
 
-from ringway.errors import UsageError
+from ringway.errors import ConflictError, UsageError
 from ringway.guest.catalogue import Catalogue
 from ringway.guest.document import Document, ScsiController
 from ringway.guest.document.overrides import NAMESPACE
@@ -175,9 +175,20 @@ def _put(
             wwpns=wwpns or {},
         )
         served = endpoints(disks, service)
+        _refuse_twice(document, served)
         elements = add_endpoints(document, served.wishes)
     elements += add_ports(document, spec.ports)
     return Put(elements=elements, disks=disks, endpoints=served)
+
+
+def _refuse_twice(document: Document, served: Endpoints) -> None:
+    """:raises ConflictError: the guest has an endpoint of the name already."""
+    there = {found.endpoint for found in document.attachments()}
+    if twice := [wish.endpoint for wish in served.wishes if wish.endpoint in there]:
+        raise ConflictError(
+            f"guest '{document.name}' has endpoint '{twice[0]}' already",
+            hint="name the new one with --endpoint",
+        )
 
 
 def _queues(document: Document, spec: GuestSpec) -> int | None:

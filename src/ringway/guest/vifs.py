@@ -61,7 +61,9 @@ def parse_vif(text: str) -> PortSpec:
 
 
 def notes(spec: PortSpec) -> Iterator[str]:
-    """What a user should know of a port, a sentence each."""
+    """What a user should know of a port that is in XML alone, a sentence each."""
+    if spec.switch != "external":
+        yield f"port '{spec.name}': nobody tells {spec.switch} of it; ringway port create does"
     if spec.mode is PortMode.SERVER:
         yield f"port '{spec.name}': the guest does not start before the switch connects to {spec.socket}"
     else:

@@ -41,6 +41,13 @@ def names() -> tuple[str, ...]:
     return (*_OURS, *sorted(others))
 
 
+def refuse_unknown(name: str) -> None:
+    """:raises NotFoundError: there is no driver of that name."""
+    if name not in names():
+        hint = f"there are {', '.join(names())}; others are installed as Python packages"
+        raise NotFoundError(f"there is no switch '{name}'", hint=hint)
+
+
 def open_switch(name: str, settings: Settings) -> Switch:
     """Make the driver of a switch. What this host lacks for it, its ``probe`` says.
 
@@ -55,9 +62,7 @@ def open_switch(name: str, settings: Settings) -> Switch:
         raise ConflictError(f"switch '{name}' comes from {' and from '.join(sources)}", hint=hint)
     if name in _OURS:
         return _OURS[name](settings)
-    if not points:
-        hint = f"there are {', '.join(names())}; others are installed as Python packages"
-        raise NotFoundError(f"there is no switch '{name}'", hint=hint)
+    refuse_unknown(name)
     return _load(points[0], settings)
 
 

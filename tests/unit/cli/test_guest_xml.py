@@ -110,6 +110,35 @@ def test_elements_alone(run: Run, image: Path) -> None:
     assert "note: port 'n': the guest does not start before the switch connects to /s" in done.err
 
 
+def test_new_elements_of_a_domain_alone(run: Run, domain: Path, image: Path) -> None:
+    """As virsh attach-device takes them; what it does not take is told of."""
+    done = run("guest", "xml", domain, "--block-device", f"id={image},source=volume", "-o", "elements")
+    assert (done.status, done.err) == (0, "")
+    assert [element.tag for element in ElementTree.fromstring(f"<all>{done.out}</all>")] == ["disk"]
+    done = run("guest", "xml", domain, "--vif", "id=n,socket=/s,mtu=9000", "-o", "elements")
+    assert [element.tag for element in ElementTree.fromstring(f"<all>{done.out}</all>")] == ["interface"]
+    assert "what they need besides: <memoryBacking> and <qemu:override>\n" in done.err
+
+
+def test_a_switch_is_told_of_no_port_of_xml(run: Run) -> None:
+    done = run("guest", "xml", "--vif", "id=n,socket=/s,switch=ovs")
+    assert (done.status, "nobody tells ovs of it" in done.err) == (0, True)
+
+
+def test_an_endpoint_that_a_domain_has_already(run: Run, domain: Path, image: Path) -> None:
+    words = ("--via", "endpoint", "--block-device", f"id={image},source=volume")
+    domain.write_text(run("guest", "xml", domain, *words).out)
+    done = run("guest", "xml", domain, *words)
+    assert (done.status, "hint: name the new one with --endpoint" in done.err) == (6, True)
+
+
+def test_an_image_is_no_domain(run: Run, tmp_path: Path) -> None:
+    with (tmp_path / "a.img").open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    done = run("guest", "xml", "a.img", "--vif", "id=n,socket=/s")
+    assert (done.status, "hint: name a file that describes a domain" in done.err) == (2, True)
+
+
 def test_elements_for_no_domain_yet_have_addresses_of_nobody(run: Run) -> None:
     once, again = (run("guest", "xml", "--vif", "id=n,socket=/s").out for _ in range(2))
     assert "52:54:00:" in once
@@ -171,6 +200,9 @@ def test_mappings_as_json(run: Run) -> None:
         (["--new", "a", "--memory", "1K"], 2, "no such guest is possible"),
         (["--new", "a", "--memory", "much"], 2, "is not a size"),
         (["--vif", "id=n"], 2, "has no socket"),
+        (["--vif", "id=n,socket=/s,switch=nope"], 3, "there is no switch 'nope'"),
+        (["--new", "web0", "-o", "elements"], 2, "-o elements is for a domain that is there"),
+        ([*THERE, "--via", "endpoint", "--engine", "lio", "--sockets", "/run"], 2, "--sockets has no effect"),
         (["web0.xml", "--volume", "root=disk.img", "--block-device", f"{WIKI},device=sda"], 6, "'sda'"),
         ([*THERE, "--iothreads", "1"], 2, "are of nobody: the disks go to a controller that is there"),
         ([*THERE, "--queues", "4"], 2, "queues are of nobody"),

@@ -76,17 +76,19 @@ def _queues_differ(queues: int | None, wish: Wish) -> Iterator[str]:
         yield f"queues {queues or 'unset'}, not {wish.queues}"
 
 
-def memory_is_shared(document: Document, device: Device, *, fix: bool) -> bool:
+def memory_is_shared(document: Document, device: Device, *, fix: bool, persistent: bool) -> bool:
     """Whether a vhost-user device may come in, as far as memory goes; always for the kernel's.
 
+    :param fix: to be shared from the guest's next start on. :param persistent: that is meant.
     :raises ConflictError: it may not, and it is not to be fixed.
     """
     if _is_kernels(device) or document.shares_memory:
         return True
-    if not fix:
+    if not (fix and persistent):
+        needed = "--fix-memory shares it from the guest's next start on"
         raise ConflictError(
             f"guest '{document.name}' does not share its memory: {'; '.join(document.memory_obstacles)}",
-            hint="--fix-memory shares it from the guest's next start on",
+            hint=f"{needed}: leave out --no-persistent" if fix else needed,
         )
     return False
 

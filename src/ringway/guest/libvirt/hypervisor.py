@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from functools import partial
 from typing import Final, TypeVar
 
 import libvirt
@@ -225,11 +226,11 @@ class LibvirtHypervisor:
         if not live and not persistent:
             return False
         look.check_halves(live=live, persistent=persistent)
-        fix = fix_memory and persistent
+        memory = partial(additions.memory_is_shared, device=device, fix=fix_memory, persistent=persistent)
         if live and look.live is not None:
-            live = additions.memory_is_shared(look.live, device, fix=fix)
+            live = memory(look.live)
         if persistent and look.persistent is not None:
-            additions.memory_is_shared(look.persistent, device, fix=fix)
+            memory(look.persistent)
         additions.check_socket(device, look, self._capabilities(), now=live)
         return live
 
