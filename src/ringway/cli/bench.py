@@ -71,7 +71,8 @@ Examples:
   ringway bench --suite goals --seconds 2 --repeats 5 --save run.json
   ringway bench --case 'tmpfs-4k-*' --case ram-1m-read-1x8 --device scsi
   ringway bench --from run.json --page performance.md
-  ringway bench --peer-socket /var/tmp/vhost.0 --peer-device blk --peer-store ram --peer none --only-peer
+  ringway bench --peer-socket /var/tmp/vhost.0 --peer-device blk \\
+      --peer-store ram --peer none --only-peer
 
 \b
 A case is STORE-SIZE-PATTERN-LOAD, as tmpfs-4k-read-1x32: one queue, depth 32.

@@ -23,7 +23,8 @@ from ringway.errors import UsageError
 _EPILOG: Final = """\b
 Examples:
   ringway config export > host.json && ringway plan host.json
-  ringway config import --adopt --dry-run /etc/rtslib-fb-target/saveconfig.json
+  ringway config import --adopt --dry-run \\
+      /etc/rtslib-fb-target/saveconfig.json
 """
 
 

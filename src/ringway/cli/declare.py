@@ -30,8 +30,8 @@ A file is TOML, or JSON if its name ends in .json or it begins with a brace:
   luns = ["0=/dev/vg0/db0", "1=/srv/logs.img,readonly"]
 
 \b
-What an endpoint may say is what `ringway config export` shows; a disk may be written as above.
-Relative paths begin at the file's directory.
+What an endpoint may say is what `ringway config export` shows; a disk may be
+written as above. Relative paths begin at the file's directory.
 """
 
 

@@ -36,14 +36,16 @@ _NAA_HINT: Final = "write it as naa. and 16 or 32 small hexadecimal digits, as i
 _EPILOG: Final = """\b
 Examples:
   ringway endpoint create db0 --lun 0=/dev/vg0/db0
-  ringway endpoint create web --engine lio --lun 0=/srv/web.img --lun 1=/srv/logs.img,readonly
+  ringway endpoint create web --engine lio --lun 0=/srv/web.img \\
+      --lun 1=/srv/logs.img,readonly
   ringway endpoint list -c name,state,guest
   ringway endpoint delete db0
 """
 _DISKS: Final = """\b
-A disk is PATH, file:PATH, ram:SIZE or null:SIZE; for lio also pscsi:PATH and tcmu:NAME. Options
-follow behind commas: readonly, direct, block-size=512|4096, serial=TEXT, mapped=on|off|auto,
-iops=COUNT, bandwidth=SIZE, burst=SECONDS, name=NAME, and lio's own, as in emulate_tpu=1.
+A disk is PATH, file:PATH, ram:SIZE or null:SIZE; for lio also pscsi:PATH and
+tcmu:NAME. Options follow behind commas: readonly, direct, serial=TEXT,
+block-size=512|4096, mapped=on|off|auto, iops=COUNT, bandwidth=SIZE,
+burst=SECONDS, name=NAME, and lio's own, as in emulate_tpu=1.
 A comma in a path is written twice.
 """
 

@@ -35,7 +35,8 @@ Examples:
   ringway guest attach web0 db0
   ringway guest attach web0 db0 --fix-memory --dry-run
   ringway guest detach web0 db0
-  ringway guest xml --block-device id=v1,source=volume,dest=volume,bus=virtio-scsi --volume v1=/srv/v1.img
+  ringway guest xml --block-device id=v1,source=volume,bus=virtio-scsi \\
+      --volume v1=/srv/v1.img
 """
 
 #: What virsh does with the guests themselves.

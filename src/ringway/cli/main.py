@@ -62,8 +62,9 @@ COMMANDS: Final = {
 }
 
 _EPILOG: Final = """\b
-Exit statuses: 0 done, 1 failed, 2 usage, 3 not found, 4 unreachable or not permitted,
-5 timed out, 6 in conflict, 7 degraded, 130 interrupted.
+Exit statuses: 0 done, 1 failed, 2 usage, 3 not found,
+4 unreachable or not permitted, 5 timed out, 6 in conflict, 7 degraded,
+130 interrupted.
 
 \b
 A first disk:

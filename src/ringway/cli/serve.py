@@ -39,8 +39,10 @@ _EPILOG: Final = """\b
 Examples:
   ringway serve disk.img
   ringway serve --create 10G new.img
-  ringway serve --lun 0=disk.img --lun 1=/dev/sdb,readonly --lun 2=ram:4G --queues 4 --socket /run/x.sock
-  ringway serve --device blk --direct --poll adaptive --socket /run/b.sock disk.img
+  ringway serve --lun 0=disk.img --lun 1=/dev/sdb,readonly --lun 2=ram:4G \\
+      --queues 4 --socket /run/x.sock
+  ringway serve --device blk --direct --poll adaptive \\
+      --socket /run/b.sock disk.img
 
 \b
 A disk is PATH, file:PATH, ram:SIZE or null:SIZE, with options behind commas:

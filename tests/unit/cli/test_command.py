@@ -20,7 +20,7 @@ import click
 import pytest
 
 import ringway
-from ringway.cli.main import COMMANDS, exit_status
+from ringway.cli.main import COMMANDS, cli, exit_status
 from ringway.errors import BusyError, RingwayError
 from ringway.testing.frontend import BlkFrontEnd, ScsiFrontEnd
 from ringway.testing.waiting import PATIENCE_S
@@ -410,3 +410,25 @@ def test_an_fd_that_was_not_passed_is_refused(tmp_path: Path, image: Path) -> No
     )
     assert run.returncode == 2
     assert "is no unix socket" in run.stderr
+
+
+def every_command(command: click.Command, *names: str) -> Iterator[tuple[str, click.Command]]:
+    """A command and all below it, with their names."""
+    yield " ".join(names), command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from every_command(found, *names, name)
+
+
+def test_help_fits_a_terminal() -> None:
+    """Of 80 columns; what is written with line breaks of its own, too."""
+    wide = [
+        (name, line)
+        for name, command in every_command(cli, "ringway")
+        for line in command.get_help(click.Context(command, info_name=name, terminal_width=80)).splitlines()
+        if len(line) > 80
+    ]
+    assert wide == []

@@ -19,7 +19,8 @@ Examples:
   ringway shell < lines.txt
 
 \b
-A line is [PATH] COMMAND WORD..., or a PATH to go there. help says what can be done here.
+A line is [PATH] COMMAND WORD..., or a PATH to go there. help says what can be
+done here.
 """
 
 
