@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,6 +209,35 @@ def test_a_linux_guest_sees_disks_in_the_order_of_their_names(libvirtd: Libvirtd
         disk = guest.run("ls -d /sys/class/scsi_device/*:19/device/block/*").strip().rpartition("/")[2]
         guest.run(f"echo ours | dd of=/dev/{disk} conv=notrunc,fsync")
     assert (run_dir / "vol19").read_bytes().startswith(b"ours\n")
+
+
+def test_two_io_threads_serve_four_queues(libvirtd: Libvirtd, run_dir: Path) -> None:
+    """Each CPU of the guest has a queue of its own; QEMU's threads take them in turn."""
+    (run_dir / "root.img").write_bytes(bytes(MIB))
+    wanted = spec([f"id={run_dir}/root.img,source=volume"], iothreads=2, queues=4)
+    document = bare(GuestSpec(name="web0", iothreads=2), kvm=False)
+    elements = "".join(put(document, wanted, Catalogue(resolvers={}), socket).elements)
+    given = "<iothreads>2</iothreads>"
+    with DomainGuest(libvirtd, "web0", run_dir, devices=elements, extra=given, cpus=4) as guest:
+        assert len(guest.run("ls -d /sys/block/sda/mq/*").split()) == 4
+        query = libvirtd.virsh("qemu-monitor-command", "web0", '{"execute": "query-iothreads"}')
+        threads = {each["thread-id"] for each in json.loads(query)["return"]}
+        assert len(threads) == 2
+        assert {busiest(guest, cpu, threads) for cpu in range(4)} == threads
+
+
+def busiest(guest: DomainGuest, cpu: int, threads: set[int]) -> int:
+    """Read a disk on one of a guest's CPUs. :returns: which thread of QEMU's worked most."""
+
+    def worked() -> dict[int, int]:
+        """For how many nanoseconds."""
+        places = {thread: Path(f"/proc/{guest.pid}/task/{thread}/schedstat") for thread in threads}
+        return {thread: int(place.read_text().split()[0]) for thread, place in places.items()}
+
+    before = worked()
+    guest.run(f"taskset {1 << cpu:x} dd if=/dev/sda of=/dev/null bs=4k iflag=direct 2>/dev/null")
+    after = worked()
+    return max(threads, key=lambda thread: after[thread] - before[thread])
 
 
 def test_the_new_volume_of_a_mapping_is_there_for_its_guest(libvirtd: Libvirtd, run_dir: Path) -> None:
