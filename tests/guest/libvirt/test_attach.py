@@ -34,9 +34,7 @@ def test_a_disk_comes_and_goes(bench: Bench, web0: DomainGuest, device: str) -> 
     assert bench.image("db0").read_bytes()[:4096].rstrip() == f"by {device}".encode()
 
 
-def test_what_was_attached_is_there_after_the_next_start_and_elsewhere(
-    bench: Bench, web0: DomainGuest
-) -> None:
+def test_what_was_attached_is_there_after_the_next_start(bench: Bench, web0: DomainGuest) -> None:
     """Both disks in a guest that starts with them; both leave it while it runs."""
     contents = {"sda": "of scsi", "vda": "of blk"}
     for name, device in (("db0", "scsi"), ("db1", "blk")):
@@ -57,6 +55,26 @@ def test_what_was_attached_is_there_after_the_next_start_and_elsewhere(
         bench.detach("web0", name)
     disks(web0, 0)
     assert bench.remains("web0") == []
+
+
+def test_what_one_guest_wrote_is_there_in_the_next(bench: Bench, web0: DomainGuest) -> None:
+    """Attach, write, detach, attach elsewhere, verify; and the same on the way back."""
+    names = {"db0": "scsi", "db1": "blk"}
+    for name, device in names.items():
+        bench.target(name, device)
+    with DomainGuest(bench.libvirtd, "web1", bench.folder) as web1:
+        for guest, other, before in ((web0, web1, ""), (web1, web0, "by web0"), (web0, web1, "by web1")):
+            for name, device in names.items():
+                bench.attach(guest.name, name, device)
+                with pytest.raises(BusyError, match="somebody is connected"):
+                    bench.attach(other.name, name, device)
+            for disk in disks(guest, len(names)):
+                assert read(guest, disk).rstrip("\0") == before
+                write(guest, disk, f"by {guest.name}")
+            for name in names:
+                bench.detach(guest.name, name)
+            disks(guest, 0)
+        assert bench.remains("web0") == bench.remains("web1") == []
 
 
 def test_a_lun_that_is_added_to_the_endpoint_reaches_the_guest(bench: Bench, web0: DomainGuest) -> None:
