@@ -103,6 +103,12 @@ class Hypervisor(Protocol):
     def unplug(self, guest: str, port: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
         """Take a port away; what is not there is fine."""
 
+    def tidy(self, guest: str) -> None:
+        """Remove what devices left behind that a guest let go when nobody waited for it any more.
+
+        A guest that does not run, or has gone, is fine.
+        """
+
     def check(
         self, guest: str, device: Device, *, live: bool, persistent: bool, fix_memory: bool = False
     ) -> tuple[str, ...]:

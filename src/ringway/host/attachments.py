@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, RingwayError, UsageError
-from ringway.guest.base import Wish, face_of
+from ringway.guest.base import GuestEvent, GuestEventKind, Wish, face_of
 from ringway.host.desired import Desired
 from ringway.host.events import Events, Kind
 from ringway.host.giving import Giving
 from ringway.host.health import runs
-from ringway.host.holdings import Holding, Words
+from ringway.host.holdings import RUNNING, Holding, Words, guest_lock, logged
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
 from ringway.host.rows import Rows
@@ -55,10 +56,35 @@ class Attachments(Giving[AttachSpec, Wish, AttachmentInfo]):
         super().__init__(rows, guests, locks, events)
         self._endpoints = endpoints
         self._show = show
+        self._untidy: set[str] = set()  #: guests in which something may have been left behind
 
     def view(self, guest: GuestInfo) -> GuestInfo:
         """A guest, with what is known of its endpoints."""
         return replace(guest, attachments=tuple(self._seen(guest, self._of(guest))))
+
+    # What others do
+
+    async def settle(self, *, unconfirmed: bool = False) -> None:
+        """As of all holdings; devices that guests let go while nobody was there have left something."""
+        await super().settle(unconfirmed=unconfirmed)
+        if self._guests.there and not unconfirmed:
+            with logged("guests"):
+                self._untidy |= {guest.uuid for guest in await self._guests.list() if guest.state in RUNNING}
+        await asyncio.gather(*map(self._tidy, tuple(self._untidy)))
+
+    async def heed(self, event: GuestEvent) -> None:
+        """As of all holdings; a device that a guest let go late has left something."""
+        if event.kind is GuestEventKind.DEVICE_REMOVED:
+            await self._tidy(event.uuid)
+        await super().heed(event)
+
+    async def _tidy(self, guest: str) -> None:
+        """Leave nothing in a guest of devices that it has let go. Never raises :class:`RingwayError`."""
+        self._untidy.add(guest)
+        with logged(f"guest '{guest}'"):
+            async with self._locks.hold(guest_lock(guest)):
+                await self._guests.tidy(guest)
+            self._untidy.discard(guest)
 
     # As holdings
 

@@ -300,7 +300,7 @@ class Holdings(ABC):
         if any(thing not in self._rows for thing in had):  # a copy of that guest may have it still
             await self._take_in()
         if event.kind in _COMINGS:
-            with _logged(f"guest '{event.guest}'"):
+            with logged(f"guest '{event.guest}'"):
                 await self._welcome(event.uuid)
 
     async def _welcome(self, guest: str) -> None:
@@ -336,10 +336,10 @@ class Holdings(ABC):
         Of two that have the same, whoever runs with it has it, or else the first by name.
         """
         guests: tuple[GuestInfo, ...] = ()
-        with _logged("guests"):
+        with logged("guests"):
             guests = await self._guests.list()
         for guest in sorted(guests, key=lambda found: found.state not in RUNNING):
-            with _logged(f"guest '{guest.name}'"):
+            with logged(f"guest '{guest.name}'"):
                 await self.take_in(guest)
 
     async def take_in(self, guest: GuestInfo) -> None:
@@ -417,7 +417,7 @@ class Holdings(ABC):
 
 
 @contextlib.contextmanager
-def _logged(what: str) -> Iterator[None]:
+def logged(what: str) -> Iterator[None]:
     """Look at something in the block that may be ill, and is no reason not to look at the rest."""
     try:
         yield

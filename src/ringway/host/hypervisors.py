@@ -89,6 +89,10 @@ class Guests:
         """One guest. :raises NotFoundError: there is none. :raises UnreachableError: as :meth:`list`."""
         return await _in_time(self.ask(self.hypervisor.show, guest), _LOOK_S)
 
+    async def tidy(self, guest: str) -> None:
+        """As the hypervisor's. :raises UnreachableError: as :meth:`list`; it is done later then."""
+        await _in_time(self.ask(self.hypervisor.tidy, guest), _LOOK_S)
+
     async def probe(self) -> tuple[Check, ...]:
         """What libvirt lets us do; nothing where there is none."""
         if self._hypervisor is None:

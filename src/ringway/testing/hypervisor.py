@@ -44,6 +44,7 @@ class MemoryGuest:
     kept: dict[str, Wish] = field(default_factory=dict)
     ports: set[str] = field(default_factory=set)
     disks: tuple[GuestDisk, ...] = ()
+    left: set[str] = field(default_factory=set)  #: connections without a device
 
 
 @dataclass
@@ -164,6 +165,13 @@ class MemoryHypervisor:
         self._world.before("unplug", port)
         self._guest(guest).ports.discard(port)
 
+    def tidy(self, guest: str) -> None:
+        """Forget connections."""
+        with contextlib.suppress(NotFoundError):
+            found = self._guest(guest)
+            self._world.before("tidy", found.name)
+            found.left.clear()
+
     def define(self, xml: str) -> GuestInfo:
         """Enter a guest, with what its document says that it has."""
         document = Document(xml)
@@ -209,6 +217,10 @@ class MemoryHypervisor:
         raise NotFoundError(f"there is no guest '{guest}'")
 
 
+def _plug(guest: MemoryGuest, name: str) -> PlugInfo:
+    return PlugInfo(guest=guest.name, port=name, live=guest.running, persistent=guest.persistent)
+
+
 @dataclass
 class SwitchWorld:
     """The ports that a switch has, and what a test makes happen to them."""
@@ -216,10 +228,6 @@ class SwitchWorld:
     ports: dict[str, PortSpec] = field(default_factory=dict)
     guests: dict[str, str] = field(default_factory=dict)
     before: Callable[[str, str], None] = lambda _verb, _name: None
-
-
-def _plug(guest: MemoryGuest, name: str) -> PlugInfo:
-    return PlugInfo(guest=guest.name, port=name, live=guest.running, persistent=guest.persistent)
 
 
 class MemorySwitch:

@@ -191,6 +191,48 @@ def test_a_guest_that_does_not_let_go(bench: Bench, web0: DomainGuest, device: s
 
 
 @both_devices
+@pytest.mark.parametrize("persistent", [False, True], ids=["live", "both"])
+def test_a_guest_that_lets_go_late_can_have_it_again(
+    bench: Bench, web0: DomainGuest, device: str, persistent: bool
+) -> None:
+    """Nobody waits for it any more; what QEMU has left of it is in nobody's way."""
+    bench.target("db0", device)
+    wish = bench.wish("db0", device)
+    for _ in range(2):
+        alias = bench.hypervisor.attach("web0", wish, live=True, persistent=persistent).alias
+        disks(web0, 1)
+        release_late(bench, alias)
+        disks(web0, 0)
+    assert bench.remains("web0") == ([f"chr-vu-{alias}"] if device == "scsi" else [])
+    bench.hypervisor.tidy("web0")
+    assert bench.remains("web0") == []
+    for guest in ("web0", "nobody", bench.define("idle").name):
+        bench.hypervisor.tidy(guest)
+
+
+def test_tidying_takes_no_connection_that_has_a_device(bench: Bench, web0: DomainGuest) -> None:
+    for name, device in (("db0", "scsi"), ("db1", "blk")):
+        bench.target(name, device)
+        bench.attach("web0", name, device)
+    before = bench.remains("web0")
+    bench.hypervisor.tidy("web0")
+    assert bench.remains("web0") == before
+    for disk in disks(web0, 2):
+        write(web0, disk, "still there")
+
+
+def release_late(bench: Bench, alias: str) -> None:
+    """Have the guest 'web0' let a device go when nobody waits for it any more."""
+    bench.libvirtd.virsh("suspend", "web0")
+    try:
+        with pytest.raises(TimedOutError):
+            bench.hypervisor.detach("web0", "db0", live=True, persistent=True, timeout_s=0.5)
+    finally:
+        bench.libvirtd.virsh("resume", "web0")
+    bench.wait_event(GuestEventKind.DEVICE_REMOVED, alias)
+
+
+@both_devices
 def test_when_the_second_half_fails_the_first_is_undone(bench: Bench, web0: DomainGuest, device: str) -> None:
     """Somebody gave the socket to the guest's next start by another name."""
     bench.target("db0", device)

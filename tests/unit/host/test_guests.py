@@ -237,6 +237,28 @@ async def test_what_others_took_away_meanwhile_is_noticed_at_a_start(
         assert host.attachments.guest_of("db0") is None
 
 
+async def test_what_a_device_left_behind_goes_when_it_is_heard_of_or_at_a_start(
+    start: OpenHost, guests: GuestWorld
+) -> None:
+    """Also of an endpoint that was deleted by force, of which there is no row; what fails is done again."""
+    web = guests.add("web")
+    web.left = {"db0"}
+    guests.before = lambda verb, name: fail(verb, name) if verb == "tidy" else None
+    async with start() as host:
+        assert web.left == {"db0"}
+        guests.before = lambda _verb, _name: None
+        await host.attachments.settle(unconfirmed=True)
+        assert not web.left
+        web.left = {"db1"}
+        await host.attachments.settle(unconfirmed=True)
+        assert web.left == {"db1"}  # nothing says so, and guests are not asked all the time
+        guests.tell(GuestEvent(GuestEventKind.DEVICE_REMOVED, "web", "ua-ringway-db1", web.uuid))
+        await until(lambda: not web.left)
+        web.left = {"db2"}
+    async with start():
+        assert not web.left
+
+
 async def test_a_plan_changes_nothing(start: OpenHost, guests: GuestWorld) -> None:
     web = guests.add("web")
     web.shared_memory = False

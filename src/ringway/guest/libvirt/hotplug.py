@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 from ringway.errors import GuestError, UnreachableError
-from ringway.guest.aliases import endpoint_alias, look_at
+from ringway.guest.aliases import endpoint_alias, look_at, owner
 from ringway.guest.base import Wish
 from ringway.guest.document import PciAddress
 from ringway.guest.libvirt.monitor import Monitor, Refused
 
 CONNECT_S: Final = 5.0
 _DRIVER: Final = "vhost-user-scsi-pci"
+_SOCKET: Final = "chr-vu-"  #: in front of an alias, as libvirt does it
 
 
 def socket_name(alias: str) -> str:
     """The character device of a device, named as libvirt names its own."""
-    return f"chr-vu-{alias}"
+    return f"{_SOCKET}{alias}"
+
+
+def connected(monitor: Monitor) -> Iterator[str]:
+    """The aliases of endpoints' devices for which there is a connection, with a device or without one."""
+    aliases = (name.removeprefix(_SOCKET) for name in monitor.sockets() if name.startswith(_SOCKET))
+    return (alias for alias in aliases if owner(alias) is not None)
 
 
 def plug(monitor: Monitor, wish: Wish, address: PciAddress | None) -> None:

@@ -28,11 +28,11 @@ from ringway.guest.libvirt.connection import Connection
 from ringway.guest.libvirt.events import Events
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.looks import Look, glance, persistent_document
-from ringway.guest.libvirt.removals import Removals
+from ringway.guest.libvirt.removals import Removals, tidy
 from ringway.model import AttachmentInfo, Check, GuestInfo, PlugInfo, PortSpec
 
-_log: Final = logging.getLogger(__name__)
 Info = TypeVar("Info", AttachmentInfo, PlugInfo)
+_log: Final = logging.getLogger(__name__)
 _UNDO_S: Final = 30.0  #: how long a guest may take to let go of what is taken back
 
 
@@ -155,6 +155,11 @@ class LibvirtHypervisor:
         """Take a port away; what is not there is fine. :raises TimedOutError: as :meth:`detach`."""
         self._remove(guest, port_alias(port), live=live, persistent=persistent, timeout_s=timeout_s)
 
+    def tidy(self, guest: str) -> None:
+        """Remove what devices left behind that a guest let go when nobody waited for it any more."""
+        with contextlib.suppress(NotFoundError):
+            tidy(self._look(self._find(guest)))
+
     # Whole guests
 
     def define(self, xml: str) -> GuestInfo:
@@ -250,6 +255,8 @@ class LibvirtHypervisor:
         """Do both halves, or none. :returns: what the caller should know besides."""
         alias, look = alias_of(device), self._look(domain)
         live, persistent = additions.missing(look, device, live=live, persistent=persistent)
+        if live:
+            tidy(look)  # or its socket would count as another's
         live = self._checked(look, device, live=live, persistent=persistent, fix_memory=fix_memory)
         if live:
             additions.check_late(device, persistent=persistent)
@@ -289,3 +296,8 @@ def _given(guest: str, device: Device, info: Info | None, note: str) -> Info:
     if info is None:
         raise GuestError(f"guest '{guest}' lost {spoken(alias_of(device))} as soon as it had it")
     return replace(info, message="\n".join(filter(None, (info.message, note))) or None)
+
+
+def _version(number: int) -> str:
+    """libvirt's way to write one: 11003000 is 11.3.0."""
+    return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"

@@ -60,7 +60,7 @@ class Removals:
                 hint="a guest that is paused, or has not booted, cannot; unmount what it uses, and try again",
             )
         self.forget(uuid, alias)
-        _tidy(find, alias)
+        tidy(Look(find()))
 
 
 def _ask(domain: libvirt.virDomain, look: Look, alias: str) -> None:
@@ -87,13 +87,19 @@ def _is_gone(find: Find, alias: str) -> bool:
         return False
 
 
-def _tidy(find: Find, alias: str) -> None:
-    """Remove the connection that is left behind, where it is not libvirt's to do so."""
-    domain = find()
-    look = Look(domain)
-    if look.live is None or not look.was_tampered_with:
-        return
-    monitor = Monitor(domain)
+def tidy(look: Look) -> None:
+    """Remove the connections that devices have left behind, where it is not libvirt's to do so.
+
+    Nobody may give the guest anything meanwhile: the connection comes before its device.
+    """
+    if look.was_tampered_with:
+        monitor = Monitor(look.domain)
+        for alias in hotplug.connected(monitor):
+            if not look.is_live(alias):
+                _clear(monitor, alias)
+
+
+def _clear(monitor: Monitor, alias: str) -> None:
     for attempt in range(_TRIES):
         try:
             hotplug.clear(monitor, alias)
