@@ -13,7 +13,7 @@ from lxml import etree
 from ringway.guest.catalogue import Catalogue
 from ringway.guest.document import Document, native, validate
 from ringway.guest.fresh import bare, fresh, put
-from ringway.guest.mappings import read_all
+from ringway.guest.mapping_files import read_all
 from ringway.guest.vifs import parse_vif
 from ringway.guest.volumes import Volume, make
 from ringway.model import BlockDevice, GuestSpec, Via

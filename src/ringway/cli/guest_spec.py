@@ -104,7 +104,7 @@ def spec_of(name: str, options: dict[str, Any], **more: Any) -> GuestSpec:
     """Take the options out of a command's. :raises UsageError: a mapping, a volume or a port is wrong."""
     import msgspec
 
-    from ringway.guest.mappings import read_all
+    from ringway.guest.mapping_files import read_all
     from ringway.guest.vifs import parse_vif
     from ringway.guest.volumes import parse_pool, parse_volume
 

@@ -101,6 +101,7 @@ def xml(**options: Any) -> None:
     _refuse_idle(options)
     asked = _Asked(spec=spec_of(options["new"] or _ALONE, options), **options)
     if asked.form in _MAPPINGS:
+        asked.check_mappings()
         click.echo(write(asked.spec.block_devices, Form(asked.form)).rstrip("\n"))
         return
     asked.check()
@@ -163,6 +164,11 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("-o elements is for a domain that is there", hint="leave --new away")
         if self.new is None and not self.spec.block_devices and not self.spec.ports:
             raise UsageError("nothing to put into XML", hint="say --block-device, --vif or --new")
+
+    def check_mappings(self) -> None:
+        """:raises UsageError: there are none to write in another form."""
+        if not self.spec.block_devices:
+            raise UsageError(f"there are no mappings to write as {self.form}", hint="say --block-device")
 
     def socket(self, endpoint: str) -> str:
         """Where the daemon's socket of an endpoint is."""

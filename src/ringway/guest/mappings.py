@@ -1,4 +1,4 @@
-"""Block-device mappings as people write them: novaclient's form, openstackclient's, its JSON file, our TOML.
+"""Block-device mappings as people write them: the words of novaclient, of openstackclient, and ours.
 
     id=web0,source=volume,dest=volume,bus=virtio-scsi,type=lun,bootindex=0      novaclient's
     uuid=web0,source_type=volume,disk_bus=scsi,device_type=lun,boot_index=0     openstackclient's
@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -33,7 +30,6 @@ from ringway.model import (
     DiskBus,
     DiskType,
     VolumeSource,
-    check_together,
 )
 from ringway.model.validation import reason
 from ringway.units import parse_size
@@ -49,7 +45,6 @@ class Form(StrEnum):
 
 
 #: A client's key, and the field of BlockDevice that it sets.
-_FORMS_HINT: Final = "write id=…,source=volume,bus=scsi, or the path of a JSON or TOML file"
 _NOVA: Final = {
     "id": "id",
     "source": "source",
@@ -116,12 +111,17 @@ _FLAGS: Final = {
     **dict.fromkeys(("0", "f", "false", "off", "n", "no"), False),
 }
 _DEVICE_NAME: Final = re.compile(r"(sd|vd|hd|fd)[a-z]{1,3}")
+#: What novaclient and openstackclient had before; other names of devices than ours are Xen's.
+_LEGACY: Final = re.compile(
+    r"(/dev/)?x?(?P<device>(sd|vd|hd)[a-z]{1,3})=(?P<id>[^:,=]+)"
+    r"(:(?P<type>volume|snapshot|snap|image)?(:(?P<size>\d*)(:[^:,]*)?)?)?"
+)
 _NUMBER: Final = re.compile(r"-?\d{1,18}", re.ASCII)
 _GIB_BITS, _MIB_BITS = 30, 20
 _UNITS: Final = ((40, "T"), (30, "G"), (20, "M"), (10, "K"))
 _MOST_BYTES: Final = (1 << 63) - 1
 _SWAP: Final = "swap"
-_TABLE: Final = "block_device"
+TABLE: Final = "block_device"  #: of a TOML file
 
 
 def parse(text: str) -> BlockDevice:
@@ -129,72 +129,10 @@ def parse(text: str) -> BlockDevice:
 
     :raises UsageError: it is none, its forms are mixed, or it contradicts itself; says which part of it.
     """
+    _refuse_legacy(text)
     pairs = _pairs(text)
     form = _form_of(pairs)
-    return _device(pairs, form)
-
-
-def read(text: str) -> tuple[BlockDevice, ...]:
-    """Read what a user gave: a mapping, or the path of a JSON or TOML file with some.
-
-    :raises UsageError: it is neither.
-    """
-    if not text:
-        raise UsageError("a mapping is empty", hint=_FORMS_HINT)
-    if "=" not in text or os.path.isfile(text):
-        return read_file(Path(text))
-    return (parse(text),)
-
-
-def read_all(texts: Iterable[str]) -> tuple[BlockDevice, ...]:
-    """Read all mappings of a guest. :raises UsageError: one is wrong, or two contradict each other."""
-    devices = tuple(device for text in texts for device in read(text))
-    check_together(devices)
-    return devices
-
-
-def read_file(path: Path) -> tuple[BlockDevice, ...]:
-    """Read a file: openstackclient's, with one JSON object, or ours, with tables ``[[block_device]]``.
-
-    :raises UsageError: it cannot be read, or is neither.
-    """
-    try:
-        text = path.read_text()
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"'{path}' is neither a mapping nor a file that can be read: {_reason(error)}",
-            hint=_FORMS_HINT,
-        ) from error
-    try:
-        return (parse_json(text),) if text.lstrip().startswith("{") else parse_toml(text)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
-
-
-def parse_json(text: str) -> BlockDevice:
-    """Read openstackclient's file. :raises UsageError: it is no such object."""
-    try:
-        data = json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"no JSON: {error}", hint="see docs/reference/block-device-mappings.md") from error
-    if not isinstance(data, dict):
-        raise UsageError("no object of JSON", hint="see docs/reference/block-device-mappings.md")
-    return _device({key: value for key, value in data.items() if value is not None}, Form.JSON)
-
-
-def parse_toml(text: str) -> tuple[BlockDevice, ...]:
-    """Read tables ``[[block_device]]``. :raises UsageError: there are none, or something else is there."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"no TOML: {error}", hint="see docs/reference/block-device-mappings.md") from error
-    tables = data.pop(_TABLE, None)
-    if data or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise UsageError(
-            f"a file of mappings holds tables [[{_TABLE}]], and nothing else",
-            hint="see docs/reference/block-device-mappings.md",
-        )
-    return tuple(_device(table, Form.TOML) for table in tables)
+    return device_of(pairs, form)
 
 
 def write(devices: Sequence[BlockDevice], form: Form) -> str:
@@ -205,11 +143,24 @@ def write(devices: Sequence[BlockDevice], form: Form) -> str:
     if form is Form.TOML:
         return "\n".join(_toml(device) for device in devices)
     if form is Form.JSON:
-        return "\n".join(json.dumps(_written(device, form), indent=2) for device in devices)
+        return "\n".join(json.dumps(_written(device, form), indent=2) for device in _alone(devices))
     return "\n".join(_line(device, form) for device in devices)
 
 
 # Reading
+
+
+def _refuse_legacy(text: str) -> None:
+    """:raises UsageError: it is the older ``vda=ID:TYPE:SIZE:DELETE``; says what to write instead."""
+    if (found := _LEGACY.fullmatch(text)) is None:
+        return
+    volume, kind, size = found["id"], found["type"] or "volume", found["size"]
+    source = VolumeSource.SNAPSHOT if kind.startswith("snap") else kind
+    words = [f"id={volume}", f"source={source}", "dest=volume", f"device={found['device']}"]
+    raise UsageError(
+        f"'{text}' is the form of --block-device-mapping, which clients gave up",
+        hint=f"write {','.join([*words, *([f'size={size}'] if size else [])])}",
+    )
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -222,19 +173,12 @@ def _pairs(text: str) -> dict[str, str]:
                 f"'{part}' in the mapping '{text}' is no key=value",
                 hint="write it as id=web0,source=volume,bus=scsi; no value can be empty or have a comma",
             )
-        _add(pairs, key, value)
+        add_once(pairs, key, value)
     return pairs
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON whose keys come once."""
-    found = dict[str, Any]()
-    for key, value in pairs:
-        _add(found, key, value)
-    return found
-
-
-def _add(pairs: dict[str, Any], key: str, value: Any) -> None:
+def add_once(pairs: dict[str, Any], key: str, value: Any) -> None:
+    """:raises UsageError: the key is there already."""
     if key in pairs:
         raise UsageError(f"'{key}' comes twice in one mapping", hint="clients take the last; leave one away")
     pairs[key] = value
@@ -259,8 +203,11 @@ def _same(key: str, keys: Mapping[str, str]) -> str:
     return next(name for name, field in keys.items() if field == meaning)
 
 
-def _device(pairs: Mapping[str, Any], form: Form) -> BlockDevice:
-    """:raises UsageError: an unknown key, an impossible value, a contradiction."""
+def device_of(pairs: Mapping[str, Any], form: Form) -> BlockDevice:
+    """A mapping of one form's keys and values.
+
+    :raises UsageError: an unknown key, an impossible value, a contradiction.
+    """
     given = {_field(key, form): (key, value) for key, value in pairs.items()}
     values = {field: _READERS[field](key, value, form) for field, (key, value) in given.items()}
     if isinstance(values.get("size_bytes"), int) and form is not Form.TOML:
@@ -281,6 +228,11 @@ def _field(key: str, form: Form) -> str:
     keys = KEYS[form]
     if key in keys:
         return keys[key]
+    if key == "no_device":
+        raise UsageError(
+            "'no_device' leaves out a disk that an image brings, and here no image brings any",
+            hint="leave this mapping away",
+        )
     if any(key in each for each in KEYS.values()):
         near = [_same(key, keys)]
     else:
@@ -413,6 +365,16 @@ _READERS: Final[Mapping[str, Callable[[str, Any, Form], Any]]] = {
 # Writing
 
 
+def _alone(devices: Sequence[BlockDevice]) -> Sequence[BlockDevice]:
+    """:raises UsageError: openstackclient reads one object from a file, and nothing behind it."""
+    if len(devices) > 1:
+        raise UsageError(
+            f"openstackclient's file holds one mapping, and these are {len(devices)}",
+            hint="write each to a file of its own, or all in one of the forms nova, openstack and toml",
+        )
+    return devices
+
+
 def _line(device: BlockDevice, form: Form) -> str:
     """:raises UsageError: a value has a comma."""
     pairs = _written(device, form)
@@ -424,7 +386,7 @@ def _line(device: BlockDevice, form: Form) -> str:
 
 def _toml(device: BlockDevice) -> str:
     lines = [f"{key} = {_toml_value(value)}" for key, value in _written(device, Form.TOML).items()]
-    return "\n".join([f"[[{_TABLE}]]", *lines, ""])
+    return "\n".join([f"[[{TABLE}]]", *lines, ""])
 
 
 def _toml_value(value: object) -> str:
@@ -474,7 +436,3 @@ _WRITERS: Final[Mapping[str, Callable[[Any, BlockDevice, Form], Any]]] = {
     "size_bytes": _written_size,
     "delete_on_termination": _written_flag,
 }
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

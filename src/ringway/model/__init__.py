@@ -44,6 +44,7 @@ from ringway.model.guest import (
     PlugSpec,
 )
 from ringway.model.mapping import (
+    DRIVES,
     MAX_BOOT_INDEX,
     MAX_TAG,
     MAX_TEXT,
@@ -130,6 +131,7 @@ __all__ = [
     "API_VERSION",
     "BLOCK_SIZES",
     "CONTROL_VERSION",
+    "DRIVES",
     "MAX_BOOT_INDEX",
     "MAX_FETCH",
     "MAX_LUN",

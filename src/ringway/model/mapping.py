@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from string import ascii_lowercase
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
@@ -90,6 +91,8 @@ _DEFAULT_OF_PREFIX: Final = {
 }
 #: What two mappings of a guest cannot share.
 _ONCE: Final = {"id": "volume", "device": "device name", "tag": "tag", "boot_index": "boot index"}
+#: Buses with one controller: how many drives it has.
+DRIVES: Final = {DiskBus.IDE: 4, DiskBus.FDC: 2}
 _NEVER_LOCAL: Final = (VolumeSource.VOLUME, VolumeSource.SNAPSHOT)
 MAX_DISKS: Final = 256  #: of a guest that is made, and ports: each is compared with all others
 _PRINTABLE: Final = text(r"[^\x00-\x1f\x7f\ufffe\uffff]+", "printable, and not empty", max_length=MAX_TEXT)
@@ -179,6 +182,22 @@ def check_together(devices: tuple[BlockDevice, ...]) -> None:
         twice = [value for value in values if value not in (None, NO_BOOT) and values.count(value) > 1]
         if twice:
             raise UsageError(f"two disks have the same {what}, {twice[0]}", hint=f"give each its own {what}")
+    _check_called(devices)
+
+
+def _check_called(devices: tuple[BlockDevice, ...]) -> None:
+    """:raises UsageError: a disk's tag is what another one is called by."""
+    called = dict[str, BlockDevice]()
+    for device in devices:
+        if (name := device.tag or device.id or device.device) is None:
+            continue
+        if name in called:
+            tagged, other = (called[name], device) if called[name].tag == name else (device, called[name])
+            raise UsageError(
+                f"the tag of '{tagged}' is '{name}', and so is another disk called ('{other}')",
+                hint="give one of them another tag",
+            )
+        called[name] = device
 
 
 def _check_source(device: BlockDevice) -> None:
@@ -226,10 +245,17 @@ def _check_type(device: BlockDevice) -> None:
 
 def _check_name(device: BlockDevice) -> None:
     """:raises UsageError: a device name of another bus."""
-    if device.device is None or device.device.startswith(PREFIXES[device.place]):
+    if device.device is None:
         return
     prefix = PREFIXES[device.place]
-    raise UsageError(
-        f"a disk on bus {device.place} is not called {device.device}",
-        hint=f"call it {re.sub('^..', prefix, device.device)}, or leave the name away",
-    )
+    if not device.device.startswith(prefix):
+        raise UsageError(
+            f"a disk on bus {device.place} is not called {device.device}",
+            hint=f"call it {re.sub('^..', prefix, device.device)}, or leave the name away",
+        )
+    drives = ascii_lowercase[: DRIVES.get(device.place, 0)]
+    if drives and device.device.removeprefix(prefix) not in drives:
+        raise UsageError(
+            f"bus {device.place} has {len(drives)} drives, and none is called {device.device}",
+            hint=f"call it {' or '.join(prefix + letter for letter in drives)}, or leave the name away",
+        )

@@ -16,7 +16,7 @@ from ringway.errors import GuestError
 from ringway.guest.catalogue import Catalogue
 from ringway.guest.fresh import fresh
 from ringway.guest.libvirt import LibvirtHypervisor
-from ringway.guest.mappings import read_all
+from ringway.guest.mapping_files import read_all
 from ringway.model import GuestSpec
 from ringway.testing.libvirtd import Libvirtd
 

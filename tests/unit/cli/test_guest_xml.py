@@ -71,6 +71,14 @@ def test_a_volume_that_a_resolver_has_is_not_connected(
     assert files.links() == []
 
 
+@pytest.mark.parametrize("form", ["nova", "openstack", "json", "toml"])
+def test_no_mappings_are_not_written(run: Run, form: str) -> None:
+    """An empty line is no file of anybody's."""
+    done = run("guest", "xml", "-o", form)
+    assert (done.status, done.out) == (2, "")
+    assert f"there are no mappings to write as {form}" in done.err
+
+
 def test_a_domain_keeps_all_that_it_has(run: Run, domain: Path, image: Path) -> None:
     done = run("guest", "xml", domain, "--block-device", f"id={image},source=volume")
     assert done.status == 0

@@ -118,6 +118,13 @@ def test_a_domain_that_has_a_file_does_not_get_it_again(tmp_path: Path) -> None:
         fresh(GuestSpec(name="w", block_devices=both), Catalogue({"b": str(image)}), socket)
 
 
+def test_disks_that_would_be_called_alike_say_what_to_change() -> None:
+    """A name that was chosen may be another disk's tag."""
+    with pytest.raises(ConflictError, match="has volume 'sdb' already") as refused:
+        add_disks(new_guest(), laid_out("id=a,source=volume,tag=sdb", "source=blank,size=1"))
+    assert "another tag" in (refused.value.hint or "")
+
+
 def test_new_volumes_are_named_after_the_guest_and_their_place() -> None:
     found = laid_out("source=blank,size=1", "source=blank,size=1,tag=logs")
     assert [each.volume.path for each in found] == ["/srv/web0-sda.img", "/srv/web0-logs.img"]

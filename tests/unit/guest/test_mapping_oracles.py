@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringway.errors import UsageError
-from ringway.guest.mappings import KEYS, Form, parse, read, write
+from ringway.guest.mapping_files import read
+from ringway.guest.mappings import KEYS, Form, parse, write
 from ringway.model import BlockDevice, DiskBus
 
 from .devices import devices
@@ -96,6 +97,18 @@ def test_openstackclient_reads_the_file_that_we_write(
     file.write_text(write([device], Form.JSON))
     assert meaning(openstackclient(file)) == fields(device)
     assert read(str(file)) == (device,)
+
+
+def test_openstackclient_reads_no_file_of_several(tmp_path: Path) -> None:
+    """So we write none: neither objects in a row nor a list."""
+    file = tmp_path / "mapping.json"
+    one = '{"uuid": "a", "source_type": "volume"}'
+    for text in (f"{one}\n{one}", f"[{one}, {one}]"):
+        file.write_text(text)
+        with pytest.raises((Refused, ValueError, TypeError)):
+            openstackclient(file)
+        with pytest.raises(UsageError):
+            read(str(file))
 
 
 def test_the_string_of_the_wiki() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringway.errors import UsageError
-from ringway.guest.mappings import Form, parse, parse_json, parse_toml, read, read_all, write
+from ringway.guest.mapping_files import parse_json, parse_toml, read, read_all
+from ringway.guest.mappings import Form, parse, write
 from ringway.model import BlockDevice, Destination, DiskBus, DiskType, VolumeSource
 
 from .devices import devices
@@ -111,6 +113,15 @@ def test_openstackclients_file(tmp_path: Path) -> None:
         ("id=a,source=volume,tag=a/b", "'a/b' is no tag", "60"),
         ("id=a\nb,source=volume", "is not possible", "printable"),
         (f"id={'x' * 256},source=volume", "is not possible", "255 printable"),
+        ("id=a,source=volume,bus=ide,device=hdz", "has 4 drives, and none is called hdz", "hda or hdb"),
+        ("id=a,source=volume,bus=fdc,type=floppy,device=fdc", "bus fdc has 2 drives", "fda or fdb, or leave"),
+        ("vda=6e9d:volume:10:1", "the form of --block-device-mapping",
+         "write id=6e9d,source=volume,dest=volume,device=vda,size=10"),
+        ("/dev/xvdb=6e9d:snap", "the form of --block-device-mapping",
+         "write id=6e9d,source=snapshot,dest=volume,device=vdb"),
+        ("vdb=web0", "the form of --block-device-mapping", "write id=web0,source=volume,dest=volume"),
+        ("vdb=6e9d:::0", "the form of --block-device-mapping", "dest=volume,device=vdb"),
+        ("device=vda,no_device=true", "'no_device' leaves out a disk that an image", "leave this mapping"),
         ("nothing.json", "neither a mapping nor a file", "JSON or TOML"),
     ],
 )  # fmt: skip
@@ -125,6 +136,9 @@ def test_a_wrong_mapping_is_refused(text: str, message: str, hint: str) -> None:
     ("text", "message"),
     [
         ("{", "no JSON"),
+        ('[{"uuid": "a", "source_type": "volume"}]', "the object of one mapping, .* and no list"),
+        ('{"uuid": "a", "source_type": "volume"}\n{}', "no JSON: Extra data"),
+        ('{"no_device": true, "device_name": "vda"}', "'no_device' leaves out"),
         ('{"uuid": "a", "uuid": "b"}', "comes twice"),
         ('{"id": "a"}', "no key 'id'"),
         ('{"uuid": ["a"]}', "is not possible"),
@@ -173,12 +187,16 @@ def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
         ("id=b,source=volume,bootindex=0", "the same boot index, 0"),
         ("id=b,source=volume,device=/dev/sda", "the same device name, sda"),
         ("id=b,source=volume,tag=t", "the same tag, t"),
+        ("id=t,source=volume", "the tag of 'a' is 't', and so is another disk called \\('t'\\)"),
+        ("source=blank,size=1,device=sdt,tag=x", None),
     ],
 )
-def test_mappings_of_one_guest_may_not_contradict_each_other(second: str, message: str) -> None:
+def test_mappings_of_one_guest_may_not_contradict_each_other(second: str, message: str | None) -> None:
     first = "id=a,source=volume,bootindex=0,device=sda,tag=t"
-    with pytest.raises(UsageError, match=message):
-        read_all([first, second])
+    for texts in ([first, second], [second, first]):
+        with pytest.raises(UsageError, match=message) if message else contextlib.nullcontext() as refused:
+            read_all(texts)
+        assert message is None or (refused and refused.value.hint)
     assert len(read_all([first, "id=b,source=volume,bootindex=-1", "id=c,source=volume,bootindex=-1"])) == 3
 
 
@@ -208,6 +226,48 @@ def test_a_comma_cannot_be_written_in_a_line() -> None:
         write([device], Form.NOVA)
     assert parse_json(write([device], Form.JSON)) == device
     assert parse_toml(write([device], Form.TOML)) == (device,)
+
+
+@pytest.mark.parametrize("size", [512, 4 << 20])
+def test_an_image_is_no_file_of_mappings(tmp_path: Path, size: int) -> None:
+    """It was read whole, and was no TOML then; a disk would have been, too."""
+    image = tmp_path / "web0.img"
+    with image.open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(UsageError, match="is no file of mappings") as refused:
+        read(str(image))
+    assert f"id={image},source=volume" in (refused.value.hint or "")
+
+
+def test_no_more_of_a_file_is_read_than_mappings_need(tmp_path: Path) -> None:
+    image = tmp_path / "huge.img"
+    with image.open("wb") as file:
+        file.write(b"[[block_device]]\n")
+        file.truncate(1 << 40)  # nobody has the memory for it
+    with pytest.raises(UsageError, match="is no file of mappings"):
+        read(str(image))
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UsageError, match="is no file of mappings"):
+            read(str(path))
+    with pytest.raises(UsageError, match="neither a mapping nor a file"):
+        read(str(tmp_path))
+    (tmp_path / "latin").write_bytes(b"id = '\xe9'")
+    with pytest.raises(UsageError, match=r"is no file of mappings: .*utf-8"):
+        read(str(tmp_path / "latin"))
+
+
+def test_openstackclients_file_has_one_mapping(tmp_path: Path) -> None:
+    """Two objects in a row read neither we nor openstackclient."""
+    two = [BlockDevice(id="a"), BlockDevice(id="b")]
+    with pytest.raises(UsageError, match="file holds one mapping, and these are 2") as refused:
+        write(two, Form.JSON)
+    assert "toml" in (refused.value.hint or "")
+    for form in (Form.NOVA, Form.OPENSTACK, Form.TOML):
+        assert write(two, form)
 
 
 @given(text=st.text(max_size=60))

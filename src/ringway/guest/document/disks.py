@@ -16,11 +16,9 @@ from ringway.guest.document.facts import Chipset, alias_of, chipset_of, each_dev
 from ringway.guest.document.names import disk_index, free_name, target_names
 from ringway.guest.document.parts import closing, lanes
 from ringway.guest.document.tree import Element, make, make_text
-from ringway.model import PREFIXES, DiskBus, DiskType, GuestDisk
+from ringway.model import DRIVES, PREFIXES, DiskBus, DiskType, GuestDisk
 
 _SERIAL: Final = re.compile(r"[A-Za-z0-9_.+ -]+")
-#: Buses with one controller: how many drives it has.
-_DRIVES: Final = {DiskBus.IDE: 4, DiskBus.FDC: 2}
 #: Where the name of a disk's source is, the first that there is.
 _SOURCES: Final = ("file", "dev", "path", "dir", "name", "volume")
 
@@ -44,8 +42,11 @@ def disk_target(root: Element, face: DiskFace) -> str:
     target = face.target or free_name(root, PREFIXES[face.bus])
     if target in target_names(root):
         raise ConflictError(f"the guest has a disk '{target}' already")
-    if (disk_index(target) or 0) >= _DRIVES.get(face.bus, 1 << 20):
-        raise ConflictError(f"the guest's {face.bus} bus has {_DRIVES[face.bus]} drives, and takes no more")
+    if (disk_index(target) or 0) >= DRIVES.get(face.bus, 1 << 20):
+        raise ConflictError(
+            f"the guest's {face.bus} bus has {DRIVES[face.bus]} drives, and '{target}' would be one more",
+            hint="take another bus for it",
+        )
     return target
 
 

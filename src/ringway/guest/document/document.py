@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Final
 
 from ringway.errors import ConflictError, NotFoundError, UsageError
 from ringway.guest.aliases import endpoint_alias, port_alias, spoken, volume_alias
@@ -47,6 +48,8 @@ from ringway.guest.document.pci import (
 from ringway.guest.document.ports import Plugged, mac_addresses, plugged_ports, port_element, port_override
 from ringway.guest.document.tree import Element, insert, parse, remove, text_of, text_of_part
 from ringway.model import DiskBus, GuestDisk, PortSpec, mac_of
+
+_NAMED: Final = "a disk goes by its tag, or else by its volume's id: give it another tag"
 
 
 class Document:
@@ -226,7 +229,7 @@ class Document:
         target = disk_target(self._root, face)
         added: tuple[str, ...] = ()
         element = disk_element(face, target, None, controller)
-        self._check_new(volume_alias(face.volume), element)
+        self._check_new(volume_alias(face.volume), element, _NAMED)
         if face.bus is DiskBus.SCSI and place_on_scsi(self._root) is None:
             added = self.add_scsi_controller(controller)
         element = disk_element(face, target, self._place(face.bus), controller)
@@ -270,7 +273,7 @@ class Document:
             return f"{spoken(alias)} already"
         return f"something else with the alias {alias}, in its <{device.tag!s}>"
 
-    def _check_new(self, alias: str, element: Element) -> None:
+    def _check_new(self, alias: str, element: Element, hint: str | None = None) -> None:
         place, address = place_of(element), PciAddress.of(element)
         if address is not None and not self.is_free(address):
             raise ConflictError(f"guest '{self.name}' has a device at PCI address {address} already")
@@ -279,7 +282,7 @@ class Document:
             raise UsageError("the boot order begins with 1")
         for device in each_device(self._root):
             if alias_of(device) == alias:
-                raise ConflictError(f"guest '{self.name}' has {self._taken(device, alias)}")
+                raise ConflictError(f"guest '{self.name}' has {self._taken(device, alias)}", hint=hint)
             if place is not None and place_of(device) == place:
                 raise ConflictError(f"guest '{self.name}' has {place} already, in its <{device.tag!s}>")
 
