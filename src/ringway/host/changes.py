@@ -30,6 +30,8 @@ from ringway.host.strangers import Strangers
 from ringway.model import EndpointInfo, EndpointSpec, EngineKind, LunSpec
 
 _log: Final = logging.getLogger(__name__)
+_FLAT_FROM: Final = 256  #: where events begin to number LUNs in another way than peripheral addressing
+_FLAT: Final = 0x4000
 Change = Callable[[EndpointSpec], EndpointSpec]
 
 
@@ -249,7 +251,7 @@ class Changes:
             self._events.tell(Kind.RESIZED, _thing(name), f"lun {address[0]}:{address[1]}")
             info = await self._view(wanted)
             if spec.engine is EngineKind.LIO:  # the kernel has no word for it
-                return replace(info, message="\n".join(filter(None, (info.message, _rescan(address)))))
+                return replace(info, message="\n".join(filter(None, (info.message, _untold(address)))))
             return info
 
     # delete
@@ -294,7 +296,17 @@ def _thing(name: str) -> str:
     return f"endpoint/{name}"
 
 
-def _rescan(address: Address) -> str:
-    """What a guest has to do to see a LUN's new size. :returns: a command of Linux'."""
-    where = f"/sys/class/scsi_device/*:0:{address[0]}:{address[1]}/device/rescan"
-    return f"the kernel tells no guest; in the guest, as root: echo 1 | tee {where}"
+def _untold(address: Address) -> str:
+    return f"the kernel tells no guest; in the guest, as root: {rescan(address)}"
+
+
+def rescan(address: Address) -> str:
+    """What a guest has to do to see a LUN's new size. :returns: a command of Linux', whatever the shell.
+
+    A LUN past 255 has one of two numbers there: its own, by which the kernel's REPORT LUNS calls it, or that
+    of flat addressing, by which its events do. Spec: SAM-5 r21, Logical unit number (LUN).
+    """
+    target, lun = address
+    numbers = (lun,) if lun < _FLAT_FROM else (lun, _FLAT | lun)
+    where = " ".join(f"/sys/class/scsi_device/*:0:{target}:{number}/device/rescan" for number in numbers)
+    return f"echo 1 | tee {where}" if len(numbers) == 1 else f"echo 1 | tee $(ls {where} 2>/dev/null)"

@@ -115,6 +115,17 @@ def test_luns_that_come_and_go_are_told_of(
     assert (event.event, event.reason, event.lun[:4]) == (1, RESCAN, bytes([1, 1, 0, 5]))
 
 
+def test_a_lun_past_255_has_two_names(
+    guest: VhostScsiFrontEnd, endpoint: VhostEndpoint, backstore: Backstore
+) -> None:
+    """Linux takes them for two: 300 of a scan, and 16684 (flat addressing, 0x412c) of an event."""
+    guest.offer_event_buffers(1)
+    endpoint.link(300, backstore)
+    assert guest.wait_event().lun[2:4] == bytes([0x41, 0x2C])
+    luns = guest.command(cdb.REPORT_LUNS, data_in=256).data
+    assert {luns[8:16], luns[16:24]} == {bytes(8), (300).to_bytes(2) + bytes(6)}
+
+
 def test_an_endpoint_without_a_nexus_takes_nobody(backstore: Backstore) -> None:
     (endpoint := VhostEndpoint(WWPN)).group.mkdir(parents=True)
     endpoint.link(0, backstore)
