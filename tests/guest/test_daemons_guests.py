@@ -58,23 +58,11 @@ def web(daemon: Daemon) -> tuple[list[str], list[str]]:
     return [one["endpoint"] for one in found["attachments"]], [one["port"] for one in found["ports"]]
 
 
-def die_at(daemon: Daemon, point: str, method: str, path: str, body: Any = None) -> None:
-    """Ask for something that the daemon does not survive, and start the next one."""
-    daemon.stop()
-    daemon.fault = f"{point}:1"
-    daemon.start()
-    with pytest.raises((OSError, http.client.HTTPException)):
-        daemon.ask(method, path, body)
-    daemon.wait_dead()
-    daemon.fault = ""
-    daemon.start()
-
-
 @pytest.mark.parametrize("point", ["attachment.begun", "attachment.made", "attachment.confirmed"])
 def test_an_attachment_that_the_daemon_dies_in_is_whole_or_nothing(
     daemon: Daemon, libvirtd: Libvirtd, point: str
 ) -> None:
-    die_at(daemon, point, "POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})
+    daemon.die_at(point, "POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})
     endpoints, _ = web(daemon)
     assert endpoints == (["db0"] if point == "attachment.confirmed" else [])
     assert ("ua-ringway-db0" in libvirtd.virsh("dumpxml", "web")) is bool(endpoints)
@@ -89,13 +77,24 @@ def test_a_detachment_that_the_daemon_dies_in_leaves_domain_and_host_in_agreemen
     daemon: Daemon, libvirtd: Libvirtd, point: str
 ) -> None:
     daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})
-    die_at(daemon, point, "DELETE", "/1.0/guests/web/endpoints/db0")
+    daemon.die_at(point, "DELETE", "/1.0/guests/web/endpoints/db0")
     endpoints, _ = web(daemon)
     assert ("ua-ringway-db0" in libvirtd.virsh("dumpxml", "web")) is bool(endpoints)
     if endpoints:
         daemon.ask("DELETE", "/1.0/guests/web/endpoints/db0")
     daemon.ask("DELETE", "/1.0/endpoints/db0")
     daemon.ask("POST", "/1.0/endpoints", DB0)
+
+
+@pytest.mark.parametrize("point", ["plug.begun", "plug.made"])
+def test_a_plug_that_the_daemon_dies_in_is_nothing(daemon: Daemon, libvirtd: Libvirtd, point: str) -> None:
+    daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})  # its memory is shared now
+    daemon.die_at(point, "POST", "/1.0/guests/web/ports", {"port": "p0"})
+    assert web(daemon) == (["db0"], [])
+    assert daemon.ask("GET", "/1.0/ports/p0")["guest"] is None
+    assert "p0.sock" not in libvirtd.virsh("dumpxml", "web")
+    assert daemon.ask("POST", "/1.0/guests/web/ports", {"port": "p0"})["guest"] == "web"
+    assert web(daemon) == (["db0"], ["p0"])
 
 
 def test_a_port_and_memory_that_is_not_shared(daemon: Daemon) -> None:
@@ -108,17 +107,6 @@ def test_a_port_and_memory_that_is_not_shared(daemon: Daemon) -> None:
     assert "shared" not in done.stdout
     again = daemon.ask("POST", "/1.0/guests/web/ports", {"port": "p0", **BOTH})
     assert (again["guest"], again["persistent"], again["message"]) == ("web", True, None)
-
-
-@pytest.mark.parametrize("point", ["plug.begun", "plug.made"])
-def test_a_plug_that_the_daemon_dies_in_is_nothing(daemon: Daemon, libvirtd: Libvirtd, point: str) -> None:
-    daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})  # its memory is shared now
-    die_at(daemon, point, "POST", "/1.0/guests/web/ports", {"port": "p0"})
-    assert web(daemon) == (["db0"], [])
-    assert daemon.ask("GET", "/1.0/ports/p0")["guest"] is None
-    assert "p0.sock" not in libvirtd.virsh("dumpxml", "web")
-    assert daemon.ask("POST", "/1.0/guests/web/ports", {"port": "p0"})["guest"] == "web"
-    assert web(daemon) == (["db0"], ["p0"])
 
 
 def test_what_virsh_takes_away_is_free_again(daemon: Daemon, libvirtd: Libvirtd) -> None:
@@ -199,7 +187,7 @@ _AFTER = {
 def test_a_creation_that_the_daemon_dies_in_before_there_is_a_domain_is_nothing(
     daemon: Daemon, libvirtd: Libvirtd, mail: dict[str, Any], tmp_path: Path, point: str
 ) -> None:
-    die_at(daemon, point, "POST", "/1.0/guests", mail)
+    daemon.die_at(point, "POST", "/1.0/guests", mail)
     assert _there(daemon, libvirtd, tmp_path / "pool") == _BEFORE
     assert (tmp_path / "root.img").stat().st_size == MIB
     daemon.ask("POST", "/1.0/guests", mail)
@@ -222,7 +210,7 @@ def test_a_creation_that_the_daemon_dies_in_once_there_is_a_domain_is_whole(
     """It would stand still with ports at which QEMU waits, when it is started."""
     if start:
         mail["ports"] = []
-    die_at(daemon, point, "POST", "/1.0/guests", {**mail, "start": start})
+    daemon.die_at(point, "POST", "/1.0/guests", {**mail, "start": start})
     ports = ["p0"] if start else ["p0", "p1"]
     assert _there(daemon, libvirtd, tmp_path / "pool") == {**_AFTER, "ports": ports}
     found = daemon.ask("GET", "/1.0/guests/mail")

@@ -52,7 +52,7 @@ ARROWS = {
     "notation": {"errors", "units", "model", "scsi"},
     "net": {"errors", "units", "unix_sockets", "model"},
     "engine": GROUND,
-    "guest": {"errors", "units", "formats", "media", "unix_sockets", "model", "notation"},
+    "guest": {"errors", "units", "formats", "faults", "media", "unix_sockets", "model", "notation"},
     "host": {"errors", "units", "media", "model", "logs", "faults", "engine", "guest", "net", "ringway"},
     "api": {"errors", "units", "model", "logs", "host", "ringway"},
     "testing": {"errors", "unix_sockets", "vhost_user", "_core"},

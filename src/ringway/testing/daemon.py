@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -149,6 +150,20 @@ class Daemon:
         assert self._process is not None
         self._process.terminate()
         return self.wait_dead()
+
+    def die_at(self, point: str, method: str, path: str, body: object = None) -> None:
+        """Ask for something that it does not survive, and start the next one.
+
+        :raises subprocess.TimeoutExpired: it does.
+        """
+        self.stop()
+        self.fault = f"{point}:1"
+        self.start()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            self.ask(method, path, body)
+        self.wait_dead()
+        self.fault = ""
+        self.start()
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+from ringway import faults
 from ringway.errors import GuestError, UnreachableError
 from ringway.guest.aliases import endpoint_alias, look_at, owner
 from ringway.guest.base import Wish
@@ -38,6 +39,7 @@ def plug(monitor: Monitor, wish: Wish, address: PciAddress | None) -> None:
     alias = endpoint_alias(wish.endpoint)
     try:
         _connect(monitor, wish, alias)
+        faults.point("guest.connected")
         monitor.add_device(_properties(wish, alias, address))
     except Refused as error:
         clear(monitor, alias)

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import libvirt
 from msgspec.structs import replace
 
+from ringway import faults
 from ringway.errors import (
     BusyError,
     ConflictError,
@@ -262,6 +263,7 @@ class LibvirtHypervisor:
             additions.check_late(device, persistent=persistent)
             self._removals.forget(domain.UUIDString(), alias)
             additions.add_live(domain, look, device)
+            faults.point("guest.live")
         if not persistent:
             return ""
         try:
