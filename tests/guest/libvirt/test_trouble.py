@@ -203,15 +203,12 @@ CONFINED = "<capabilities><host><secmodel><model>apparmor</model></secmodel></ho
 
 
 def test_what_confines_qemu_besides(bench: Bench, tmp_path: Path) -> None:
-    """A profile does not let QEMU connect to an endpoint, where it is asked about that."""
+    """What a profile lacks depends on what the kernel asks, and on what profiles are compiled for."""
     rules, features, parser = (tmp_path / name for name in ("ringway", "features", "parser.conf"))
     refused = confinement(CONFINED, rules, features, parser)
     assert (refused.ok, refused.hint) == (False, f"install packaging/apparmor/ringway as {rules}")
     (features / "network_v8").mkdir(parents=True)
-    assert (
-        confinement(CONFINED, rules, features, parser).detail
-        == "apparmor, which does not look at sockets here"
-    )
+    assert "no endpoints of the kernel engine" in confinement(CONFINED, rules, features, parser).detail
     (features / "network_v9").mkdir()
     (features / "network_v9" / "af_unix").touch()
     assert "wait for ever" in confinement(CONFINED, rules, features, parser).detail
