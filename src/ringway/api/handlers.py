@@ -165,6 +165,25 @@ async def detach_endpoint(call: Call) -> Any:
     )
 
 
+async def attach_disk(call: Call) -> Any:
+    """POST …/guests/GUEST/disks."""
+    if call.query.dry_run:
+        return await call.host.plain.plan(call.guest, call.body)
+    return call.host.attach_disk(call.guest, call.body)
+
+
+async def detach_disk(call: Call) -> Any:
+    """DELETE …/guests/GUEST/disks/DISK."""
+    query = call.query
+    if query.dry_run:
+        return await call.host.plain.plan_taking(
+            call.guest, call.disk, live=query.live, persistent=query.persistent
+        )
+    return call.host.detach_disk(
+        call.guest, call.disk, live=query.live, persistent=query.persistent, timeout_s=query.timeout
+    )
+
+
 async def plug_port(call: Call) -> Any:
     """POST …/guests/GUEST/ports."""
     if call.query.dry_run:

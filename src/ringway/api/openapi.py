@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 import ringway
-from ringway.api.routes import ADDRESS, GUEST, IDENTITY, ErrorBody, Route
+from ringway.api.routes import ADDRESS, DISK, GUEST, IDENTITY, ErrorBody, Route
 from ringway.model import NAME, OperationInfo, Plan
 
 PATH: Final = "/1.0/openapi.json"
@@ -18,6 +18,7 @@ _PARAMETERS: Final = {
     "name": ("The object's name.", NAME),
     "guest": ("A guest's name or UUID.", GUEST),
     "endpoint": ("An endpoint's name.", NAME),
+    "disk": ("A plain disk's volume, target, serial number or alias.", DISK),
     "port": ("A port's name.", NAME),
     "address": ("A LUN's address, TARGET:LUN.", ADDRESS),
     "identity": ("An operation's id.", IDENTITY),

@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 
 from ringway.api.openapi import PATH
-from ringway.api.routes import ADDRESS, GUEST, IDENTITY, Call, Route
+from ringway.api.routes import ADDRESS, DISK, GUEST, IDENTITY, Call, Route
 from ringway.errors import NotFoundError, UsageError
 from ringway.host.host import Host
 from ringway.model import MAX_LUN, MAX_TARGET, NAME
@@ -22,6 +22,7 @@ _PATTERNS: Final = {
     "name": NAME,
     "guest": GUEST,
     "endpoint": NAME,
+    "disk": DISK,
     "port": NAME,
     "address": ADDRESS,
     "identity": IDENTITY,
@@ -53,6 +54,7 @@ async def understand(host: Host, route: Route, request: Request, *, read_only: b
         name=path.get("name", ""),
         guest=path.get("guest", ""),
         endpoint=path.get("endpoint", ""),
+        disk=path.get("disk", ""),
         port=path.get("port", ""),
         address=_address(path.get("address", "0:0")),
         identity=path.get("identity", ""),

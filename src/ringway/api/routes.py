@@ -17,6 +17,8 @@ MAX_FILE: Final = 64 << 20  #: bytes of a whole host's configuration
 #: libvirt's names have spaces and more.
 GUEST: Final = r"[^/\x00-\x1f\x7f]{1,255}"
 ADDRESS: Final = r"[0-9]{1,3}:[0-9]{1,5}"
+#: What a disk is called by: the id of its volume is any text, and a path has to be said by an alias.
+DISK: Final = r"[^/\x00-\x1f\x7f]{1,255}"
 IDENTITY: Final = r"[0-9a-f]{16}"
 
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
@@ -120,6 +122,7 @@ class Call(Struct, frozen=True, kw_only=True):
     name: str = ""
     guest: str = ""  #: a name or a UUID
     endpoint: str = ""
+    disk: str = ""  #: its volume, alias, target or serial number
     port: str = ""
     address: Address = (0, 0)
     identity: str = ""

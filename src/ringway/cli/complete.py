@@ -53,6 +53,17 @@ def endpoints(client: Client, _ctx: click.Context) -> Iterator[CompletionItem[st
 
 
 @completer
+def attached(client: Client, ctx: click.Context) -> Iterator[CompletionItem[str]]:
+    """What the guest that was named has of ours: endpoints, and plain disks by their targets."""
+    found = client.guests.show(ctx.params["name"])
+    for each in found.attachments:
+        yield _item(each.endpoint, f"endpoint {each.state}")
+    for disk in found.disks:
+        if disk.volume is not None:
+            yield _item(disk.target, disk.source or disk.volume)
+
+
+@completer
 def guests(client: Client, _ctx: click.Context) -> Iterator[CompletionItem[str]]:
     """Names of guests, with what they do."""
     for found in client.guests.list():

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ringway.cli import complete
 from ringway.cli.format import COLOURS as STATE_COLOURS
 from ringway.cli.format import Column, View, coloured, printable, table, terminal_width
-from ringway.cli.guest_spec import describing, spec_of
+from ringway.cli.guest_spec import describing, describing_a_disk, disk_spec_of, spec_of
 from ringway.cli.guest_xml import xml
 from ringway.cli.remote import (
     NounGroup,
@@ -35,6 +36,9 @@ Examples:
   ringway guest attach web0 db0
   ringway guest attach web0 db0 --fix-memory --dry-run
   ringway guest detach web0 db0
+  ringway guest attach web0 --block-device id=v1,source=volume,bus=virtio-scsi \\
+      --volume v1=/srv/v1.img
+  ringway guest detach web0 v1
   ringway guest xml --block-device id=v1,source=volume,bus=virtio-scsi \\
       --volume v1=/srv/v1.img
 """
@@ -68,11 +72,12 @@ VIEW: Final = View[GuestInfo](
         "shared": Column(lambda found: found.shared_memory, _yes_no),
         "persistent": Column(lambda found: found.persistent, _yes_no),
         "disks": Column(lambda found: len(found.disks), right=True),
+        "volumes": Column(lambda found: ", ".join(one.volume for one in found.disks if one.volume) or None),
         "endpoints": Column(lambda found: ", ".join(one.endpoint for one in found.attachments) or None),
         "ports": Column(lambda found: ", ".join(one.port for one in found.ports) or None),
         "message": Column(lambda found: found.message),
     },
-    ("name", "state", "vcpus", "memory", "shared", "endpoints", "ports", "message"),
+    ("name", "state", "vcpus", "memory", "shared", "endpoints", "volumes", "ports", "message"),
     lambda found: found.name,
 )
 
@@ -109,11 +114,19 @@ _PLUGS: Final = View[PlugInfo](
 _DISKS: Final = View[GuestDisk](
     {
         "disk": Column(lambda found: found.target),
+        "volume": Column(lambda found: found.volume),
         "bus": Column(lambda found: found.bus),
         "device": Column(lambda found: found.device),
         "source": Column(lambda found: found.source),
+        "serial": Column(lambda found: found.serial),
+        "readonly": Column(lambda found: found.readonly, _yes_no),
+        "state": Column(lambda found: found.state, coloured=True),
+        "now": Column(lambda found: found.live, _yes_no),
+        "next start": Column(lambda found: found.persistent, _yes_no),
+        "alias": Column(lambda found: found.alias),
+        "message": Column(lambda found: found.message),
     },
-    ("disk", "bus", "device", "source"),
+    ("disk", "volume", "bus", "device", "source", "now", "next start"),
     lambda found: found.target,
 )
 
@@ -139,16 +152,17 @@ def describe(found: GuestInfo) -> Iterator[str]:
     if disks := [disk for disk in found.disks if disk.alias not in shown]:
         yield ""
         yield from table(disks, _DISKS.chosen(None), width=terminal_width())
+        yield from (f"{disk.target}: {printable(disk.message)}" for disk in disks if disk.message)
 
 
 @click.group(
     cls=NounGroup,
     elsewhere=_VIRSH,
     epilog=_EPILOG,
-    short_help="Attach endpoints to libvirt's guests, and plug ports in.",
+    short_help="Attach endpoints and disks to libvirt's guests, plug ports in.",
 )
 def guest() -> None:
-    """Attach endpoints to libvirt's guests, and plug network ports into them.
+    """Attach endpoints and plain disks to libvirt's guests, and plug network ports into them.
 
     GUEST is a domain's name or UUID. What is attached stays attached: the guest that runs has it at once, and
     its definition says so for the next start. Nothing else of the domain is changed.
@@ -156,7 +170,6 @@ def guest() -> None:
 
 
 _guest = click.argument("name", metavar="GUEST", shell_complete=complete.guests)
-_endpoint = click.argument("endpoint", shell_complete=complete.endpoints)
 _port = click.argument("port", shell_complete=complete.ports)
 _fix_memory = click.option(
     "--fix-memory",
@@ -211,7 +224,8 @@ def show(name: str, remote: str | None, **options: Any) -> None:
 
 @guest.command()
 @_guest
-@_endpoint
+@click.argument("endpoint", required=False, shell_complete=complete.endpoints)
+@describing_a_disk
 @_to
 @click.option("--queues", type=click.IntRange(min=1), help="Request queues.  [default: the endpoint's]")
 @click.option(
@@ -223,12 +237,22 @@ def show(name: str, remote: str | None, **options: Any) -> None:
 @waiting
 @remote
 @output
-def attach(name: str, endpoint: str, **options: Any) -> None:
+def attach(name: str, endpoint: str | None, **options: Any) -> None:
     """Give a guest an endpoint: its disks come at once, and stay over a restart of the guest.
 
-    With --dry-run the changes of the domain's XML are shown.
+    With --block-device in place of ENDPOINT, a plain disk, which QEMU serves. With --dry-run the changes of
+    the domain's XML are shown.
     """
+    if (endpoint is None) is (options["block_device"] is None):
+        raise UsageError(
+            "a guest is given an endpoint or a disk", hint="name ENDPOINT, or say --block-device"
+        )
+    if endpoint is None:
+        _attach_disk(name, options)
+        return
+    _refuse("volumes", "via", hint="say --block-device in place of ENDPOINT")
     settings = ("live", "persistent", "queues", "boot_order", "protection", "fix_memory")
+    options = {key: value for key, value in options.items() if key not in ("block_device", "volumes", "via")}
     spec = AttachSpec(endpoint=endpoint, **{setting: options.pop(setting) for setting in settings})
     performer = Performer.of(options)
     found = performer(lambda client: client.guests.attach, name, spec)
@@ -237,25 +261,77 @@ def attach(name: str, endpoint: str, **options: Any) -> None:
         performer.output.show_note(found.message)
 
 
+def _attach_disk(name: str, options: dict[str, Any]) -> None:
+    hint = "an order of boot is said in the mapping, as bootindex=0; a plain disk needs nothing of the others"
+    for setting in ("queues", "boot_order", "protection", "fix_memory"):
+        _refuse(setting, hint=hint)
+        del options[setting]
+    spec = disk_spec_of(name, options)
+    performer = Performer.of(options)
+    found = performer(lambda client: client.guests.attach_disk, name, spec)
+    if found is not None:
+        performer.output.show_list([found], _DISKS)
+        performer.output.show_note(found.message)
+
+
+def _refuse(*settings: str, hint: str) -> None:
+    """:raises UsageError: one was said that means nothing here."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        said = context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+        if option.name in settings and said:
+            raise UsageError(f"{option.opts[0]} means nothing here", hint=hint)
+
+
 @guest.command()
 @_guest
-@_endpoint
+@click.argument("thing", metavar="ENDPOINT|DISK", shell_complete=complete.attached)
 @_from
 @dry_run
 @waiting
 @remote
 @output
-def detach(name: str, endpoint: str, live: bool, persistent: bool, release_s: float, **options: Any) -> None:
-    """Take an endpoint from a guest. The endpoint and its disks stay."""
+def detach(name: str, thing: str, live: bool, persistent: bool, release_s: float, **options: Any) -> None:
+    """Take an endpoint from a guest, or a plain disk that it was given by us. What is behind it stays.
+
+    DISK is what `ringway guest show` calls it: its volume, target, serial number or alias.
+    """
     _refuse_nothing(live, persistent)
-    Performer.of(options)(
-        lambda client: client.guests.detach,
+    performer = Performer.of(options)
+    endpoint, disk = _meant(connect(performer.socket).guests.show(name), thing)
+    performer(
+        lambda client: client.guests.detach if disk is None else client.guests.detach_disk,
         name,
-        endpoint,
+        endpoint if disk is None else disk,
         live=live,
         persistent=persistent,
         timeout_s=release_s,
     )
+
+
+def _meant(found: GuestInfo, thing: str) -> tuple[str, str | None]:
+    """Which of what a guest has is called so: an endpoint, or the alias of a disk.
+
+    :raises NotFoundError: nothing is. :raises UsageError: an endpoint and a disk are.
+    """
+    endpoints = [each for each in found.attachments if thing in (each.endpoint, each.alias)]
+    aliases = {each.alias for each in found.attachments}
+    disks = [each for each in found.disks if thing in each.names and each.alias not in aliases]
+    if endpoints and disks:
+        several = ", ".join([*(each.alias for each in endpoints), *(str(each.alias) for each in disks)])
+        raise UsageError(
+            f"guest '{found.name}' has an endpoint and a disk that are called '{thing}'",
+            hint=f"take an alias: {several}",
+        )
+    if not endpoints and not disks:
+        raise NotFoundError(
+            f"guest '{found.name}' has no endpoint and no disk '{thing}'",
+            hint=f"see: ringway guest show {found.name}",
+        )
+    if endpoints:
+        return endpoints[0].endpoint, None
+    one = disks[0] if len(disks) == 1 else None
+    return thing, (one.alias if one and one.volume and one.alias else thing)
 
 
 @guest.command()

@@ -1,7 +1,8 @@
-"""The options that describe a guest, for XML of it and for the guest itself."""
+"""The options that describe a guest, for XML of it and for the guest itself, or one disk of it."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, TypeVar
 
@@ -9,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from ringway.errors import UsageError
-from ringway.model import EngineKind, GuestSpec, Via
+from ringway.model import BlockDevice, DiskBus, DiskSpec, EngineKind, GuestSpec, Via, is_name
 from ringway.model.validation import reason
 from ringway.units import parse_size
 
@@ -21,6 +22,20 @@ def _size(_ctx: click.Context, _parameter: click.Parameter, text: str) -> int:
     return parse_size(text)
 
 
+_VOLUME: Final = click.option(
+    "--volume",
+    "volumes",
+    multiple=True,
+    metavar="ID=PATH",
+    help="Where a volume's bytes are; with format=qcow2 and readonly behind commas; repeatable.",
+)
+_VIA: Final = click.option(
+    "--via",
+    type=click.Choice([*map(str, Via)]),
+    default="qemu",
+    show_default=True,
+    help="Who serves the disks: QEMU itself, or an endpoint of the daemon's.",
+)
 _OPTIONS: Final = (
     click.option(
         "--block-device",
@@ -29,13 +44,7 @@ _OPTIONS: Final = (
         metavar="MAPPING|FILE",
         help="A disk, as novaclient or openstackclient writes it; repeatable.",
     ),
-    click.option(
-        "--volume",
-        "volumes",
-        multiple=True,
-        metavar="ID=PATH",
-        help="Where a volume's bytes are; with format=qcow2 and readonly behind commas; repeatable.",
-    ),
+    _VOLUME,
     click.option(
         "--pool",
         "pools",
@@ -46,13 +55,7 @@ _OPTIONS: Final = (
     click.option(
         "--vif", "vifs", multiple=True, metavar="PORT", help="A vhost-user network port; repeatable."
     ),
-    click.option(
-        "--via",
-        type=click.Choice([*map(str, Via)]),
-        default="qemu",
-        show_default=True,
-        help="Who serves the disks: QEMU itself, or an endpoint of the daemon's.",
-    ),
+    _VIA,
     click.option(
         "--engine",
         type=click.Choice([*map(str, EngineKind)]),
@@ -98,6 +101,49 @@ def describing(command: Decorated) -> Decorated:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def describing_a_disk(command: Decorated) -> Decorated:
+    """The options of one plain disk; the command gives what it got to :func:`disk_spec_of`."""
+    mapping = click.option(
+        "--block-device",
+        "block_device",
+        metavar="MAPPING|FILE",
+        help="A plain disk, which QEMU serves, as novaclient or openstackclient writes it.",
+    )
+    return mapping(_VOLUME(_VIA(command)))
+
+
+def disk_spec_of(guest: str, options: dict[str, Any]) -> DiskSpec:
+    """Take the options of one disk out of a command's.
+
+    :raises UsageError: the mapping or a volume is wrong, or there are several; or it shall be an endpoint's,
+        which takes two commands: they are spelled out.
+    """
+    from ringway.guest.mapping_files import read
+    from ringway.guest.volumes import parse_volume
+
+    devices = read(options.pop("block_device"))
+    if len(devices) != 1:
+        raise UsageError("a guest is given one disk at a time", hint="say each in a command of its own")
+    volumes = _once(map(parse_volume, options.pop("volumes")), "volume")
+    _check_named(volumes, {devices[0].id})
+    if Via(options.pop("via")) is Via.ENDPOINT:
+        raise UsageError(
+            "--via endpoint is for guests that are made: here the endpoint is made first, and then attached",
+            hint=" && ".join(_by_endpoint(guest, devices[0], volumes)),
+        )
+    live, persistent = options.pop("live"), options.pop("persistent")
+    return DiskSpec(block_device=devices[0], volumes=volumes, live=live, persistent=persistent)
+
+
+def _by_endpoint(guest: str, device: BlockDevice, volumes: dict[str, str]) -> tuple[str, str]:
+    """The two commands that serve a disk to a guest through an endpoint."""
+    name = device.id if device.id and is_name(device.id) else "NAME"
+    path = volumes.get(device.id or "", device.id if (device.id or "").startswith("/") else "PATH")
+    kind = ["--device", "blk"] if device.place is DiskBus.VIRTIO else []
+    words = ["ringway", "endpoint", "create", name, *kind, "--lun", f"0={path}"]
+    return shlex.join(words), shlex.join(["ringway", "guest", "attach", guest, name])
 
 
 def spec_of(name: str, options: dict[str, Any], **more: Any) -> GuestSpec:

@@ -33,7 +33,7 @@ COMMANDS: Final = {
         "ringway.cli.backstore:backstore",
         "List what a host's disks are made of; look whether one could be.",
     ),
-    "guest": ("ringway.cli.guest:guest", "Attach endpoints to libvirt's guests, and plug ports in."),
+    "guest": ("ringway.cli.guest:guest", "Attach endpoints and disks to libvirt's guests, plug ports in."),
     "port": ("ringway.cli.port:port", "Create, list and delete vhost-user network ports."),
     "plan": ("ringway.cli.declare:plan", "Say what `ringway apply` would change."),
     "apply": ("ringway.cli.declare:apply", "Make this host's endpoints as a file says."),

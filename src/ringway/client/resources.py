@@ -27,8 +27,10 @@ from ringway.model import (
     AttachSpec,
     BackstoreInfo,
     BackstoreSpec,
+    DiskSpec,
     EndpointInfo,
     EndpointSpec,
+    GuestDisk,
     GuestInfo,
     GuestSpec,
     HostConfig,
@@ -255,6 +257,26 @@ def detach_endpoint(
     return Step(_change("DELETE", f"{_guest(guest)}{_endpoint(endpoint)}", **query), None)
 
 
+def attach_disk(guest: str, spec: DiskSpec) -> Step[GuestDisk]:
+    """Give a guest a plain disk, which QEMU serves: the one that runs and its next start.
+
+    :raises BusyError: an endpoint serves it, or another guest has it.
+    :raises RingwayError: it cannot be; the guest is as before.
+    """
+    return Step(_change("POST", f"{_guest(guest)}/disks", spec), GuestDisk)
+
+
+def detach_disk(
+    guest: str, disk: str, *, live: bool = True, persistent: bool = True, timeout_s: float = 30.0
+) -> Step[None]:
+    """Take a plain disk of ours from a guest; the rest as :func:`detach_endpoint`.
+
+    :param disk: its volume, alias, target or serial number. A volume's id with a slash is said by an alias.
+    """
+    query = _from(live=live, persistent=persistent, timeout_s=timeout_s)
+    return Step(_change("DELETE", f"{_guest(guest)}/disks/{_named('disk', disk)}", **query), None)
+
+
 def plug_port(guest: str, spec: PlugSpec) -> Step[PlugInfo]:
     """Give a guest a port, the one that runs and its next start. :raises BusyError: another guest has it."""
     return Step(_change("POST", f"{_guest(guest)}/ports", spec), PlugInfo)
@@ -280,6 +302,8 @@ class Guests(Resource[DriverT]):
     create = Change(create_guest)
     attach = Change(attach_endpoint)
     detach = Change(detach_endpoint)
+    attach_disk = Change(attach_disk)
+    detach_disk = Change(detach_disk)
     plug = Change(plug_port)
     unplug = Change(unplug_port)
 

@@ -9,7 +9,17 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from ringway.errors import ConflictError
-from ringway.model import AttachmentInfo, Check, EndpointInfo, Face, GuestInfo, PlugInfo, PortSpec
+from ringway.guest.faces import DiskFace
+from ringway.model import (
+    AttachmentInfo,
+    Check,
+    EndpointInfo,
+    Face,
+    GuestDisk,
+    GuestInfo,
+    PlugInfo,
+    PortSpec,
+)
 
 
 class GuestEventKind(StrEnum):
@@ -53,7 +63,7 @@ class Wish(Struct, frozen=True, kw_only=True):
 
 NOT_MOVABLE: Final = "libvirt does not move a guest with a device of the kernel's vhost-scsi"
 
-Device = Wish | PortSpec
+Device = Wish | PortSpec | DiskFace
 """What a guest can be given; of a port nothing is open."""
 
 Notify = Callable[[GuestEvent], None]
@@ -109,10 +119,22 @@ class Hypervisor(Protocol):
         A guest that does not run, or has gone, is fine.
         """
 
+    def attach_disk(self, guest: str, disk: DiskFace, *, live: bool, persistent: bool) -> GuestDisk:
+        """Give a guest a plain disk, first to the one that runs. Doing it again changes nothing.
+
+        :raises RingwayError: it could not; the guest is as before.
+        """
+
+    def detach_disk(self, guest: str, volume: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        """Take a plain disk away, by the name that its alias has; what is not there is fine.
+
+        :raises TimedOutError: as :meth:`detach`.
+        """
+
     def check(
         self, guest: str, device: Device, *, live: bool, persistent: bool, fix_memory: bool = False
     ) -> tuple[str, ...]:
-        """Say what :meth:`attach` or :meth:`plug` would change, in lines; none if the guest has it.
+        """Say what giving a guest a device would change, in lines; none if the guest has it.
 
         :raises RingwayError: why it could not.
         """

@@ -23,6 +23,7 @@ from ringway.model import (
     BackstoreInfo,
     EndpointSpec,
     EngineKind,
+    GuestDisk,
     GuestInfo,
     GuestState,
     LunSpec,
@@ -56,11 +57,12 @@ class Disks:
 
     @contextlib.asynccontextmanager
     async def promised(
-        self, guest: str, disks: Iterable[Disk], endpoints: Iterable[EndpointSpec]
+        self, guest: str, disks: Iterable[Disk], endpoints: Iterable[EndpointSpec], *, but: str = ""
     ) -> AsyncIterator[None]:
-        """Have disks be a guest's that is made in the block.
+        """Have disks be a guest's that is made, or given them, in the block.
 
         :param endpoints: those that serve them; without any, QEMU does.
+        :param but: the UUID of the guest, if it is there: what it has is not looked at.
         :raises BusyError: somebody else has one, and not both only read.
         """
         wanted = tuple(_of_disk(guest, disk) for disk in disks)
@@ -70,7 +72,7 @@ class Disks:
         try:
             await self._refuse_served(wanted, own)
             if not own:
-                await self._refuse_opened(wanted, earlier, _runs)
+                await self._refuse_opened(wanted, earlier, lambda other: _runs(other) and other.uuid != but)
             yield
         finally:
             del self._claims[ticket]
@@ -146,7 +148,7 @@ def _has_path(lun: LunSpec) -> bool:
 
 def _of_disk(guest: str, disk: Disk) -> Use:
     volume = disk.volume
-    by = f"disk {disk.target} of guest '{guest}', which is being made"
+    by = f"disk {disk.target} of guest '{guest}', which is just made or given it"
     return Use(path=volume.path, by=by, hint="wait, then look again", readonly=volume.readonly)
 
 
@@ -168,6 +170,13 @@ def _of_backstore(backstore: BackstoreInfo, known: set[str]) -> Iterator[Use]:
             yield Use(path=backstore.path or "", by=f"served by {user}", hint="delete it there first")
 
 
+def _detach(guest: GuestInfo, disk: GuestDisk) -> str:
+    """The command that takes a disk from its guest."""
+    if disk.volume is not None:
+        return f"ringway guest detach {guest.name} {disk.target}"
+    return f"virsh detach-disk {guest.name} {disk.target} --persistent"
+
+
 def _of_guest(guest: GuestInfo) -> Iterator[Use]:
     """Its plain disks; what is no path from the root is no file of this host."""
     runs = ", which runs" if _runs(guest) else ""
@@ -176,6 +185,6 @@ def _of_guest(guest: GuestInfo) -> Iterator[Use]:
             yield Use(
                 path=disk.source or "",
                 by=f"disk {disk.target} of guest '{guest.name}'{runs}",
-                hint=f"take it away there first: virsh detach-disk {guest.name} {disk.target} --persistent",
+                hint=f"take it away there first: {_detach(guest, disk)}",
                 readonly=disk.readonly,
             )

@@ -32,7 +32,7 @@ class Kind(StrEnum):
     READY = "endpoint.ready", "It was restored at the daemon's start, or a change to it was finished."
     RESIZED = "lun.resized", "The size of a LUN was looked at again."
     OPERATION = "operation.ended", "An operation has ended, well or not."
-    ATTACHED = "guest.attached", "A guest has an endpoint; `message` names it."
+    ATTACHED = "guest.attached", "A guest has an endpoint or a disk; `message` names it."
     DETACHED = "guest.detached", "It has it no longer."
     PLUGGED = "guest.plugged", "A guest has a port; `message` names it."
     UNPLUGGED = "guest.unplugged", "It has it no longer."

@@ -32,6 +32,7 @@ from ringway.host.health import Health
 from ringway.host.holdings import Holding
 from ringway.host.hypervisors import Guests
 from ringway.host.operations import Operation, Operations
+from ringway.host.plain import PlainDisks
 from ringway.host.plugs import Plugs, WantedPort
 from ringway.host.ports import Ports
 from ringway.host.reconcile import Reconciler
@@ -50,6 +51,7 @@ from ringway.model import (
     BackstoreInfo,
     BackstoreSpec,
     Change,
+    DiskSpec,
     EndpointInfo,
     EndpointSpec,
     EndpointState,
@@ -127,6 +129,7 @@ class Host:
         self.attachments = Attachments(
             rows("attachment", Holding, store), *around, self.desired, self.endpoint
         )
+        self.plain = PlainDisks(*around, self.disks, self.backstores)
         ports = rows("port", WantedPort, store)
         self.plugs = Plugs(rows("plug", Holding, store), *around, ports, self.switches)
         self.ports = Ports(ports, self.switches, self.plugs, locks, self.events)
@@ -316,6 +319,26 @@ class Host:
             ),
             f"guest/{guest}",
             f"endpoint/{endpoint}",
+        )
+
+    def attach_disk(self, guest: str, spec: DiskSpec) -> Operation:
+        """Begin to give a guest a plain disk. The operation's result: GuestDisk."""
+        return self.operations.start(
+            f"attach disk {spec.block_device} to guest {guest}",
+            lambda operation: self.plain.give(operation, guest, spec),
+            f"guest/{guest}",
+        )
+
+    def detach_disk(
+        self, guest: str, disk: str, *, live: bool, persistent: bool, timeout_s: float
+    ) -> Operation:
+        """Begin to take a plain disk from a guest. The operation has no result."""
+        return self.operations.start(
+            f"detach disk {disk} from guest {guest}",
+            lambda operation: self.plain.take(
+                operation, guest, disk, live=live, persistent=persistent, timeout_s=timeout_s
+            ),
+            f"guest/{guest}",
         )
 
     def plug(self, guest: str, plug: PlugSpec) -> Operation:

@@ -1,7 +1,7 @@
 """The data that all layers share. Everything is frozen, and goes through JSON unchanged.
 
 ``target``, ``statistics``, ``sandbox``: one target process and its control socket. ``endpoint``: what a host
-keeps. ``guest``: libvirt's domains. ``port``: their network ports. ``mapping``: what a new guest is made of.
+keeps. ``guest``: libvirt's domains. ``port``: their network ports. ``mapping``: what a guest is made of.
 ``validation``: what texts have to be like. Imports ``errors`` only.
 """
 
@@ -53,6 +53,7 @@ from ringway.model.mapping import (
     BlockDevice,
     Destination,
     DiskBus,
+    DiskSpec,
     DiskType,
     GuestSpec,
     Via,
@@ -161,6 +162,7 @@ __all__ = [
     "Destination",
     "DeviceKind",
     "DiskBus",
+    "DiskSpec",
     "DiskType",
     "Done",
     "DrainRequest",

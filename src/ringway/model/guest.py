@@ -94,14 +94,25 @@ class PlugInfo(Struct, frozen=True, kw_only=True):
 
 
 class GuestDisk(Struct, frozen=True, kw_only=True):
-    """A disk in a guest's document, whoever put it there."""
+    """A disk in a guest's document, whoever put it there. ``volume`` has what was mapped into it by us."""
 
     target: str  #: ``sda``: libvirt's name of it, which the guest need not use
     bus: str
     device: str  #: disk, lun, cdrom or floppy
     source: str | None
     alias: str | None = None
+    volume: str | None = None  #: its tag, or its volume's id, as the alias says
+    serial: str | None = None
     readonly: bool = False  #: the guest cannot write to it
+    state: AttachmentState = AttachmentState.ATTACHED
+    live: bool = False  #: the guest that runs has it
+    persistent: bool = False  #: its next start has it
+    message: str | None = None  #: what holds later than now
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """All that a disk of ours is called by."""
+        return self.volume, self.alias, self.target, self.serial
 
 
 class GuestInfo(Struct, frozen=True, kw_only=True):

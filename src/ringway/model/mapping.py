@@ -1,4 +1,4 @@
-"""What a new guest is made of: block-device mappings, and the guest as a whole.
+"""What a guest is made of, or given: block-device mappings, and a new guest as a whole.
 
 A :class:`BlockDevice` is what clouds call a block-device mapping: which volume, and how the guest sees it. It
 says nothing of where the bytes are; a catalogue of volumes does.
@@ -172,6 +172,19 @@ class GuestSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     engine: EngineKind | None = None  #: of its endpoints; ``None``: the user engine
     emulate: bool = False  #: without KVM
     start: bool = True
+
+
+class DiskSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is asked when a guest that is there is given a plain disk. ``None``: what suits the guest.
+
+    ``volumes`` says where the volume's bytes are, by its id; ``live`` is for the guest that runs,
+    ``persistent`` for its next start.
+    """
+
+    block_device: BlockDevice
+    volumes: dict[str, str] = {}
+    live: bool | None = None
+    persistent: bool | None = None
 
 
 def check_together(devices: tuple[BlockDevice, ...]) -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, TimedOutError
+from ringway.guest.aliases import volume_alias
 from ringway.guest.base import Device, GuestEvent, Notify, Wish
 from ringway.guest.document import Document
+from ringway.guest.faces import DiskFace
 from ringway.model import (
     ALIAS_PREFIX,
     AttachmentInfo,
@@ -117,6 +119,8 @@ class MemoryHypervisor:
     ) -> tuple[str, ...]:
         """Refuse a guest whose memory is not shared; what it has already is fine."""
         found = self._guest(guest)
+        if isinstance(device, DiskFace):
+            return tuple(self._changes(found, device, live=live, persistent=persistent))
         if isinstance(device, Wish):
             doing, name, now, later = "attach", device.endpoint, set(found.live), set(found.kept)
         else:
@@ -172,6 +176,44 @@ class MemoryHypervisor:
             self._world.before("tidy", found.name)
             found.left.clear()
 
+    def attach_disk(self, guest: str, disk: DiskFace, *, live: bool, persistent: bool) -> GuestDisk:
+        """Enter a disk, beside what there is of it."""
+        found = self._guest(guest)
+        self._world.before("attach disk", disk.volume)
+        old = _disk(found, disk.volume)
+        new = GuestDisk(
+            target=disk.target or "",
+            bus=disk.bus,
+            device=disk.device,
+            source=disk.path,
+            alias=volume_alias(disk.volume),
+            volume=disk.volume,
+            serial=disk.serial,
+            readonly=disk.readonly,
+            live=live or bool(old and old.live),
+            persistent=persistent or bool(old and old.persistent),
+        )
+        found.disks = (*(each for each in found.disks if each is not old), new)
+        return new
+
+    def _changes(self, guest: MemoryGuest, disk: DiskFace, *, live: bool, persistent: bool) -> Iterator[str]:
+        old = _disk(guest, disk.volume)
+        if live and not (old and old.live):
+            yield f"attach {disk.volume} now"
+        if persistent and not (old and old.persistent):
+            yield f"attach {disk.volume} at its next start"
+
+    def detach_disk(self, guest: str, volume: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        """Take a disk out, if the guest lets it go."""
+        found = self._guest(guest)
+        if live and volume in found.holds:
+            raise TimedOutError(f"'{guest}' did not let '{volume}' go within {timeout_s:g} s")
+        self._world.before("detach disk", volume)
+        if (old := _disk(found, volume)) is not None:
+            rest = replace(old, live=old.live and not live, persistent=old.persistent and not persistent)
+            others = tuple(each for each in found.disks if each is not old)
+            found.disks = (*others, rest) if rest.live or rest.persistent else others
+
     def define(self, xml: str) -> GuestInfo:
         """Enter a guest, with what its document says that it has."""
         document = Document(xml)
@@ -182,10 +224,10 @@ class MemoryHypervisor:
         guest = self._world.add(document.name, running=False)
         guest.uuid = document.uuid or guest.uuid
         guest.ports = {port.port for port in document.ports()}
-        guest.disks = document.disks()
         guest.kept = {
             each.endpoint: Wish(endpoint=each.endpoint, face=each.face) for each in document.attachments()
         }
+        guest.disks = tuple(replace(disk, persistent=True) for disk in document.disks())
         return self.show(document.name)
 
     def start(self, guest: str) -> None:
@@ -219,6 +261,10 @@ class MemoryHypervisor:
 
 def _plug(guest: MemoryGuest, name: str) -> PlugInfo:
     return PlugInfo(guest=guest.name, port=name, live=guest.running, persistent=guest.persistent)
+
+
+def _disk(guest: MemoryGuest, volume: str) -> GuestDisk | None:
+    return next((disk for disk in guest.disks if disk.volume == volume), None)
 
 
 @dataclass

@@ -170,10 +170,29 @@ async def test_a_guest_is_given_an_endpoint_and_a_port(start: Start) -> None:
         assert (await ask("GET", "/1.0/guests/nobody")).status == 404
 
 
+async def test_a_guest_is_given_a_plain_disk(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
+    image = tmp_path_factory.mktemp("disks") / "v1.img"
+    image.write_bytes(bytes(1 << 20))
+    disk = {"block_device": {"id": "v1", "bus": "scsi"}, "volumes": {"v1": str(image)}}
+    async with start() as ask:
+        plan = await ask("POST", "/1.0/guests/web/disks?dry_run=1", disk)
+        assert plan.json["changes"][0]["details"] == ["attach v1 now", "attach v1 at its next start"]
+        given = await ask("POST", "/1.0/guests/web/disks", disk)
+        assert (given.json["target"], given.json["volume"], given.json["live"]) == ("sda", "v1", True)
+        assert (await ask("GET", "/1.0/guests/web")).json["disks"] == [given.json]
+        for name in ("v1", "sda", given.json["alias"]):
+            path = f"/1.0/guests/web/disks/{name}"
+            assert (await ask("DELETE", f"{path}?dry_run=1")).json["changes"]
+        assert (await ask("DELETE", path)).status == 200
+        assert (await ask("DELETE", path)).status == 404
+        unknown = await ask("POST", "/1.0/guests/web/disks", {**disk, "block_device": {"bus": "xen"}})
+        assert unknown.status == 400
+
+
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.changes], ids=lambda route: route.verb)
 async def test_who_may_look_may_not_change(start: Start, world: World, route: Any) -> None:
     async with start() as ask:
-        names = {"name": "db0", "guest": "web", "endpoint": "db0", "port": "p0"}
+        names = {"name": "db0", "guest": "web", "endpoint": "db0", "disk": "v1", "port": "p0"}
         path = route.path.format(**names, address="0:0", identity="0" * 16)
         for access in (Access(read_only=True, peer=ME), Access(read_only=True)):
             answer = await ask(route.method, path, DB0, access=access)

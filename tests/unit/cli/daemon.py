@@ -28,12 +28,14 @@ from ringway.model import (
     Change,
     Check,
     DeviceKind,
+    DiskSpec,
     EndpointInfo,
     EndpointSpec,
     EndpointState,
     EngineKind,
     EngineReport,
     Event,
+    GuestDisk,
     GuestInfo,
     HostConfig,
     HostInfo,
@@ -107,6 +109,24 @@ class FakeDaemon:
         if self.guests is None:
             raise UnreachableError("this daemon has no libvirt, and knows no guests")
         return self.guests
+
+    def show_guest(self, match: re.Match[str], *_: Any) -> GuestInfo:
+        for guest in self.guests or ():
+            if guest.name == match["guest"]:
+                return guest
+        raise NotFoundError(f"there is no guest '{match['guest']}'")
+
+    def attach_disk(self, match: re.Match[str], query: dict[str, str], body: bytes) -> Any:
+        guest, spec = self.show_guest(match), msgspec.json.decode(body, type=DiskSpec)
+        if "dry_run" in query:
+            return Plan(changes=(Change(action=Action.UPDATE, object=f"guest/{guest.name}"),))
+        source = spec.volumes.get(spec.block_device.id or "")
+        disk = GuestDisk(target="sda", bus="scsi", device="disk", source=source, volume=spec.block_device.id)
+        return self.ended("attach", replace(disk, live=True, message="say so"), query)
+
+    def detach(self, match: re.Match[str], query: dict[str, str], _body: bytes) -> Any:
+        self.show_guest(match)
+        return self.ended("detach", {}, query)
 
     def list_ports(self, *_: Any) -> Sequence[PortInfo]:
         return self.ports
@@ -354,6 +374,9 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("GET", "/backstores", FakeDaemon.backstores),
     ("POST", "/backstores/probe", FakeDaemon.probe),
     ("GET", "/guests", FakeDaemon.list_guests),
+    ("GET", "/guests/(?P<guest>[^/]+)", FakeDaemon.show_guest),
+    ("POST", "/guests/(?P<guest>[^/]+)/disks", FakeDaemon.attach_disk),
+    ("DELETE", "/guests/(?P<guest>[^/]+)/(disks|endpoints)/[^/]+", FakeDaemon.detach),
     ("GET", "/ports", FakeDaemon.list_ports),
     ("GET", "/operations", FakeDaemon.list_operations),
     ("GET", "/operations/(?P<id>[^/]+)", FakeDaemon.operation),

@@ -27,6 +27,7 @@ from ringway.model import (
     AttachmentState,
     EndpointState,
     Face,
+    GuestDisk,
     GuestInfo,
     GuestState,
     PlugInfo,
@@ -161,6 +162,12 @@ def web(db0: FakeDaemon) -> FakeDaemon:
                 ),
             ),
             ports=(PlugInfo(guest="web", port="p0", live=True),),
+            disks=(
+                GuestDisk(target="vda", bus="virtio", device="disk", source="/srv/root.img", live=True),
+                GuestDisk(
+                    target="sda", bus="scsi", device="disk", source="/srv/v1.img", volume="v1", live=True
+                ),
+            ),
         )
     ]
     db0.ports = [
@@ -184,6 +191,8 @@ def test_guests_and_ports_are_in_the_tree(web: FakeDaemon, run: Run) -> None:
         "    o- endpoints . [2 endpoints]\n"
         "    | o- db0 ..... [attached, now and at its next start]\n"
         "    | o- logs .... [foreign, at its next start, it is guest 'mail''s]\n"
+        "    o- disks ..... [1 plain disk]\n"
+        "    | o- sda ..... [attached, /srv/v1.img, now]\n"
         "    o- ports ..... [1 port]\n"
         "      o- p0 ...... [attached, now]\n"
     )
@@ -194,6 +203,12 @@ def test_guests_and_ports_are_in_the_tree(web: FakeDaemon, run: Run) -> None:
     endpoint = ("guests", "web", "endpoints", "db0")
     spelled = ["guest", "detach", f"--socket={web.socket}", "web", "db0", "--no-live"]
     assert session.spelled_out(endpoint, "delete", ["--no-live"]) == spelled
+    disk = ("guests", "web", "disks", "v1")
+    spelled = ["guest", "detach", f"--socket={web.socket}", "web", "sda"]
+    assert session.spelled_out(disk, "delete", []) == spelled
+    mapping = "id=v1,source=volume,bus=scsi"
+    spelled = ["guest", "attach", f"--socket={web.socket}", "web", f"--block-device={mapping}"]
+    assert session.spelled_out(disk[:-1], "create", [f"block-device={mapping}"]) == spelled
 
 
 def test_a_host_without_libvirt_has_a_tree(db0: FakeDaemon, run: Run) -> None:

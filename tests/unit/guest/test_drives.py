@@ -92,7 +92,9 @@ def test_the_first_disk_brings_its_controller() -> None:
   <address type='drive' controller='0' bus='0' target='0' unit='0'/>
 </disk>"""
     )
-    assert document.volumes() == (MappedVolume(volume="v", alias=volume_alias("v"), target="sda"),)
+    assert document.volumes() == (
+        MappedVolume(volume="v", alias=volume_alias("v"), target="sda", place=(0, 0)),
+    )
 
 
 @pytest.mark.parametrize("model", ["virtio-scsi", "virtio-transitional", "virtio-non-transitional"])

@@ -126,7 +126,7 @@ async def test_an_endpoint_gets_no_disk_of_a_guest_that_runs(
             for doing in (host.plan_creation(wanted), done(host.create(wanted))):
                 with pytest.raises(BusyError, match="is disk sda of guest 'web', which runs") as refused:
                     await doing
-                assert "virsh detach-disk web sda" in (refused.value.hint or "")
+                assert "ringway guest detach web sda" in (refused.value.hint or "")
             await done(host.create(helpers.spec("db0")))
             second = helpers.disk(1, str(link))
             with pytest.raises(BusyError, match="is disk sda of guest 'web'"):

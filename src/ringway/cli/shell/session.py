@@ -46,6 +46,8 @@ VERBS: Final[dict[Kind, dict[str, str]]] = {
     },
     Kind.ATTACHMENTS: {"create": "guest attach GUEST", "delete": "guest detach GUEST"},
     Kind.ATTACHMENT: {"delete": "guest detach GUEST ATTACHMENT"},
+    Kind.DISKS: {"create": "guest attach GUEST", "delete": "guest detach GUEST"},
+    Kind.DISK: {"delete": "guest detach GUEST DISK"},
     Kind.PLUGS: {"create": "guest plug GUEST", "delete": "guest unplug GUEST"},
     Kind.PLUG: {"delete": "guest unplug GUEST PLUG"},
     Kind.PORTS: {"create": "port create", "delete": "port delete", "info": "port list"},

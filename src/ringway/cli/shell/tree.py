@@ -17,6 +17,7 @@ from ringway.model import (
     EndpointInfo,
     EndpointState,
     EngineReport,
+    GuestDisk,
     GuestInfo,
     GuestState,
     LunStatus,
@@ -67,6 +68,8 @@ class Kind(Enum):
     GUEST = auto()
     ATTACHMENTS = auto()
     ATTACHMENT = auto()
+    DISKS = auto()
+    DISK = auto()
     PLUGS = auto()
     PLUG = auto()
     PORTS = auto()
@@ -222,18 +225,30 @@ def guests_node(found: Sequence[GuestInfo]) -> Node:
 def guest_node(found: GuestInfo) -> Node:
     """A guest, and what it has of ours below it."""
     attachments = tuple(_held(Kind.ATTACHMENT, each.endpoint, each) for each in found.attachments)
+    disks = tuple(_disk(each) for each in found.disks if each.volume is not None)
     plugs = tuple(_held(Kind.PLUG, each.port, each) for each in found.ports)
     below = (
         Node(Kind.ATTACHMENTS, "endpoints", _count(len(attachments), "endpoint"), None, attachments),
+        Node(Kind.DISKS, "disks", _count(len(disks), "plain disk"), None, disks),
         Node(Kind.PLUGS, "ports", _count(len(plugs), "port"), None, plugs),
     )
     health = f"{found.state}, {_count(found.vcpus, 'CPU')}, {format_size(found.memory_bytes)}"
     return Node(Kind.GUEST, found.name, health, _GUESTS.get(found.state), below)
 
 
-def _held(kind: Kind, name: str, found: AttachmentInfo | PlugInfo) -> Node:
+def _disk(found: GuestDisk) -> Node:
+    words = [found.state, found.source, _when(found), found.message]
+    health = ", ".join(word for word in words if word)
+    return Node(Kind.DISK, found.target, health, _HELD[found.state], alias=found.volume)
+
+
+def _when(found: AttachmentInfo | PlugInfo | GuestDisk) -> str:
     places = {"now": found.live, "at its next start": found.persistent}
-    words = [found.state, " and ".join(place for place, there in places.items() if there), found.message]
+    return " and ".join(place for place, there in places.items() if there)
+
+
+def _held(kind: Kind, name: str, found: AttachmentInfo | PlugInfo) -> Node:
+    words = [found.state, _when(found), found.message]
     return Node(kind, name, ", ".join(word for word in words if word), _HELD[found.state])
 
 

@@ -10,12 +10,13 @@ from msgspec import Struct
 
 from ringway.errors import ConflictError, UsageError
 from ringway.guest.aliases import Kind, owner, volume_alias
-from ringway.guest.document.drives import DriveAddress
-from ringway.guest.document.faces import DiskFace, DiskSource, ScsiController
-from ringway.guest.document.facts import Chipset, alias_of, chipset_of, each_device
+from ringway.guest.document.drives import DriveAddress, drive_address, scsi_address
+from ringway.guest.document.facts import Chipset, alias_of, chipset_of, each_device, number_at
 from ringway.guest.document.names import disk_index, free_name, target_names
 from ringway.guest.document.parts import closing, lanes
+from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.tree import Element, make, make_text
+from ringway.guest.faces import DiskFace, DiskSource, ScsiController
 from ringway.model import DRIVES, PREFIXES, DiskBus, DiskType, GuestDisk
 
 _SERIAL: Final = re.compile(r"[A-Za-z0-9_.+ -]+")
@@ -29,6 +30,9 @@ class MappedVolume(Struct, frozen=True, kw_only=True):
     volume: str
     alias: str
     target: str
+    place: tuple[int, int] | None = None  #: its controller and unit on bus scsi
+    boot_order: int | None = None
+    address: PciAddress | None = None  #: its own, or its SCSI controller's
 
 
 def disk_target(root: Element, face: DiskFace) -> str:
@@ -51,7 +55,10 @@ def disk_target(root: Element, face: DiskFace) -> str:
 
 
 def disk_element(
-    face: DiskFace, target: str, address: DriveAddress | None, controller: ScsiController
+    face: DiskFace,
+    target: str,
+    address: DriveAddress | PciAddress | None,
+    controller: ScsiController,
 ) -> Element:
     """Make the disk's element. Its combination was checked by :func:`check_disk`.
 
@@ -89,17 +96,31 @@ def disks_of(root: Element) -> Iterator[GuestDisk]:
             bus=str(attributes.get("bus", "")),
             device=disk.get("device", "disk"),
             source=_source_of(disk),
-            alias=alias_of(disk),
+            alias=(alias := alias_of(disk)),
+            volume=_volume_of(alias),
+            serial=disk.findtext("serial"),
             readonly=disk.find("readonly") is not None or disk.get("device") == DiskType.CDROM,
         )
 
 
 def mapped_volumes(root: Element) -> Iterator[MappedVolume]:
     """Disks of ours, by their aliases."""
-    for disk in disks_of(root):
-        whose = owner(disk.alias)
-        if disk.alias and whose and whose.kind is Kind.VOLUME:
-            yield MappedVolume(volume=whose.name, alias=disk.alias, target=disk.target)
+    for element, disk in zip(each_device(root, "disk"), disks_of(root), strict=True):
+        if disk.alias and disk.volume:
+            on_scsi = drive_address(element, "scsi") if disk.bus == DiskBus.SCSI else None
+            yield MappedVolume(
+                volume=disk.volume,
+                alias=disk.alias,
+                target=disk.target,
+                boot_order=number_at(element, "boot", "order"),
+                place=(on_scsi.controller, on_scsi.unit) if on_scsi else None,
+                address=scsi_address(root, on_scsi.controller) if on_scsi else PciAddress.of(element),
+            )
+
+
+def _volume_of(alias: str | None) -> str | None:
+    whose = owner(alias)
+    return whose.name if whose and whose.kind is Kind.VOLUME else None
 
 
 def check_disk(root: Element, face: DiskFace) -> None:

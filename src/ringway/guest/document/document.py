@@ -34,7 +34,6 @@ from ringway.guest.document.endpoints import (
     endpoint_override,
     place_of,
 )
-from ringway.guest.document.faces import DiskFace, ScsiController
 from ringway.guest.document.facts import Chipset, alias_of, devices_of, each_device
 from ringway.guest.document.names import free_name
 from ringway.guest.document.pci import (
@@ -47,6 +46,7 @@ from ringway.guest.document.pci import (
 )
 from ringway.guest.document.ports import Plugged, mac_addresses, plugged_ports, port_element, port_override
 from ringway.guest.document.tree import Element, insert, parse, remove, text_of, text_of_part
+from ringway.guest.faces import DiskFace, ScsiController
 from ringway.model import DiskBus, GuestDisk, PortSpec, mac_of
 
 _NAMED: Final = "a disk goes by its tag, or else by its volume's id: give it another tag"
@@ -201,23 +201,35 @@ class Document:
             overrides.override(self._root, alias, properties)
         return (text_of_part(element),)
 
-    def add_scsi_controller(self, wanted: ScsiController) -> tuple[str, ...]:
+    def add_scsi_controller(
+        self, wanted: ScsiController, address: PciAddress | None = None
+    ) -> tuple[str, ...]:
         """Give the guest one more controller of the model virtio-scsi.
 
+        :param address: where; ``None``: libvirt chooses.
         :returns: the controller for libvirt's attachDevice.
         :raises UsageError: an I/O thread that the guest has not, or numbers that make no sense.
         """
-        element = controller_element(self._root, wanted)
+        element = controller_element(self._root, wanted, address)
         insert(devices_of(self._root), element)
         return (text_of_part(element),)
 
-    def add_disk(self, face: DiskFace, controller: ScsiController | None = None) -> tuple[str, ...]:
+    def has_room_for(self, face: DiskFace) -> bool:
+        """Whether a plain disk needs no place on the PCI bus: it gets one on a controller that is there."""
+        if face.bus is DiskBus.SCSI:
+            return place_on_scsi(self._root) is not None
+        return face.bus is not DiskBus.VIRTIO
+
+    def add_disk(
+        self, face: DiskFace, controller: ScsiController | None = None, address: PciAddress | None = None
+    ) -> tuple[str, ...]:
         """Give the guest a plain disk.
 
-        On bus scsi it gets the first free unit of the virtio-scsi controllers that are there; when
-        all are full, or there is none, one is added.
+        On bus scsi it gets the place that its face names, or the first free unit of the virtio-scsi
+        controllers that are there; when all are full, or there is none, one is added.
 
         :param controller: how that one is to be; on bus virtio, the disk itself.
+        :param address: of that one, or of a disk on bus virtio; ``None``: libvirt chooses.
         :returns: for libvirt's attachDevice, in this order: the controller, if one was added, and the disk.
         :raises ConflictError: the guest has this volume or a disk of this name, or the bus takes no more.
         :raises UsageError: libvirt or QEMU would refuse it.
@@ -231,8 +243,8 @@ class Document:
         element = disk_element(face, target, None, controller)
         self._check_new(volume_alias(face.volume), element, _NAMED)
         if face.bus is DiskBus.SCSI and place_on_scsi(self._root) is None:
-            added = self.add_scsi_controller(controller)
-        element = disk_element(face, target, self._place(face.bus), controller)
+            added = self.add_scsi_controller(controller, address)
+        element = disk_element(face, target, self._place(face, address), controller)
         self._put(element, face.boot_order)
         return (*added, text_of_part(element))
 
@@ -242,10 +254,16 @@ class Document:
             make_room(self._root, boot_order)
         insert(devices_of(self._root), element)
 
-    def _place(self, bus: DiskBus) -> DriveAddress | None:
-        if bus is DiskBus.SCSI:
-            return place_on_scsi(self._root)
-        return place_on_sata(self._root) if bus is DiskBus.SATA else None
+    def _place(self, face: DiskFace, address: PciAddress | None) -> DriveAddress | PciAddress | None:
+        match face.bus:
+            case DiskBus.SCSI:
+                return place_on_scsi(self._root, face.place)
+            case DiskBus.SATA:
+                return place_on_sata(self._root)
+            case DiskBus.VIRTIO:
+                return address
+            case _:
+                return None
 
     def remove(self, alias: str) -> str:
         """Take out the device of an alias, and what is overridden of it.

@@ -12,17 +12,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Iterator
-from itertools import count
+from itertools import chain, count
 from typing import Final
 
 from msgspec import Struct
 
 from ringway.errors import UsageError
-from ringway.guest.document.faces import ScsiController
 from ringway.guest.document.facts import each_device, iothreads_of
 from ringway.guest.document.names import disk_index
 from ringway.guest.document.parts import lanes
+from ringway.guest.document.pci import PciAddress
 from ringway.guest.document.tree import Element, make
+from ringway.guest.faces import ScsiController
 
 #: What QEMU's and the guest's driver for virtio-scsi serves; ``virtio-scsi`` follows the machine.
 VIRTIO_MODELS: Final = ("virtio-scsi", "virtio-transitional", "virtio-non-transitional")
@@ -86,16 +87,22 @@ def scsi_controllers(root: Element) -> tuple[ScsiControllerInfo, ...]:
     return tuple(_info(index, elements.get(index), disks[index]) for index in sorted({*elements, *implied}))
 
 
-def place_on_scsi(root: Element) -> DriveAddress | None:
-    """The next place on a virtio-scsi controller that is there; ``None`` if all are full."""
+def place_on_scsi(root: Element, wanted: tuple[int, int] | None = None) -> DriveAddress | None:
+    """The next place on a virtio-scsi controller that is there; ``None`` if all are full.
+
+    :param wanted: the controller and unit to be taken if they are free.
+    """
     places = taken(root, "scsi")
-    candidates = (
-        DriveAddress(controller.index, unit=unit)
-        for controller in scsi_controllers(root)
-        if controller.virtio
-        for unit in range(UNITS)
-    )
-    return next((place for place in candidates if place not in places), None)
+    controllers = [controller.index for controller in scsi_controllers(root) if controller.virtio]
+    first = [DriveAddress(wanted[0], unit=wanted[1])] if wanted and wanted[0] in controllers else []
+    each = (DriveAddress(index, unit=unit) for index in controllers for unit in range(UNITS))
+    return next((place for place in chain(first, each) if place not in places), None)
+
+
+def scsi_address(root: Element, index: int) -> PciAddress | None:
+    """Where a SCSI controller is; ``None`` if it is not there, or libvirt is to choose."""
+    controller = _indexed(root).get(index)
+    return None if controller is None else PciAddress.of(controller)
 
 
 def place_on_sata(root: Element) -> DriveAddress:
@@ -105,9 +112,10 @@ def place_on_sata(root: Element) -> DriveAddress:
     return next(place for place in candidates if place not in places)
 
 
-def controller_element(root: Element, wanted: ScsiController) -> Element:
+def controller_element(root: Element, wanted: ScsiController, address: PciAddress | None = None) -> Element:
     """Make a virtio-scsi controller, with the lowest index that is free.
 
+    :param address: ``None``: libvirt chooses.
     :raises UsageError: an I/O thread that the domain has not, or numbers that make no sense.
     """
     check_lanes(root, wanted)
@@ -117,6 +125,7 @@ def controller_element(root: Element, wanted: ScsiController) -> Element:
         "controller",
         {"type": "scsi", "index": index, "model": "virtio-scsi"},
         driver if driver.attrib or len(driver) else None,
+        None if address is None else address.element(),
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ringway.guest.document.faces import ScsiController
 from ringway.guest.document.tree import Element, make
+from ringway.guest.faces import ScsiController
 
 
 class Address(Protocol):

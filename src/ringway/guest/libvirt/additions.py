@@ -9,10 +9,10 @@ import libvirt
 from msgspec.structs import replace
 
 from ringway.errors import ConflictError, UsageError
-from ringway.guest.aliases import endpoint_alias, port_alias, spoken
+from ringway.guest.aliases import endpoint_alias, port_alias, spoken, volume_alias
 from ringway.guest.base import Device, Wish
-from ringway.guest.document import Attached, Document, PciAddress, Plugged, difference
-from ringway.guest.libvirt import confinement, hotplug, places, reach
+from ringway.guest.document import Attached, DiskFace, Document, PciAddress, Plugged, difference
+from ringway.guest.libvirt import confinement, hotplug, places, plain, reach
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.looks import Look, from_next_start, persistent_xml
 from ringway.guest.libvirt.monitor import Monitor
@@ -25,12 +25,23 @@ _TRIES: Final = 5
 
 def alias_of(device: Device) -> str:
     """The name that it has in the domain."""
-    return endpoint_alias(device.endpoint) if isinstance(device, Wish) else port_alias(device.name)
+    match device:
+        case Wish():
+            return endpoint_alias(device.endpoint)
+        case PortSpec():
+            return port_alias(device.name)
+        case DiskFace():
+            return volume_alias(device.volume)
 
 
 def _is_kernels(device: Device) -> bool:
     """Whether it is the kernel's, which maps a guest's memory whether it is shared or not."""
     return isinstance(device, Wish) and device.face is Face.VHOST_SCSI
+
+
+def _is_in_qemu(device: Device) -> bool:
+    """Whether QEMU or the kernel does its work, so that no other process needs the guest's memory."""
+    return isinstance(device, DiskFace) or _is_kernels(device)
 
 
 def missing(look: Look, device: Device, *, live: bool, persistent: bool) -> tuple[bool, bool]:
@@ -39,30 +50,53 @@ def missing(look: Look, device: Device, *, live: bool, persistent: bool) -> tupl
     :raises ConflictError: one has it otherwise than is wished now.
     """
     alias = alias_of(device)
-    if isinstance(device, Wish):
-        has = (
-            ("the guest that runs", _live_differences(look, device) if live else ()),
-            ("its next start", _differences(look, device) if persistent else ()),
-        )
-        for whose, differences in has:
-            if found := ", ".join(differences):
-                raise ConflictError(
-                    f"guest '{look.name}' has {spoken(alias)} already: {whose} with {found}",
-                    hint=f"detach it first: ringway guest detach {look.name} {device.endpoint}",
-                )
+    has = (
+        ("the guest that runs", _live_differences(look, device) if live else ()),
+        ("its next start", _differences(look, device) if persistent else ()),
+    )
+    for whose, differences in has:
+        if found := ", ".join(differences):
+            raise ConflictError(
+                f"guest '{look.name}' has {spoken(alias)} already: {whose} with {found}",
+                hint=f"detach it first: ringway guest detach {look.name} {_name_of(device)}",
+            )
     return live and not look.is_live(alias), persistent and not look.is_persistent(alias)
 
 
-def _live_differences(look: Look, wish: Wish) -> Iterator[str]:
+def _name_of(device: Device) -> str:
+    """What a command calls it."""
+    match device:
+        case Wish():
+            return device.endpoint
+        case PortSpec():
+            return device.name
+        case DiskFace():
+            return device.volume
+
+
+def _live_differences(look: Look, device: Device) -> Iterator[str]:
     """Of what holds at once."""
-    alias = alias_of(wish)
-    if look.is_live(alias) and wish.face is not Face.VHOST_SCSI:
-        yield from _queues_differ(look.queues(alias), wish)
+    if isinstance(device, DiskFace) and look.live is not None:
+        yield from plain.differences(look.live, device)
+    if isinstance(device, Wish) and device.face is not Face.VHOST_SCSI:
+        alias = alias_of(device)
+        if look.is_live(alias):
+            yield from _queues_differ(look.queues(alias), device)
 
 
-def _differences(look: Look, wish: Wish) -> Iterator[str]:
+def _differences(look: Look, device: Device) -> Iterator[str]:
     """Between what the guest's next start has and what was asked for; what was not may be as it is."""
-    there = look.persistent.attachments() if look.persistent is not None else ()
+    if look.persistent is None:
+        return
+    if isinstance(device, DiskFace):
+        yield from plain.differences(look.persistent, device)
+        yield from plain.order_differs(look.persistent, device)
+    if isinstance(device, Wish):
+        yield from _wish_differs(look.persistent, device)
+
+
+def _wish_differs(document: Document, wish: Wish) -> Iterator[str]:
+    there = document.attachments()
     for found in (each for each in there if each.alias == alias_of(wish)):
         yield from _queues_differ(found.queues, wish)
         if wish.boot_order not in (None, found.boot_order):
@@ -77,12 +111,12 @@ def _queues_differ(queues: int | None, wish: Wish) -> Iterator[str]:
 
 
 def memory_is_shared(document: Document, device: Device, *, fix: bool, persistent: bool) -> bool:
-    """Whether a vhost-user device may come in, as far as memory goes; always for the kernel's.
+    """Whether a device may come in, as far as memory goes: a vhost-user one needs it shared.
 
     :param fix: to be shared from the guest's next start on. :param persistent: that is meant.
     :raises ConflictError: it may not, and it is not to be fixed.
     """
-    if _is_kernels(device) or document.shares_memory:
+    if _is_in_qemu(device) or document.shares_memory:
         return True
     if not (fix and persistent):
         needed = "--fix-memory shares it from the guest's next start on"
@@ -100,6 +134,8 @@ def check_socket(device: Device, look: Look, capabilities: str, *, now: bool) ->
 
     :raises RingwayError: it does not; the message names what is in the way.
     """
+    if isinstance(device, DiskFace):
+        return
     document = look.live if now else look.persistent
     assert document is not None
     alias, qemu = alias_of(device), _qemu_of(document, capabilities)
@@ -131,7 +167,7 @@ def _qemu_of(document: Document, capabilities: str) -> _Qemu:
     return _Qemu(user, confinement.profile_of(document.xml, capabilities))
 
 
-def _check_place(device: Device | Attached | Plugged, alias: str, qemu: _Qemu, *, now: bool) -> None:
+def _check_place(device: Wish | PortSpec | Attached | Plugged, alias: str, qemu: _Qemu, *, now: bool) -> None:
     if device.socket is None:
         return
     if isinstance(device, PortSpec | Plugged):  # libvirt gives their sockets to QEMU's profile
@@ -162,11 +198,11 @@ def check_late(device: Device, *, persistent: bool) -> str:
 
 def _late(device: Device) -> Iterator[str]:
     """A firmware looks for its boot devices at a start, and libvirt heeds overrides then."""
-    if not isinstance(device, Wish):
+    if isinstance(device, PortSpec):
         return
     if device.boot_order is not None:
         yield "boot order"
-    if _is_kernels(device):
+    if isinstance(device, Wish) and _is_kernels(device):
         if device.queues is not None:
             yield "queues"
         if device.protection:
@@ -176,31 +212,44 @@ def _late(device: Device) -> Iterator[str]:
 def add_live(domain: libvirt.virDomain, look: Look, device: Device) -> None:
     """Give a device to the guest that runs. :raises RingwayError: it could not; nothing of it is left."""
     assert look.live is not None
-    if isinstance(device, Wish):
+    if not isinstance(device, PortSpec):
         device = replace(device, boot_order=None)  # libvirt refuses one where <os> names kinds of devices
-    by_monitor = isinstance(device, Wish) and device.face is Face.VHOST_USER_SCSI
-    # libvirt chooses well as long as it knows of all that is there.
-    address = places.free_place(domain, look.live, look.persistent) if by_monitor or look.hides else None
-    if by_monitor:
-        assert isinstance(device, Wish)
-        hotplug.plug(Monitor(domain), device, address)
-    else:
-        for element in _add(Document(look.live.xml), device, address):
+    if isinstance(device, Wish) and device.face is Face.VHOST_USER_SCSI:
+        hotplug.plug(Monitor(domain), device, places.free_place(domain, look.live, look.persistent))
+        return
+    elements = _add(Document(look.live.xml), device, _place_of_ours(domain, look, device))
+    try:
+        for element in elements:
             with translated(f"guest '{look.name}' does not get {spoken(alias_of(device))}"):
                 domain.attachDeviceFlags(element, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    except BaseException:
+        if len(elements) > 1:
+            plain.drop_controllers(domain, look.live)
+        raise
 
 
-def add_persistent(domain: libvirt.virDomain, device: Device, address: PciAddress | None) -> str:
+def _place_of_ours(domain: libvirt.virDomain, look: Look, device: Device) -> PciAddress | None:
+    """``None``: libvirt chooses, and well as long as it knows of all that is there."""
+    assert look.live is not None
+    if not look.hides or (isinstance(device, DiskFace) and look.live.has_room_for(device)):
+        return None
+    return places.free_place(domain, look.live, look.persistent)
+
+
+def add_persistent(domain: libvirt.virDomain, look: Look, device: Device) -> str:
     """Give a device to the guest's next start, and share its memory if that is needed and is not so.
 
-    :param address: where the guest that runs has it; the next start has it there too, if that is free.
+    :param look: at the guest that runs; where that has it, the next start has it too, if that is free.
     :returns: what changed of its memory, as a diff.
     """
     memory: list[str] = []
+    address = look.address(alias_of(device))
+    if isinstance(device, DiskFace):
+        device = replace(device, place=look.drive(alias_of(device)))
 
     def edit(document: Document) -> None:
         wanted = address if address is not None and document.is_free(address) else None
-        if not _is_kernels(device):
+        if not _is_in_qemu(device):
             memory[:] = [document.share_memory()]
         _add(document, device, wanted)
 
@@ -217,7 +266,7 @@ def preview(look: Look, device: Device) -> str:
     """What :func:`add_persistent` would change, as a diff."""
     assert look.persistent is not None
     document = Document(look.persistent.xml)
-    if not _is_kernels(device):
+    if not _is_in_qemu(device):
         document.share_memory()
     _add(document, device, None)
     return difference(look.persistent.xml, document.xml)
@@ -254,6 +303,10 @@ def _next_start(domain: libvirt.virDomain) -> str:
 
 
 def _add(document: Document, device: Device, address: PciAddress | None) -> tuple[str, ...]:
-    if isinstance(device, Wish):
-        return document.add_endpoint(device, address)
-    return document.add_port(device, address)
+    match device:
+        case Wish():
+            return document.add_endpoint(device, address)
+        case PortSpec():
+            return document.add_port(device, address)
+        case DiskFace():
+            return document.add_disk(device, address=address)

@@ -26,6 +26,14 @@ _NOT_THERE: Final = (
 #: In words of libvirt's, where a domain is defined, or of QEMU's, where it starts.
 _NO_KVM: Final = re.compile(r"initialize kvm|KVM kernel module|type=kvm\b|virt type 'kvm'", re.IGNORECASE)
 _EMULATE: Final = "see ringway doctor for KVM; ringway guest create --emulate makes a guest without it"
+#: What libvirt says, and what mends it.
+_HINTS: Final = (
+    (_NO_KVM, _EMULATE),
+    (
+        re.compile("No more available PCI slots"),
+        "give it <controller type='pci' model='pcie-root-port'/> and start it again",
+    ),
+)
 _KINDS: Final[dict[int, type[RingwayError]]] = {
     libvirt.VIR_ERR_NO_DOMAIN: NotFoundError,
     libvirt.VIR_ERR_OPERATION_INVALID: ConflictError,
@@ -60,7 +68,7 @@ def error_of(what: str, error: libvirt.libvirtError) -> RingwayError:
     message = f"{what}: {error.get_error_message() or error}"
     if is_broken(error):
         return UnreachableError(message, hint=_NOT_THERE)
-    hint = _EMULATE if _NO_KVM.search(message) else None
+    hint = next((hint for pattern, hint in _HINTS if pattern.search(message)), None)
     return _KINDS.get(error.get_error_code(), GuestError)(message, hint=hint)
 
 

@@ -20,17 +20,17 @@ from ringway.errors import (
     UnreachableError,
     UsageError,
 )
-from ringway.guest.aliases import endpoint_alias, port_alias, spoken
+from ringway.guest.aliases import endpoint_alias, port_alias, spoken, volume_alias
 from ringway.guest.base import Device, Notify, Wish
-from ringway.guest.document import Document, PciAddress
-from ringway.guest.libvirt import additions, confinement, reach, versions
+from ringway.guest.document import DiskFace, Document
+from ringway.guest.libvirt import additions, confinement, plain, reach, versions
 from ringway.guest.libvirt.additions import alias_of
 from ringway.guest.libvirt.connection import Connection
 from ringway.guest.libvirt.events import Events
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.looks import Look, glance, persistent_document
 from ringway.guest.libvirt.removals import Removals, tidy
-from ringway.model import AttachmentInfo, Check, GuestInfo, PlugInfo, PortSpec
+from ringway.model import AttachmentInfo, Check, GuestDisk, GuestInfo, PlugInfo, PortSpec
 
 Info = TypeVar("Info", AttachmentInfo, PlugInfo)
 _log: Final = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class LibvirtHypervisor:
     def check(
         self, guest: str, device: Device, *, live: bool, persistent: bool, fix_memory: bool = False
     ) -> tuple[str, ...]:
-        """Say what :meth:`attach` or :meth:`plug` would change, in lines; none if the guest has it.
+        """Say what giving a guest a device would change, in lines; none if the guest has it.
 
         :raises RingwayError: why it could not.
         """
@@ -160,6 +160,26 @@ class LibvirtHypervisor:
         """Remove what devices left behind that a guest let go when nobody waited for it any more."""
         with contextlib.suppress(NotFoundError):
             tidy(self._look(self._find(guest)))
+
+    def attach_disk(self, guest: str, disk: DiskFace, *, live: bool, persistent: bool) -> GuestDisk:
+        """Give a guest a plain disk, first to the one that runs. Doing it again changes nothing.
+
+        :raises RingwayError: it could not; the guest is as before.
+        """
+        domain = self._find(guest)
+        self._add(domain, disk, live=live, persistent=persistent)
+        info = self._look(domain).disk(disk.volume)
+        if info is None:
+            raise GuestError(f"guest '{guest}' lost '{disk.volume}' as soon as it had it")
+        late = additions.check_late(disk, persistent=True) if info.live else ""
+        return replace(info, message="; ".join(filter(None, (info.message, late))) or None)
+
+    def detach_disk(self, guest: str, volume: str, *, live: bool, persistent: bool, timeout_s: float) -> None:
+        """Take a plain disk away, by the name that its alias has; what is not there is fine.
+
+        :raises TimedOutError: as :meth:`detach`.
+        """
+        self._remove(guest, volume_alias(volume), live=live, persistent=persistent, timeout_s=timeout_s)
 
     # Whole guests
 
@@ -234,6 +254,8 @@ class LibvirtHypervisor:
         look.check_halves(live=live, persistent=persistent)
         memory = partial(additions.memory_is_shared, device=device, fix=fix_memory, persistent=persistent)
         if live and look.live is not None:
+            if isinstance(device, DiskFace):
+                plain.check_hot(device)
             live = memory(look.live)
         if persistent and look.persistent is not None:
             memory(look.persistent)
@@ -251,7 +273,7 @@ class LibvirtHypervisor:
         *,
         live: bool,
         persistent: bool,
-        fix_memory: bool,
+        fix_memory: bool = False,
     ) -> str:
         """Do both halves, or none. :returns: what the caller should know besides."""
         alias, look = alias_of(device), self._look(domain)
@@ -267,20 +289,19 @@ class LibvirtHypervisor:
         if not persistent:
             return ""
         try:
-            memory = additions.add_persistent(domain, device, self._place(domain, alias))
+            memory = additions.add_persistent(domain, self._look(domain), device)
         except BaseException as error:
             if live:
-                self._undo(domain, alias, error)
+                self._undo(domain, look, alias, error)
             raise
         return f"its memory is shared from its next start on:\n{memory}" if memory else ""
 
-    def _place(self, domain: libvirt.virDomain, alias: str) -> PciAddress | None:
-        return self._look(domain).address(alias)
-
-    def _undo(self, domain: libvirt.virDomain, alias: str, error: BaseException) -> None:
+    def _undo(self, domain: libvirt.virDomain, before: Look, alias: str, error: BaseException) -> None:
         """Take the first half back; what fails now is a note to what failed first."""
         try:
             self._removals.remove(lambda: domain, alias, _UNDO_S)
+            if before.live is not None:
+                plain.drop_controllers(domain, before.live)
         except RingwayError as further:
             error.add_note(f"{spoken(alias)} was not taken back: {further.message}")
 

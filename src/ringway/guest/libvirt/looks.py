@@ -6,15 +6,24 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 import libvirt
+from msgspec.structs import replace
 
 from ringway.errors import NotFoundError
 from ringway.guest.aliases import Kind, owner
 from ringway.guest.base import NOT_MOVABLE, check_halves
-from ringway.guest.document import Attached, Document, PciAddress, Plugged
+from ringway.guest.document import Attached, Document, MappedVolume, PciAddress, Plugged
 from ringway.guest.libvirt.failures import translated
 from ringway.guest.libvirt.monitor import Monitor
 from ringway.guest.libvirt.turns import wait_turn
-from ringway.model import AttachmentInfo, AttachmentState, Face, GuestInfo, GuestState, PlugInfo
+from ringway.model import (
+    AttachmentInfo,
+    AttachmentState,
+    Face,
+    GuestDisk,
+    GuestInfo,
+    GuestState,
+    PlugInfo,
+)
 
 _STATES: Final = {
     libvirt.VIR_DOMAIN_RUNNING: GuestState.RUNNING,
@@ -135,7 +144,7 @@ class Look:
             vcpus=document.vcpus,
             machine=document.machine,
             shared_memory=document.shares_memory,
-            disks=document.disks(),
+            disks=self.disks(),
             attachments=self.attachments(),
             ports=self.ports(),
         )
@@ -157,6 +166,26 @@ class Look:
     def plug(self, port: str) -> PlugInfo | None:
         """One of them; ``None`` if it is not there."""
         return next((info for info in self.ports() if info.port == port), None)
+
+    def disks(self) -> tuple[GuestDisk, ...]:
+        """All disks, whoever put them there: those of the guest that runs, then those of its next start."""
+        found: dict[object, GuestDisk] = {}
+        for half, document in (("live", self.live), ("persistent", self.persistent)):
+            for disk in document.disks() if document else ():
+                key = disk.alias if owner(disk.alias) else (disk.target, disk.bus, disk.source)
+                found[key] = replace(found.get(key, disk), **{half: True})
+        return tuple(map(self._told, found.values()))
+
+    def disk(self, volume: str) -> GuestDisk | None:
+        """One of ours; ``None`` if it is not there."""
+        return next((disk for disk in self.disks() if disk.volume == volume), None)
+
+    def _told(self, disk: GuestDisk) -> GuestDisk:
+        """With what is said of one that is ours."""
+        if disk.volume is None or disk.alias is None:
+            return disk
+        state = self._state(disk.alias)
+        return replace(disk, state=state, message=WAS_ASKED if state is _GOING else None)
 
     def _state(self, alias: str) -> AttachmentState:
         return _GOING if alias in self._asked and self.is_live(alias) else AttachmentState.ATTACHED
@@ -203,6 +232,11 @@ class Look:
             return Monitor(self.domain).address(alias)
         devices = _ours(self.live) if self.live else []
         return next((each.address for each in devices if each.alias == alias), None)
+
+    def drive(self, alias: str) -> tuple[int, int] | None:
+        """The SCSI controller and unit of a plain disk of ours that the guest has now."""
+        disks = self.live.volumes() if self.live else ()
+        return next((each.place for each in disks if each.alias == alias), None)
 
     def queues(self, alias: str) -> int | None:
         """How many a device of the guest that runs has; ``None``: that is not said."""
@@ -257,8 +291,8 @@ def _plugged(document: Document | None) -> dict[str, str]:
     return {port.port: port.alias for port in document.ports()} if document else {}
 
 
-def _ours(document: Document) -> list[Attached | Plugged]:
-    return [*document.attachments(), *document.ports()]
+def _ours(document: Document) -> list[Attached | Plugged | MappedVolume]:
+    return [*document.attachments(), *document.ports(), *document.volumes()]
 
 
 def _has(document: Document, alias: str) -> bool:

@@ -1,6 +1,6 @@
 """What can be put into a domain, as it is asked for: plain disks, controllers.
 
-Endpoints are asked for by :class:`ringway.guest.base.Wish`, ports by :class:`ringway.model.PortSpec`.
+Endpoints are asked for by :class:`ringway.guest.base.Wish`, network ports by :class:`ringway.model.PortSpec`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class DiskFace(Struct, frozen=True, kw_only=True):
     readonly: bool = False
     serial: str | None = None
     boot_order: int | None = None
+    place: tuple[int, int] | None = None  #: controller and unit on bus scsi, if they are free
     cache: str | None = None
     io: str | None = None
     discard: str | None = None
