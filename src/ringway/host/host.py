@@ -256,6 +256,7 @@ class Host:
         others = tuple(wanted.spec for wanted in self.desired.all())
         resolved = await self.actual.ask(driver.resolve, probe.endpoint_of(spec, kind))
         await self.actual.check(resolved, others)
+        await self.disks.refuse_opened(resolved, resolved.luns)
         return await self.actual.ask(probe.look, spec, kind)
 
     # Changes

@@ -135,6 +135,14 @@ async def test_an_endpoint_gets_no_disk_of_a_guest_that_runs(
             await done(host.create(wanted))
 
 
+async def test_who_looks_whether_a_disk_could_be_served_is_told(state: Path, image: Path) -> None:
+    guests = GuestWorld()
+    guests.add("web").disks = (has(image),)
+    async with running_host(state, World(), guests) as host:
+        with pytest.raises(BusyError, match="is disk sda of guest 'web'"):
+            await host.probe(BackstoreSpec(SpecKind.PATH, path=str(image)))
+
+
 async def test_whoever_forces_it_has_it(state: Path, image: Path) -> None:
     guests = GuestWorld()
     guests.add("web").disks = (has(image),)
