@@ -231,6 +231,15 @@ def test_linux_goes_on_through_a_migration(run_dir: Path) -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
+def test_a_guest_that_panicked_before_it_was_ready_is_told_of() -> None:
+    """It boots again by itself, which would hide that; once it is ready it stays as it is."""
+    with LinuxGuest() as guest:
+        assert guest.run("cat /proc/sys/kernel/panic /proc/sys/kernel/panic_on_oops").split() == ["0", "0"]
+        guest.start("sleep 1; echo 1 >/proc/sys/kernel/panic; echo c >/proc/sysrq-trigger")
+        with pytest.raises(GuestError, match="booted after 'Kernel panic - not syncing: sysrq triggered"):
+            guest.wait_ready()
+
+
 def test_a_qemu_that_does_not_start_says_why() -> None:
     with pytest.raises(GuestError, match="no-such-device"):
         BootSectorGuest(["-device", "no-such-device"])

@@ -108,6 +108,10 @@ class DomainGuest(Shell):
         )
 
     @property
+    def console(self) -> Stream:
+        return self._streams["console"]
+
+    @property
     def agent(self) -> Stream:
         """The domain's channel of that name."""
         return self._streams["agent"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import base64
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ COMMAND_TIMEOUT_S = 300.0
 # up.
 _numbers = itertools.count(1)
 
+#: What no guest gets over, but for the one that emulation makes (see :func:`.kernel.command_line`).
+_OOPS = re.compile(rb"(Oops|BUG|Kernel panic)(?!: int3|[^\n]*Fatal exception)[^\n]*")
 _UDEV = """\
 [ -e /run/udev/control ] || {
     /usr/lib/systemd/systemd-udevd --daemon --resolve-names=never
@@ -51,6 +54,11 @@ class Shell(abc.ABC):
     def agent(self) -> Stream:
         """The way to the agent of :mod:`~ringway.testing.initramfs`."""
 
+    @property
+    @abc.abstractmethod
+    def console(self) -> Stream:
+        """What the kernel says."""
+
     @abc.abstractmethod
     def describe(self) -> str:
         """Say what a person needs to see after a failure."""
@@ -64,6 +72,8 @@ class Shell(abc.ABC):
             self.agent.wait_for(rb"ready\n", timeout_s)
         except GuestError as error:
             raise GuestError(f"the guest did not boot: {error}\n{self.describe()}") from error
+        if oops := _OOPS.search(self.console.collected()):
+            raise GuestError(f"the guest booted after '{oops[0].decode()}'\n{self.describe()}")
 
     def try_run(self, command: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> Output:
         """Run a shell script in the guest and return what came of it, whatever its exit status.
@@ -159,6 +169,11 @@ class LinuxGuest(Shell, QemuGuest):
     def agent(self) -> Stream:
         """QEMU's stream of that name."""
         return self.qemu.streams["agent"]
+
+    @property
+    def console(self) -> Stream:
+        """Of the first serial port."""
+        return self.qemu.console
 
     def describe(self) -> str:
         """QEMU's own words."""

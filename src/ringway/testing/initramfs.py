@@ -108,6 +108,8 @@ AGENT = """\
 #!/bin/sh
 until set -- /dev/vport*p1; [ -c "$1" ]; do usleep 10000; done
 exec 3<>"$1"
+echo 0 >/proc/sys/kernel/panic
+echo 0 >/proc/sys/kernel/panic_on_oops
 echo ready >&3
 while :; do
     read -r number script <&3 || { usleep 10000; continue; }

@@ -135,7 +135,10 @@ def command_line(extra: Sequence[str] = ()) -> str:
     # A guest may stand still for minutes while its back end is dead or the host is busy: no watchdog may
     # fire.
     patient = ("nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1")
-    return " ".join(("console=ttyS0", "quiet", "panic=0", *clock, *quick, *patient, *extra))
+    # Emulated processors side by side now and then run code while the kernel patches it (an int3 oops). A
+    # guest that oopses as it boots boots again; as soon as it is ready it stays as it is, to be looked at.
+    again = ("oops=panic", "panic=1")
+    return " ".join(("console=ttyS0", "quiet", *again, *clock, *quick, *patient, *extra))
 
 
 @functools.cache
