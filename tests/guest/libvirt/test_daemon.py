@@ -1,8 +1,9 @@
-"""A daemon and a guest that runs: whatever one dies in, whatever the other does late."""
+"""A daemon and a guest that runs: whatever one dies in, whatever the other does late, however often."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +14,14 @@ from ringway.testing.daemon import Daemon
 from ringway.testing.domain import DomainGuest
 from ringway.testing.waiting import wait_until
 
-from .bench import Bench, disks, read, started, write
+from ..conftest import Count
+from .bench import Bench, disks, files, read, started, write
 
 MIB: Final = 1 << 20
 ENDPOINTS: Final = {"db0": "scsi", "db1": "blk"}
 ATTACH: Final = "/1.0/guests/web0/endpoints"
+MEMORY_MARGIN: Final = 8 * MIB  #: what a daemon may grow by, whatever it did
+THREADS_MARGIN: Final = 4  #: of pools that had not all been needed at once
 
 
 @pytest.fixture
@@ -135,3 +139,48 @@ def ask_in_vain(daemon: Daemon, bench: Bench, name: str) -> None:
     bench.libvirtd.virsh("suspend", "web0")
     with pytest.raises(TimedOutError):
         daemon.ask("DELETE", f"{ATTACH}/{name}?timeout=0.5")
+
+
+# Again and again
+
+
+def test_many_attachments_leave_nothing(
+    daemon: Daemon, bench: Bench, web0: DomainGuest, count: Count
+) -> None:
+    """Files of all that take part; threads and memory of the daemon; devices, connections and documents."""
+
+    def cycle() -> None:
+        for name in ENDPOINTS:
+            daemon.ask("POST", ATTACH, {"endpoint": name})
+        daemon.ask("POST", "/1.0/guests/web0/ports", {"port": "p0", "live": False})
+        disks(web0, 2)
+        for name in ENDPOINTS:
+            daemon.ask("DELETE", f"{ATTACH}/{name}")
+        daemon.ask("DELETE", "/1.0/guests/web0/ports/p0")
+        disks(web0, 0)
+
+    for _ in range(3):  # what is kept of it grows at first: threads of pools, caches, what is told
+        cycle()
+    targets = [daemon.ask("GET", f"/1.0/endpoints/{name}")["pid"] for name in ENDPOINTS]
+    pids = (daemon.pid, web0.pid, bench.libvirtd.pid, *targets)
+    before, documents = {pid: files(pid) for pid in pids}, bench.documents("web0")
+    memory, threads = status(daemon.pid, "VmRSS") * 1024, status(daemon.pid, "Threads")
+    for _ in range(count(4, 100)):
+        cycle()
+    wait_until(lambda: not grown(before), "the last files to be closed")
+    assert status(daemon.pid, "Threads") <= threads + THREADS_MARGIN
+    assert status(daemon.pid, "VmRSS") * 1024 <= memory + MEMORY_MARGIN
+    assert bench.documents("web0") == documents
+    assert bench.remains("web0") == []
+
+
+def grown(before: Mapping[int, int]) -> dict[int, int]:
+    """The processes that have more files open than they had."""
+    return {pid: now for pid, number in before.items() if (now := files(pid)) > number}
+
+
+def status(pid: int, field: str) -> int:
+    """A number of what the kernel says of a process; of memory in KiB."""
+    match = re.search(rf"^{field}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert match is not None
+    return int(match[1])
