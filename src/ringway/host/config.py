@@ -57,7 +57,7 @@ QemuUser = Annotated[
     str | None,
     Meta(
         description="Who libvirt runs QEMU as, whose rights decide where ports' sockets lie; "
-        "if it is not said, libvirt-qemu, and with --directory who runs the daemon."
+        "if it is not said, libvirt-qemu or qemu, whoever is there, and with --directory who runs the daemon."
     ),
 ]
 Switches = Annotated[

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ringway.errors import NotFoundError, RingwayError, UsageError
@@ -17,7 +18,7 @@ from ringway.net.account import Account
 from ringway.net.base import Settings, Switch
 
 _WORKERS: Final = 8
-_USER: Final = "libvirt-qemu"  #: Debian's name of it
+_USERS: Final = ("libvirt-qemu", "qemu")  #: Debian's name of it, and Fedora's
 _log: Final = logging.getLogger(__name__)
 
 
@@ -26,7 +27,9 @@ def open_switches(config: NetConfig, places: Places) -> dict[str, Switch]:
     found: dict[str, Switch] = {}
     for name in drivers.names():
         settings = Settings(
-            folder=places.run / "port", account=_account(config, places), options=config.switch.get(name, {})
+            folder=places.run / "port",
+            account=account(config.qemu_user, private=places.private),
+            options=config.switch.get(name, {}),
         )
         try:
             found[name] = drivers.open_switch(name, settings)
@@ -35,15 +38,22 @@ def open_switches(config: NetConfig, places: Places) -> dict[str, Switch]:
     return found
 
 
-def _account(config: NetConfig, places: Places) -> Account | None:
-    """Who QEMU runs as; where there is no such user, it is us."""
-    name = config.qemu_user or (None if places.private else _USER)
-    try:
-        return None if name is None else Account.named(name)
-    except NotFoundError as error:
-        if config.qemu_user is not None:
+def account(chosen: str | None, users: Sequence[str] = _USERS, *, private: bool) -> Account | None:
+    """Who QEMU runs as; where there is no such user, it is us.
+
+    :param chosen: what the configuration says. :param users: who it is where that says nothing, if there.
+    :param private: the daemon is a user's own, and so is QEMU.
+    """
+    if chosen:
+        try:
+            return Account.named(chosen)
+        except NotFoundError as error:
             _log.warning("%s: %s", error.message, error.hint)
-        return None
+            return None
+    for name in () if private else users:
+        with contextlib.suppress(NotFoundError):
+            return Account.named(name)
+    return None
 
 
 class Switches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ringway.errors import UsageError
 from ringway.host import places
 from ringway.host.config import BUILT_IN, Config, files_of, load
+from ringway.host.switches import account
 
 
 @pytest.fixture
@@ -83,3 +85,19 @@ def test_a_users_folders_are_the_desktops() -> None:
     assert found.config == Path("/home/x/.config/ringway/ringway.toml")
     assert found.private
     assert not places.of_system().private
+
+
+def test_whose_rights_decide_where_the_sockets_of_ports_lie(caplog: pytest.LogCaptureFixture) -> None:
+    """What libvirt's user is called differs between distributions."""
+    for users in (("nobody", "root"), ("no-such-user", "nobody")):
+        found = account(None, users, private=False)
+        assert found is not None
+        assert (found.name, found.uid) == ("nobody", pwd.getpwnam("nobody").pw_uid)
+    assert account(None, ("no-such-user",), private=False) is None
+    assert account(None, ("nobody",), private=True) is None
+    chosen = account("root", ("nobody",), private=True)
+    assert chosen is not None
+    assert chosen.name == "root"
+    assert not caplog.messages
+    assert account("no-such-user", ("nobody",), private=False) is None
+    assert "no user 'no-such-user'" in caplog.text
