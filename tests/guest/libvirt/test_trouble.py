@@ -223,6 +223,19 @@ def test_what_confines_qemu_besides(bench: Bench, tmp_path: Path) -> None:
     assert [check.name for check in bench.hypervisor.probe()][-1] == "confinement"
 
 
+def test_selinux_holds_up_endpoints_where_it_enforces(tmp_path: Path) -> None:
+    capabilities = CONFINED.replace("apparmor", "selinux")
+    enforcing = tmp_path / "enforce"
+    for state in ("1", ""):  # so, if it cannot be told
+        enforcing.write_text(state)
+        refused = confinement(capabilities, enforcing=enforcing)
+        assert not refused.ok
+        assert "ausearch -m avc" in (refused.hint or "")
+    enforcing.write_text("0")
+    permitted = confinement(capabilities, enforcing=enforcing)
+    assert (permitted.ok, permitted.detail, permitted.hint) == (True, "selinux", None)
+
+
 def test_the_profile_of_a_guest() -> None:
     label = "<domain><seclabel type='{}' model='{}'><label> libvirt-1 </label></seclabel></domain>"
     assert profile_of(label.format("dynamic", "apparmor"), CONFINED) == Profile("libvirt-1")

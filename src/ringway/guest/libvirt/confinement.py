@@ -1,9 +1,10 @@
-"""What confines QEMU beside its user: AppArmor, by a profile that libvirt makes for each guest.
+"""What confines QEMU beside its user: AppArmor, by a profile that libvirt makes for each guest, or SELinux.
 
-The sockets of ports are in that profile, those of vhost-user disks are not (libvirt 11.3): rules of ours are
+The sockets of ports are in a profile, those of vhost-user disks are not (libvirt 11.3): rules of ours are
 for them. Not every host asks a profile who may connect to a socket's path: that takes a kernel that can, and
 profiles that were compiled for it. Ubuntu's do, those of Debian 12 and 13 do not. Each asks when libvirt
-sends the kernel's vhost-scsi to a guest that runs, and that is missing as well.
+sends the kernel's vhost-scsi to a guest that runs, and that is missing as well. For SELinux there are no
+rules of ours, and whether somebody has others is not asked.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ RULES: Final = Path("/etc/apparmor.d/abstractions/libvirt-qemu.d/ringway")
 FEATURES: Final = Path("/sys/kernel/security/apparmor/features")
 PARSER: Final = Path("/etc/apparmor/parser.conf")
 _PROFILES: Final = Path("/etc/apparmor.d/libvirt")
+ENFORCING: Final = Path("/sys/fs/selinux/enforce")
 _MODEL: Final = "apparmor"
+_SELINUX: Final = "selinux"
 _VHOST_SCSI: Final = "/dev/vhost-scsi"
 _SOCKETS: Final = "af_unix"  #: the feature
 #: The kernel that profiles are compiled for, if that is not the one that runs.
@@ -44,11 +47,19 @@ class Profile(Struct, frozen=True):
 
 
 def confinement(
-    capabilities: str, rules: Path = RULES, features: Path = FEATURES, parser: Path = PARSER
+    capabilities: str,
+    rules: Path = RULES,
+    features: Path = FEATURES,
+    parser: Path = PARSER,
+    enforcing: Path = ENFORCING,
 ) -> Check:
     """Say whether libvirt confines QEMU by more than a user. :param capabilities: libvirt's, as XML."""
     models = _models(capabilities)
     detail = " and ".join(sorted(models)) or "by its user alone"
+    if _SELINUX in models and _text(enforcing).strip() != "0":
+        lacks = "unless you have rules for it, QEMU may not connect to endpoints, and would wait for ever"
+        hint = "let svirt_t connect to them; ausearch -m avc -ts recent shows what was denied"
+        return Check(name="confinement", ok=False, detail=f"{detail}: {lacks}", hint=hint)
     if _MODEL not in models or rules.exists():
         return Check(name="confinement", ok=True, detail=detail)
     lacks = (
