@@ -11,7 +11,7 @@ from ringway.errors import BusyError, ConflictError, NotFoundError, TimedOutErro
 from ringway.guest.base import GuestEventKind, Wish
 from ringway.model import AttachmentState, Face
 from ringway.testing.domain import DomainGuest
-from ringway.testing.waiting import PATIENCE_S
+from ringway.testing.waiting import PATIENCE_S, wait_until
 
 from ..serving import both_devices, make_image
 from .bench import Bench, disks, read, started, write
@@ -203,7 +203,8 @@ def test_a_guest_that_lets_go_late_can_have_it_again(
         disks(web0, 1)
         release_late(bench, alias)
         disks(web0, 0)
-    assert bench.remains("web0") == ([f"chr-vu-{alias}"] if device == "scsi" else [])
+    left = [f"chr-vu-{alias}"] if device == "scsi" else []
+    wait_until(lambda: bench.remains("web0") == left, "libvirt to clear away what is its own")
     bench.hypervisor.tidy("web0")
     assert bench.remains("web0") == []
     for guest in ("web0", "nobody", bench.define("idle").name):
@@ -230,6 +231,10 @@ def release_late(bench: Bench, alias: str) -> None:
     finally:
         bench.libvirtd.virsh("resume", "web0")
     bench.wait_event(GuestEventKind.DEVICE_REMOVED, alias)
+    wait_until(
+        lambda: not any(each.live for each in bench.hypervisor.show("web0").attachments),
+        "libvirt to hear of it as well",
+    )
 
 
 @both_devices

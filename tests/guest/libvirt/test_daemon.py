@@ -126,7 +126,8 @@ def test_a_device_that_is_let_go_while_there_is_no_daemon_is_free_for_the_next(
     daemon.stop()
     bench.libvirtd.virsh("resume", "web0")
     disks(web0, 0)
-    assert bench.remains("web0") == ["chr-vu-ua-ringway-db0"]
+    left = ["chr-vu-ua-ringway-db0"]
+    wait_until(lambda: bench.remains("web0") == left, "QEMU to let the device go")
     daemon.start()
     wait_until(lambda: bench.remains("web0") == [], "the daemon to take away the connection")
     assert attached(daemon) == [("db0", False, True)]
