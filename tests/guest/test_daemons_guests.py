@@ -109,6 +109,26 @@ def test_a_port_and_memory_that_is_not_shared(daemon: Daemon) -> None:
     assert (again["guest"], again["persistent"], again["message"]) == ("web", True, None)
 
 
+@pytest.mark.parametrize("point", ["disk.promised", "disk.made"])
+def test_a_plain_disk_that_the_daemon_dies_with_is_what_the_domain_says(
+    daemon: Daemon, libvirtd: Libvirtd, tmp_path: Path, point: str
+) -> None:
+    """There is no row: asking again does what is missing, and takes what is there."""
+    image = tmp_path / "v1.img"
+    image.write_bytes(bytes(MIB))
+    disk = {"block_device": {"id": "v1", "bus": "scsi"}, "volumes": {"v1": str(image)}}
+    daemon.die_at(point, "POST", "/1.0/guests/web/disks", disk)
+    xml = libvirtd.virsh("dumpxml", "web")
+    assert ("ua-ringway-volume-v1" in xml) is (point == "disk.made")
+    given = daemon.ask("POST", "/1.0/guests/web/disks", disk)
+    assert (given["target"], given["live"], given["persistent"]) == ("sda", False, True)
+    assert daemon.ask("GET", "/1.0/guests/web")["disks"] == [given]
+    if point == "disk.made":
+        assert libvirtd.virsh("dumpxml", "web") == xml
+    daemon.ask("DELETE", "/1.0/guests/web/disks/v1")
+    assert daemon.ask("GET", "/1.0/guests/web")["disks"] == []
+
+
 def test_what_virsh_takes_away_is_free_again(daemon: Daemon, libvirtd: Libvirtd) -> None:
     before = libvirtd.virsh("dumpxml", "web")
     daemon.ask("POST", "/1.0/guests/web/endpoints", {"endpoint": "db0", **BOTH})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from ringway import faults
 from ringway.errors import ConflictError, NotFoundError, UsageError
 from ringway.guest.faces import DiskFace
 from ringway.host.disks import Disks
@@ -70,8 +71,10 @@ class PlainDisks:
             async with self._disks.promised(found.name, [disk], (), but=found.uuid):
                 progress.cancellable(False)
                 progress.step(0.4, "attaching")
+                faults.point("disk.promised")
                 attach = self._guests.hypervisor.attach_disk
                 given = await self._guests.ask(attach, found.uuid, face, live=live, persistent=persistent)
+                faults.point("disk.made")
         self._events.tell(Kind.ATTACHED, f"guest/{found.name}", f"disk {face.volume}")
         return given
 
