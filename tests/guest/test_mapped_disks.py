@@ -16,7 +16,7 @@ from ringway.guest.fresh import bare, fresh, put
 from ringway.guest.mapping_files import read_all
 from ringway.guest.vifs import parse_vif
 from ringway.guest.volumes import Volume, make
-from ringway.model import BlockDevice, GuestSpec, Via
+from ringway.model import BlockDevice, DiskBus, GuestSpec, Via
 from ringway.testing.bootsector import Copy, install
 from ringway.testing.domain import DomainGuest
 from ringway.testing.libvirtd import Libvirtd
@@ -94,7 +94,8 @@ def check(document: Document, root: Path) -> str:
 @pytest.mark.parametrize("texts", [[text] for text in ONES] + list(SEVERAL.values()), ids=[*ONES, *SEVERAL])
 def test_libvirt_takes_what_is_made(texts: list[str], libvirt_root: Path) -> None:
     catalogue = Catalogue(pools={"": "/tmp"}, resolvers={"all": MadeUp()})
-    made = fresh(spec(texts, iothreads=2, vcpus=4), catalogue, socket, kvm=False)
+    threaded = any(device.place in (DiskBus.SCSI, DiskBus.VIRTIO) for device in read_all(texts))
+    made = fresh(spec(texts, iothreads=2 * threaded, vcpus=4), catalogue, socket, kvm=False)
     arguments = check(made.document, libvirt_root)
     assert "lsi" not in arguments
     controllers = arguments.count('"driver":"virtio-scsi-pci"')
