@@ -328,3 +328,28 @@ def test_a_creation_that_is_undone_by_a_daemon_that_dies_as_well_is_nothing(
     daemon.fault = ""
     daemon.start()
     assert _there(daemon, libvirtd, tmp_path / "pool") == _BEFORE
+
+
+def test_a_disk_is_an_endpoints_or_a_guests(
+    daemon: Daemon, libvirtd: Libvirtd, mail: dict[str, Any], tmp_path: Path
+) -> None:
+    """Under whatever name: the endpoint's path is a link."""
+    link = tmp_path / "link.img"
+    os.link(tmp_path / "root.img", link)
+    endpoint = {
+        "name": "e0",
+        "luns": [{"target": 0, "lun": 0, "backstore": {"kind": "path", "path": str(link)}}],
+    }
+    plain = {**mail, "via": "qemu", "ports": [], "block_devices": [{"id": "root"}], "start": True}
+    daemon.ask("POST", "/1.0/endpoints", endpoint)
+    with pytest.raises(BusyError, match="is LUN 0:0 of endpoint 'e0'") as refused:
+        daemon.ask("POST", "/1.0/guests", {**plain, "start": False})
+    assert "attach GUEST e0" in (refused.value.hint or "")
+    daemon.ask("DELETE", "/1.0/endpoints/e0")
+    daemon.ask("POST", "/1.0/guests", plain)
+    with pytest.raises(BusyError):  # by QEMU's lock, or by what libvirt tells
+        daemon.ask("POST", "/1.0/endpoints", endpoint)
+    libvirtd.virsh("destroy", "mail")
+    wait_until(lambda: daemon.ask("GET", "/1.0/guests/mail")["state"] == "shut-off", "the guest to stop")
+    daemon.ask("POST", "/1.0/endpoints", endpoint)
+    daemon.ask("DELETE", "/1.0/endpoints/e0")
