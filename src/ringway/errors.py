@@ -43,8 +43,8 @@ class RingwayError(Exception):
 
     @property
     def message(self) -> str:
-        """The sentence, with its notes."""
-        return "; ".join((self._sentence, *getattr(self, "__notes__", ())))
+        """The sentence, with its notes, each once."""
+        return "; ".join(dict.fromkeys((self._sentence, *getattr(self, "__notes__", ()))))
 
 
 class UsageError(RingwayError):

@@ -13,7 +13,7 @@ from ringway.host.desired import Desired
 from ringway.host.events import Events, Kind
 from ringway.host.giving import Giving
 from ringway.host.health import runs
-from ringway.host.holdings import RUNNING, Holding, Words, guest_lock, logged
+from ringway.host.holdings import Holding, Words, guest_lock, logged
 from ringway.host.hypervisors import Guests
 from ringway.host.locks import Locks
 from ringway.host.rows import Rows
@@ -23,6 +23,7 @@ from ringway.model import (
     EndpointInfo,
     EngineKind,
     GuestInfo,
+    GuestState,
 )
 
 ShowEndpoint = Callable[[str], Awaitable[EndpointInfo]]
@@ -69,7 +70,8 @@ class Attachments(Giving[AttachSpec, Wish, AttachmentInfo]):
         await super().settle(unconfirmed=unconfirmed)
         if self._guests.there and not unconfirmed:
             with logged("guests"):
-                self._untidy |= {guest.uuid for guest in await self._guests.list() if guest.state in RUNNING}
+                guests = await self._guests.list()
+                self._untidy |= {each.uuid for each in guests if each.state is not GuestState.SHUT_OFF}
         await asyncio.gather(*map(self._tidy, tuple(self._untidy)))
 
     async def heed(self, event: GuestEvent) -> None:

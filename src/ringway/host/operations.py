@@ -215,7 +215,10 @@ def as_ringway_error(error: Exception) -> RingwayError:
     if isinstance(error, OSError) and error.strerror:
         what = "" if error.filename is None else f"'{error.filename}': "
         kind = next((kind for cause, kind in _REFUSALS if isinstance(error, cause)), RingwayError)
-        return kind(f"{what}{error.strerror}")
+        refusal = kind(f"{what}{error.strerror}")
+        for note in getattr(error, "__notes__", ()):
+            refusal.add_note(note)
+        return refusal
     _log.error("%s", error, exc_info=error)
     return RingwayError(
         f"{type(error).__name__}: {error}",

@@ -183,6 +183,7 @@ def test_a_guest_that_does_not_let_go(bench: Bench, web0: DomainGuest, device: s
     finally:
         bench.libvirtd.virsh("resume", "web0")
     bench.wait_event(GuestEventKind.DEVICE_REMOVED, alias)
+    wait_until(lambda: not bench.hypervisor.show("web0").attachments[0].live, "libvirt hears of it, too")
     [rest] = bench.hypervisor.show("web0").attachments
     assert (rest.state, rest.live, rest.message) == (AttachmentState.ATTACHED, False, None)
     bench.detach("web0", "db0")

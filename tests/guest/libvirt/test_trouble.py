@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
+import libvirt
 import pytest
 from msgspec.structs import replace
 
@@ -17,6 +20,7 @@ from ringway.guest.document import Attached, Document
 from ringway.guest.libvirt import LibvirtHypervisor
 from ringway.guest.libvirt.additions import check_late
 from ringway.guest.libvirt.confinement import Profile, confinement, profile_of
+from ringway.guest.libvirt.failures import is_broken
 from ringway.guest.libvirt.looks import from_next_start, late
 from ringway.guest.libvirt.reach import User, check_folder, check_socket, user_of
 from ringway.model import Face, GuestState, PortMode, PortSpec
@@ -45,6 +49,23 @@ def test_a_libvirtd_that_is_not_there(tmp_path: Path) -> None:
         assert (check.name, check.ok) == ("libvirt", False)
     finally:
         hypervisor.close()
+
+
+def test_a_libvirtd_that_hangs_up_is_not_there(tmp_path: Path) -> None:
+    """It is no fault of what was asked: a guest would have been left out of the list for it."""
+
+    def hang_up() -> None:
+        with door.accept()[0] as caller:
+            caller.recv(1 << 16)
+
+    path = str(tmp_path / "libvirt")
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(path)
+        door.listen()
+        threading.Thread(target=hang_up, daemon=True).start()
+        with pytest.raises(libvirt.libvirtError, match="End of file") as caught:
+            libvirt.open(f"qemu+unix:///system?socket={path}&mode=direct")
+    assert is_broken(caught.value)
 
 
 def test_libvirtd_is_restarted(bench: Bench, web0: DomainGuest) -> None:
@@ -295,8 +316,8 @@ def test_a_port_of_the_next_start_comes_and_goes(bench: Bench) -> None:
 def test_a_port_and_memory_that_is_not_shared(bench: Bench) -> None:
     """Refused; fixed for the next start, in one go with the port."""
     guest = bench.define("private", backing="")
-    socket = str(bench.folder / "p0.sock")
-    port = PortSpec(name="p0", mac="52:54:00:00:00:01", socket=socket, mode=PortMode.SERVER)
+    path = str(bench.folder / "p0.sock")
+    port = PortSpec(name="p0", mac="52:54:00:00:00:01", socket=path, mode=PortMode.SERVER)
     with pytest.raises(ConflictError, match="does not share its memory") as caught:
         bench.hypervisor.plug(guest.name, port, live=False, persistent=True)
     assert "--fix-memory" in (caught.value.hint or "")

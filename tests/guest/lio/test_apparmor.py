@@ -24,7 +24,14 @@ import pytest
 from ringway.errors import ConflictError, GuestError
 from ringway.guest.base import Wish
 from ringway.guest.libvirt import LibvirtHypervisor
-from ringway.guest.libvirt.confinement import FEATURES, RULES, looks_at_sockets, may_use
+from ringway.guest.libvirt.confinement import (
+    FEATURES,
+    RULES,
+    Profile,
+    check_hot_plug,
+    looks_at_sockets,
+    may_use,
+)
 from ringway.model import EndpointSpec, Face, PortMode, PortSpec
 from ringway.testing.bootsector import LetGo, Load, install
 from ringway.testing.daemon import Daemon
@@ -189,9 +196,10 @@ def opening(profile: str, path: str | Path) -> int:
     return found
 
 
-def reload(profile: str) -> None:
+def reload(profile: str, *options: str) -> None:
     """Let a guest that runs have rules that were not there at its start."""
-    subprocess.run(["apparmor_parser", "-r", f"/etc/apparmor.d/libvirt/{profile}"], check=True)
+    path = f"/etc/apparmor.d/libvirt/{profile}"
+    subprocess.run(["apparmor_parser", "-r", *options, path], check=True)
 
 
 def ask_qemu(libvirtd: Libvirtd, guest: NestedGuest, command: str, **arguments: Any) -> str:
@@ -231,6 +239,17 @@ def test_what_is_in_a_guests_profile(libvirtd: Libvirtd, daemon: Daemon, guest: 
         reload(name)
     assert may_use(name, str(socket)) is False
     assert may_use("libvirt-of-nobody", str(socket)) is None
+
+
+def test_a_profile_that_only_complains_holds_nobody_up(libvirtd: Libvirtd, guest: NestedGuest) -> None:
+    found = Profile(profile(libvirtd, guest))
+    with pytest.raises(ConflictError, match=f"AppArmor does not let QEMU use {KERNELS}"):
+        check_hot_plug("ua-ringway-k0", found)
+    reload(found.name, "--Complain")
+    try:
+        check_hot_plug("ua-ringway-k0", found)
+    finally:
+        reload(found.name)
 
 
 def test_this_host_looks_at_sockets_if_it_says_so(libvirtd: Libvirtd, guest: NestedGuest) -> None:

@@ -46,6 +46,14 @@ def test_what_the_kernel_refuses_is_no_fault_of_ours(number: int, kind: type[Rin
     assert (told.message, told.hint) == (f"'/x': {os.strerror(number)}", None)
 
 
+def test_what_went_wrong_besides_is_told_once() -> None:
+    error = OSError(errno.ENOSPC, "No space left on device", "/x")
+    for _ in range(2):
+        error.add_note("it is taken back later")
+    told = as_ringway_error(error)
+    assert told.message == "'/x': No space left on device; it is taken back later"
+
+
 # Backoff
 
 

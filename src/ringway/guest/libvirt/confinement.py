@@ -24,6 +24,7 @@ RULES: Final = Path("/etc/apparmor.d/abstractions/libvirt-qemu.d/ringway")
 #: Where the kernel says what it can do.
 FEATURES: Final = Path("/sys/kernel/security/apparmor/features")
 PARSER: Final = Path("/etc/apparmor/parser.conf")
+_LOADED: Final = Path("/sys/kernel/security/apparmor/profiles")
 _PROFILES: Final = Path("/etc/apparmor.d/libvirt")
 ENFORCING: Final = Path("/sys/fs/selinux/enforce")
 _MODEL: Final = "apparmor"
@@ -102,7 +103,7 @@ def _check(path: str, alias: str, profile: Profile | None) -> None:
     if profile is None:
         return
     allowed = may_use(profile.name, path) if profile.name else None
-    if RULES.exists() if allowed is None else allowed:
+    if (RULES.exists() if allowed is None else allowed) or _only_complains(profile):
         return
     lacking = f"see that {RULES} has {path}" if RULES.exists() else _install(RULES)
     reload = f", then apparmor_parser -r {_PROFILES / profile.name}" if profile.name else ""
@@ -133,6 +134,11 @@ def may_use(profile: str, path: str) -> bool | None:
     except OSError:
         return None
     return None if answer is None else not _READ_AND_WRITE & ~int(answer[1], 16)
+
+
+def _only_complains(profile: Profile) -> bool:
+    """Whether the kernel writes down what a profile does not have, and lets it pass."""
+    return f"{profile.name} (complain)" in _text(_LOADED).splitlines()
 
 
 def _models(capabilities: str) -> set[str]:

@@ -26,6 +26,7 @@ _LIFECYCLE: Final = {
     libvirt.VIR_DOMAIN_EVENT_CRASHED: GuestEventKind.STOPPED,
 }
 _DELETED: Final = "DEVICE_DELETED"
+GOING_S: Final = 5.0  #: how long libvirt may take to hear what QEMU told of a device
 _LOOK_S: Final = 1.0  #: an event can be missed while libvirtd is away, so who waits looks as well
 
 
@@ -36,6 +37,7 @@ class Events:
         self._notify: Notify | None = None
         self._happened = threading.Condition()
         self._count = 0
+        self._going: dict[tuple[str, str], float] = {}  #: UUID, alias: when QEMU let it go
 
     def watch(self, notify: Notify) -> None:
         """Pass on what happens from now on."""
@@ -69,6 +71,11 @@ class Events:
                 return False
             self._wait_another(seen, min(left, _LOOK_S))
 
+    def is_going(self, uuid: str, alias: str) -> bool:
+        """Whether QEMU has just let a device go, and libvirt has not said so."""
+        told_s = self._going.get((uuid, alias))
+        return told_s is not None and time.monotonic() - told_s < GOING_S
+
     def _wait_another(self, seen: int, timeout_s: float) -> None:
         with self._happened:
             self._happened.wait_for(lambda: self._count != seen, timeout_s)
@@ -90,6 +97,7 @@ class Events:
     def _on_removed(
         self, _connection: object, domain: libvirt.virDomain, alias: str, _opaque: object
     ) -> None:
+        self._going.pop((domain.UUIDString(), alias), None)
         self._tell_removed(domain, alias)
 
     def _on_deleted(
@@ -102,7 +110,10 @@ class Events:
         details: str,
         _opaque: object,
     ) -> None:
-        self._tell_removed(domain, json.loads(details).get("device", ""))
+        alias = json.loads(details).get("device", "")
+        self._going = {key: told_s for key, told_s in self._going.items() if self.is_going(*key)}
+        self._going[domain.UUIDString(), alias] = time.monotonic()
+        self._tell_removed(domain, alias)
 
     def _tell_removed(self, domain: libvirt.virDomain, alias: str) -> None:
         if alias.startswith(ALIAS_PREFIX):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -52,6 +53,7 @@ _KINDS: Final[dict[int, type[RingwayError]]] = {
 #: A connection that broke says so in one of these ways.
 _BROKEN: Final = (libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_RPC)
 _REMOTE: Final = (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
+_HUNG_UP: Final = (errno.EIO, errno.EPIPE, errno.ECONNRESET)
 
 
 @contextlib.contextmanager
@@ -74,9 +76,10 @@ def error_of(what: str, error: libvirt.libvirtError) -> RingwayError:
 
 def is_broken(error: libvirt.libvirtError) -> bool:
     """Whether it is the connection that failed, and not what was asked."""
-    return error.get_error_code() in _BROKEN or (
-        error.get_error_domain() in _REMOTE and error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR
-    )
+    code = error.get_error_code()
+    hung_up = code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in _HUNG_UP
+    lost = hung_up or code == libvirt.VIR_ERR_INTERNAL_ERROR
+    return code in _BROKEN or (error.get_error_domain() in _REMOTE and lost)
 
 
 def unreachable(uri: str, error: libvirt.libvirtError) -> RingwayError:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ringway import faults
-from ringway.errors import GuestError, UnreachableError
+from ringway.errors import GuestError, RingwayError, UnreachableError
 from ringway.guest.aliases import endpoint_alias, look_at, owner
 from ringway.guest.base import Wish
 from ringway.guest.document import PciAddress
@@ -42,10 +42,11 @@ def plug(monitor: Monitor, wish: Wish, address: PciAddress | None) -> None:
         faults.point("guest.connected")
         monitor.add_device(_properties(wish, alias, address))
     except Refused as error:
-        clear(monitor, alias)
+        with contextlib.suppress(RingwayError):
+            clear(monitor, alias)
         raise GuestError(f"QEMU does not give guest '{monitor.guest}' the adapter: {error.text}") from error
     except BaseException:
-        with contextlib.suppress(GuestError, UnreachableError):
+        with contextlib.suppress(RingwayError):
             clear(monitor, alias)
         raise
 

@@ -319,8 +319,3 @@ def _given(guest: str, device: Device, info: Info | None, note: str) -> Info:
     if info is None:
         raise GuestError(f"guest '{guest}' lost {spoken(alias_of(device))} as soon as it had it")
     return replace(info, message="\n".join(filter(None, (info.message, note))) or None)
-
-
-def _version(number: int) -> str:
-    """libvirt's way to write one: 11003000 is 11.3.0."""
-    return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"

@@ -12,7 +12,7 @@ import libvirt
 from ringway.errors import BusyError, RingwayError, TimedOutError, UnreachableError
 from ringway.guest.aliases import spoken
 from ringway.guest.libvirt import hotplug
-from ringway.guest.libvirt.events import Events
+from ringway.guest.libvirt.events import GOING_S, Events
 from ringway.guest.libvirt.failures import error_of
 from ringway.guest.libvirt.looks import Look
 from ringway.guest.libvirt.monitor import Monitor
@@ -53,7 +53,11 @@ class Removals:
         uuid, name = domain.UUIDString(), domain.name()
         with self._lock:
             self._asked[uuid, alias] = domain.ID()
-        _ask(domain, Look(domain), alias)
+        look = Look(domain)
+        if look.knows(alias):
+            self._let_libvirt_hear(find, uuid, alias)
+            look = Look(domain)
+        _ask(domain, look, alias)
         if not self._events.wait(lambda: _is_gone(find, alias), timeout_s):
             raise TimedOutError(
                 f"guest '{name}' was asked to let {spoken(alias)} go, and has not in {timeout_s:g} s",
@@ -61,6 +65,13 @@ class Removals:
             )
         self.forget(uuid, alias)
         tidy(Look(find()))
+
+    def _let_libvirt_hear(self, find: Find, uuid: str, alias: str) -> None:
+        """Wait a moment if QEMU has told that a device is gone, and libvirt has not.
+
+        libvirtd 11.3 was seen to end when it was asked for one at that moment.
+        """
+        self._events.wait(lambda: not self._events.is_going(uuid, alias) or _is_gone(find, alias), GOING_S)
 
 
 def _ask(domain: libvirt.virDomain, look: Look, alias: str) -> None:

@@ -49,7 +49,9 @@ def _busy_s(domain: libvirt.virDomain) -> float | None:
 
 def _busy(domain: libvirt.virDomain, busy_s: float) -> BusyError:
     name = domain.name()
-    if domain.state() == _STARTS:
+    with translated(f"guest '{name}'"):
+        starts = domain.state() == _STARTS
+    if starts:
         return BusyError(
             f"guest '{name}' has been starting for {busy_s:.0f} s",
             holder="libvirt",
