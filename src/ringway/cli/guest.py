@@ -36,8 +36,8 @@ Examples:
   ringway guest attach web0 db0
   ringway guest attach web0 db0 --fix-memory --dry-run
   ringway guest detach web0 db0
-  ringway guest attach web0 --block-device id=v1,source=volume,bus=virtio-scsi \\
-      --volume v1=/srv/v1.img
+  ringway guest attach web0 --volume v1=/srv/v1.img \\
+      --block-device id=v1,source=volume,bus=virtio-scsi
   ringway guest detach web0 v1
   ringway guest xml --block-device id=v1,source=volume,bus=virtio-scsi \\
       --volume v1=/srv/v1.img

@@ -113,7 +113,7 @@ def installed() -> dict[str, Resolver]:
 def _load(entry: EntryPoint) -> Resolver:
     try:
         resolver: Resolver = entry.load()()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(entry, repr(error)) from error
     if missing := [verb for verb in _VERBS if not hasattr(resolver, verb)]:
         raise _broken(entry, f"it has no {', '.join(missing)}")
@@ -133,5 +133,5 @@ def _called(name: str, call: Callable[..., _T], *arguments: object) -> _T:
         return call(*arguments)
     except RingwayError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # plug-ins that are commands at heart exit
         raise BackstoreError(f"the volume resolver '{name}' failed: {error!r}") from error

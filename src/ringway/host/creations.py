@@ -93,7 +93,7 @@ class Creations:
     async def _create(self, progress: Progress, row: Creation, spec: GuestSpec, made: Fresh) -> GuestInfo:
         self._refuse_others(spec, made)
         progress.cancellable(False)
-        row = await self._rows.mark(_with_volumes(row, made), Stage.BEGUN)
+        row = await self._rows.mark(_with_connections(row, made), Stage.BEGUN)
         async with self._rows.confirming(row, self._undo), self._connected(row, spec, made) as whole:
             await self._make_parts(progress, self._rows.get(row.name), spec, whole)
             async with self._locks.hold(guest_lock(row.guest)):
@@ -220,16 +220,15 @@ class Creations:
     async def _make_volumes(self, row: Creation, made: Fresh) -> None:
         from ringway.guest import volumes
 
-        for disk in made.disks:
-            if disk.volume.new:
-                try:
-                    inode = await asyncio.to_thread(volumes.make, disk.volume)
-                except RingwayError:  # what is there now, empty or not, is another's
-                    others = {path: inode for path, inode in row.volumes.items() if path != disk.volume.path}
-                    await self._rows.put(replace(row, volumes=others))
-                    raise
-                faults.point("creation.volume")
-                row = await self._rows.put(replace(row, volumes={**row.volumes, disk.volume.path: inode}))
+        for volume in (disk.volume for disk in made.disks if disk.volume.new):
+            begun = await self._rows.put(replace(row, volumes={**row.volumes, volume.path: None}))
+            try:
+                inode = await asyncio.to_thread(volumes.make, volume)
+            except RingwayError:  # what is there now, empty or not, is another's
+                await self._rows.put(row)
+                raise
+            faults.point("creation.volume")
+            row = await self._rows.put(replace(begun, volumes={**begun.volumes, volume.path: inode}))
 
     # Undoing, and finishing
 
@@ -285,21 +284,26 @@ class Creations:
         from ringway.guest import volumes
 
         luns = [lun for wanted in self._host.desired.all() for lun in wanted.spec.luns]
-        paths = {lun.backstore.path for lun in luns if lun.backstore.path}
-        served = {medium(path) for path in paths}
+        served = {lun.backstore.path for lun in luns if lun.backstore.path}
+        stay = await asyncio.to_thread(_of_one_medium, set(row.volumes), served)
         for path, inode in row.volumes.items():
-            if medium(path) not in served:
+            if path not in stay:
                 await asyncio.to_thread(volumes.unmake, path, inode)
         for connection in row.connections:
-            if connection.path not in paths:
+            if connection.path not in served:
                 await self._host.guests.ask(Resolvers().release, connection, row.guest)
 
 
-def _with_volumes(row: Creation, made: Fresh) -> Creation:
-    """The row with the volumes that are not here yet."""
-    new = {disk.volume.path: None for disk in made.disks if disk.volume.new}
+def _of_one_medium(paths: set[str], others: set[str]) -> set[str]:
+    """Those of ``paths`` that lead where one of the others leads."""
+    media = {medium(path) for path in others} if paths else set()
+    return {path for path in paths if medium(path) in media}
+
+
+def _with_connections(row: Creation, made: Fresh) -> Creation:
+    """The row with the volumes that resolvers are to bring here."""
     connections = (_connection(disk) for disk in made.disks)
-    return replace(row, volumes=new, connections=tuple(each for each in connections if each is not None))
+    return replace(row, connections=tuple(each for each in connections if each is not None))
 
 
 def _connection(disk: Disk) -> Connection | None:

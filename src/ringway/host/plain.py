@@ -93,6 +93,7 @@ class PlainDisks:
         own = next((disk for disk in guest.disks if disk.volume == (device.tag or device.id)), None)
         others = [disk for disk in guest.disks if disk is not own]
         (disk,) = await self._guests.ask(lay_out, (device,), find, guest.name, others)
+        _refuse_away(disk)
         await self._guests.ask(check_apart, (disk,), others)
         if own is not None and device.device is None:
             disk = replace(disk, target=own.target)
@@ -142,6 +143,15 @@ def _refuse_new(device: BlockDevice) -> None:
         raise UsageError(
             "a guest that is there is given volumes that are there, and none is made for it",
             hint="make it (truncate -s 10G PATH), and give it as id=PATH,source=volume,dest=volume",
+        )
+
+
+def _refuse_away(disk: Disk) -> None:
+    """:raises UsageError: its volume is not here, or is not there at all."""
+    if disk.volume.resolver is not None or disk.volume.new:
+        raise UsageError(
+            f"volume '{disk.mapping.id}' is not on this host, and only ringway guest create brings it",
+            hint="bring it here yourself, and say where it is: --volume ID=PATH",
         )
 
 
