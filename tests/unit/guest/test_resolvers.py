@@ -38,7 +38,7 @@ class Cloud:
 
 
 class Broken(Cloud):
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         super().__init__()
         self._error = error
 
@@ -69,6 +69,8 @@ def test_a_resolver_is_asked_for_what_nobody_else_knows(tmp_path: Path) -> None:
 def test_a_resolver_refuses_with_its_own_words_or_is_named() -> None:
     with pytest.raises(PermissionDeniedError, match="no ticket"):
         Catalogue(resolvers={"a": Broken(PermissionDeniedError("no ticket"))}).find(ROOT, "n")
+    with pytest.raises(BackstoreError, match=r"resolver 'a' failed: SystemExit\(2\)"):
+        Catalogue(resolvers={"a": Broken(SystemExit(2))}).find(ROOT, "n")
     broken = {"files": Broken(KeyError("x"))}
     with pytest.raises(BackstoreError, match="resolver 'files' failed: KeyError"):
         Catalogue(resolvers=broken).find(ROOT, "n")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from ringway.errors import BusyError, ConflictError, NotFoundError, RingwayError
 from ringway.guest.document import Document
-from ringway.guest.volumes import Volume
 from ringway.model import (
     BackstoreSpec,
     BlockDevice,
@@ -36,23 +33,12 @@ from ringway.testing.engine import World
 from ringway.testing.hypervisor import GuestWorld, SwitchWorld
 
 from ..hosts import running_host
-from ..volume_files import Files, install_files
 from . import helpers
+from .creating import die_at, fail, state_of
 from .helpers import done
 
 pytestmark = pytest.mark.anyio
 PORT = PortSpec(name="p0", switch="memory")
-
-
-def fail(verb: str, name: str) -> None:
-    if verb == "start":
-        raise RingwayError(f"no {name}")
-
-
-def _state(folder: Path) -> Path:
-    """What is in it is no disk of a guest's."""
-    (folder / "state").mkdir()
-    return folder / "state"
 
 
 @pytest.fixture
@@ -74,7 +60,7 @@ def spec(tmp_path: Path) -> GuestSpec:
 
 async def test_a_guest_has_what_was_asked_for(tmp_path: Path, spec: GuestSpec) -> None:
     guests, switch = GuestWorld(), SwitchWorld()
-    async with running_host(_state(tmp_path), World(), guests, switch) as host:
+    async with running_host(state_of(tmp_path), World(), guests, switch) as host:
         plan = await host.creations.plan(spec)
         assert [change.object for change in plan.changes] == ["endpoint/web", "port/p0", "guest/web"]
         assert (guests.guests, switch.ports, list((tmp_path / "pool").iterdir())) == ({}, {}, [])
@@ -101,7 +87,7 @@ async def test_a_guest_that_does_not_start_leaves_nothing(tmp_path: Path, spec: 
             raise RingwayError(f"no {name}")
 
     guests, switch, world = GuestWorld(before=fail), SwitchWorld(), World()
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         with pytest.raises(RingwayError, match="no web"):
             await done(host.create_guest(spec))
         assert (guests.guests, switch.ports, world.endpoints) == ({}, {}, {})
@@ -110,7 +96,7 @@ async def test_a_guest_that_does_not_start_leaves_nothing(tmp_path: Path, spec: 
 
 async def test_what_was_there_before_stays(tmp_path: Path, spec: GuestSpec) -> None:
     guests, switch = GuestWorld(before=fail), SwitchWorld()
-    async with running_host(_state(tmp_path), World(), guests, switch) as host:
+    async with running_host(state_of(tmp_path), World(), guests, switch) as host:
         await done(host.create_port(PORT))
         with pytest.raises(RingwayError, match="no web"):
             await done(host.create_guest(spec))
@@ -122,7 +108,7 @@ async def test_what_is_there_already_is_not_made(tmp_path: Path, spec: GuestSpec
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
     disk = replace(spec.block_devices[0], id=str(tmp_path / "root.img"))
     spec = replace(spec, block_devices=(disk,))
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         await done(host.create_guest(replace(spec, ports=())))
         await done(host.detach("web", "web", live=True, persistent=True, timeout_s=1.0))
         del guests.guests["web"]
@@ -147,7 +133,7 @@ async def test_the_kernel_serves_a_guests_disks(tmp_path: Path, spec: GuestSpec,
     guests, switch, kernel = GuestWorld(), SwitchWorld(), World()
     disk = replace(spec.block_devices[0], id=str(tmp_path / "root.img"))
     spec = replace(spec, engine=EngineKind.LIO, block_devices=(disk,), ports=())
-    async with running_host(_state(tmp_path), World(), guests, switch, kernel) as host:
+    async with running_host(state_of(tmp_path), World(), guests, switch, kernel) as host:
         if there is not None:
             lun = LunSpec(0, 0, BackstoreSpec(SpecKind.PATH, disk.id))
             made = EndpointSpec(name="web", engine=EngineKind.LIO, wwpn=there, luns=(lun,))
@@ -165,7 +151,7 @@ async def test_a_volume_that_nobody_knows_is_refused_before_anything_is_made(
 ) -> None:
     guests, switch = GuestWorld(), SwitchWorld()
     lost = GuestSpec(name="web", block_devices=(BlockDevice(id="lost"),), ports=(PORT,))
-    async with running_host(_state(tmp_path), World(), guests, switch) as host:
+    async with running_host(state_of(tmp_path), World(), guests, switch) as host:
         with pytest.raises(NotFoundError, match="'lost'"):
             await done(host.create_guest(lost))
         assert switch.ports == {}
@@ -178,7 +164,7 @@ async def test_no_guest_is_started_that_would_wait_for_its_switch(
     """libvirt would start it and wait, and the guest with it; or its start would fail."""
     guests, switch = GuestWorld(), SwitchWorld()
     spec = replace(spec, ports=(replace(PORT, mode=mode),))
-    async with running_host(_state(tmp_path), World(), guests, switch) as host:
+    async with running_host(state_of(tmp_path), World(), guests, switch) as host:
         await done(host.create_port(spec.ports[0]))
         lost = switch.ports.pop("p0")
         with pytest.raises(ConflictError, match=r"'p0' now: .*the switch has no port 'p0'") as caught:
@@ -196,7 +182,7 @@ async def test_nobody_knows_when_a_switch_of_somebody_elses_connects(tmp_path: P
     guests = GuestWorld()
     external = ExternalSwitch(Settings(folder=tmp_path / "port"))
     spec = GuestSpec(name="web", ports=(PortSpec(name="p0"),))
-    async with running_host(_state(tmp_path), World(), guests, external) as host:
+    async with running_host(state_of(tmp_path), World(), guests, external) as host:
         with pytest.raises(ConflictError, match="stand still until a switch connects"):
             await done(host.create_guest(spec))
         client = replace(spec, ports=(PortSpec(name="p0", mode=PortMode.CLIENT),))
@@ -212,7 +198,7 @@ async def test_what_another_guest_has_is_refused_before_anything_is_made(
 ) -> None:
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
     guests.add("mail")
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         await done(host.create_port(PORT))
         await done(host.plug("mail", PlugSpec(port="p0")))
         with pytest.raises(BusyError, match="guest 'mail' has port 'p0'"):
@@ -224,31 +210,13 @@ async def test_of_two_guests_of_one_name_one_is_made_and_keeps_what_it_has(
     tmp_path: Path, spec: GuestSpec
 ) -> None:
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         ended = await asyncio.gather(
             *(done(host.create_guest(spec)) for _ in range(2)), return_exceptions=True
         )
         assert sum(isinstance(one, ConflictError) for one in ended) == 1
         assert host.attachments.guest_of("web") == "web"
     assert (set(guests.guests), set(world.endpoints)) == ({"web"}, {"web"})
-
-
-class Death(Exception):
-    """The daemon ends here; what it had begun it neither finishes nor takes back."""
-
-
-def die_at(patch: pytest.MonkeyPatch, point: str) -> None:
-    """Let the next passing of a point be the last thing that a creation does."""
-
-    def reach(name: str) -> None:
-        if name == point:
-            raise Death
-
-    async def nothing(*_: object) -> None:
-        pass
-
-    patch.setattr("ringway.faults.point", reach)
-    patch.setattr("ringway.host.rows.Rows._try", nothing)
 
 
 @pytest.mark.parametrize("had", [False, True], ids=["new", "port-was-there"])
@@ -270,7 +238,7 @@ async def test_a_creation_that_a_daemon_died_in_is_whole_or_nothing(
     tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch, point: str, whole: bool, had: bool
 ) -> None:
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
-    state, pool = _state(tmp_path), tmp_path / "pool"
+    state, pool = state_of(tmp_path), tmp_path / "pool"
     whole = whole or (had and point == "port.confirmed")  # which it never comes to then
     async with running_host(state, world, guests, switch) as host:
         if had:
@@ -292,7 +260,7 @@ async def test_a_creation_that_was_left_is_settled_before_the_next_of_its_name(
     tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         with monkeypatch.context() as patch:
             die_at(patch, "creation.volume")
             await host.create_guest(spec).ended()
@@ -306,7 +274,7 @@ async def test_what_another_guest_got_from_an_unfinished_creation_is_its_own(
 ) -> None:
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
     guests.add("mail")
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         with monkeypatch.context() as patch:
             die_at(patch, "create.acknowledged")
             await host.create_guest(spec).ended()
@@ -322,7 +290,7 @@ async def test_what_was_asked_for_meanwhile_is_not_undone(
 ) -> None:
     """Whoever asks for what an unfinished creation made is told that it is there."""
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         with monkeypatch.context() as patch:
             die_at(patch, "create.acknowledged")
             await host.create_guest(spec).ended()
@@ -345,7 +313,7 @@ async def test_a_file_that_somebody_made_meanwhile_is_neither_used_nor_removed(
             theirs.write_bytes(b"theirs")
 
     monkeypatch.setattr("ringway.faults.point", reach)
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         with pytest.raises(ConflictError, match="is there already"):
             await done(host.create_guest(spec))
         assert host.creations.left() == ()
@@ -354,7 +322,7 @@ async def test_a_file_that_somebody_made_meanwhile_is_neither_used_nor_removed(
 
 async def test_a_creation_can_be_cancelled_until_it_makes_something(tmp_path: Path, spec: GuestSpec) -> None:
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         early = host.create_guest(spec)
         early.cancel()
         await early.ended()
@@ -383,7 +351,7 @@ async def test_the_steps_of_a_creation_are_no_operations(
     """With as many operations as there can be, what one began is finished all the same."""
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
     monkeypatch.setattr("ringway.host.operations.MAX_RUNNING", 1)
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         assert (await done(host.create_guest(spec))).ports[0].port == "p0"
         assert [one.description for one in host.operations.list()] == ["create guest web"]
 
@@ -400,7 +368,7 @@ async def test_an_empty_file_that_somebody_made_meanwhile_is_not_removed(
             theirs.touch()
 
     monkeypatch.setattr("ringway.faults.point", reach)
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         with pytest.raises(ConflictError, match="is there already"):
             await done(host.create_guest(spec))
         assert host.creations.left() == ()
@@ -412,7 +380,7 @@ async def test_what_a_creation_has_made_is_not_deleted_under_its_hands(
     tmp_path: Path, spec: GuestSpec, force: bool
 ) -> None:
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         loop = asyncio.get_running_loop()
         refused: list[RingwayError] = []
 
@@ -440,7 +408,7 @@ async def test_an_undoing_that_a_switch_refuses_is_tried_again(tmp_path: Path, s
             raise RingwayError(f"no {verb} of {name}")
 
     guests, switch = GuestWorld(before=fail), SwitchWorld()
-    async with running_host(_state(tmp_path), World(), guests, switch) as host:
+    async with running_host(state_of(tmp_path), World(), guests, switch) as host:
         switch.before = refuse
         with pytest.raises(RingwayError, match="no web"):
             await done(host.create_guest(spec))
@@ -454,7 +422,7 @@ async def test_the_undoing_of_what_was_left_is_not_cancelled(
     tmp_path: Path, spec: GuestSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guests, switch, world = GuestWorld(), SwitchWorld(), World()
-    async with running_host(_state(tmp_path), world, guests, switch) as host:
+    async with running_host(state_of(tmp_path), world, guests, switch) as host:
         with monkeypatch.context() as patch:
             die_at(patch, "create.acknowledged")
             await host.create_guest(spec).ended()
@@ -470,107 +438,3 @@ async def test_the_undoing_of_what_was_left_is_not_cancelled(
         operation = host.create_guest(spec)
         assert (await done(operation)).state is GuestState.RUNNING
         assert refusals == ["delete"]
-
-
-# Volumes that a resolver brings here
-
-
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
-    return install_files(tmp_path / "files", monkeypatch)
-
-
-def _from_store(**more: Any) -> GuestSpec:
-    return GuestSpec(name="web", block_devices=(BlockDevice(id="files:root"),), **more)
-
-
-@pytest.mark.parametrize("via", Via)
-async def test_a_guest_has_its_volume_as_it_was_connected(tmp_path: Path, files: Files, via: Via) -> None:
-    """To plan it, or to print its XML, connected the volume too, and nobody let go of it."""
-    guests, world = GuestWorld(), World()
-    async with running_host(_state(tmp_path), world, guests) as host:
-        plan = await host.creations.plan(_from_store(via=via))
-        assert (plan.changes[-1].details, files.links()) == ((f"disk sda: {files.image}",), [])
-        made = await done(host.create_guest(_from_store(via=via)))
-        link = f"{made.uuid}/root.img"
-        assert files.links() == [link]
-        if via is Via.QEMU:
-            assert guests.guests["web"].disks[0].source == f"{files.run}/{link}"
-        else:
-            assert world.endpoints["web"].luns[0].backstore.path == f"{files.run}/{link}"
-        assert host.creations.left() == ()
-
-
-@pytest.mark.parametrize("verb", ["define", "start"])
-async def test_a_guest_that_is_not_made_lets_its_volume_go(tmp_path: Path, files: Files, verb: str) -> None:
-    def fail_at(reached: str, _name: str) -> None:
-        if reached == verb:
-            raise RingwayError("no")
-
-    async with running_host(_state(tmp_path), World(), GuestWorld(before=fail_at)) as host:
-        with pytest.raises(RingwayError, match="no"):
-            await done(host.create_guest(_from_store()))
-        assert (files.links(), host.creations.left()) == ([], ())
-
-
-@pytest.mark.parametrize(
-    ("point", "whole"),
-    [("creation.begun", False), ("creation.connected", False), ("creation.defined", True)],
-)
-async def test_a_volume_is_let_go_for_a_daemon_that_died(
-    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch, point: str, whole: bool
-) -> None:
-    guests, world, state = GuestWorld(), World(), _state(tmp_path)
-    async with running_host(state, world, guests) as host:
-        with monkeypatch.context() as patch:
-            die_at(patch, point)
-            await host.create_guest(_from_store()).ended()
-        assert len(files.links()) == (point != "creation.begun")
-        assert host.creations.left() == ("web",)
-    async with running_host(state, world, guests) as host:
-        assert host.creations.left() == ()
-    assert len(files.links()) == whole
-
-
-async def test_a_release_that_fails_is_tried_again(tmp_path: Path, files: Files) -> None:
-    def block(_verb: str, name: str) -> None:
-        """A folder in the link's place cannot be unlinked."""
-        link = next(files.run.rglob("*.img"))
-        link.unlink()
-        link.mkdir()
-        fail("start", name)
-
-    async with running_host(_state(tmp_path), World(), GuestWorld(before=block)) as host:
-        with pytest.raises(RingwayError, match="no web"):
-            await done(host.create_guest(_from_store()))
-        assert host.creations.left() == ("web",)
-        next(files.run.rglob("*.img")).rmdir()
-        await host.creations.settle()
-        assert host.creations.left() == ()
-
-
-async def test_a_volume_that_an_endpoint_serves_by_now_stays(
-    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running_host(_state(tmp_path), World(), GuestWorld()) as host:
-        with monkeypatch.context() as patch:
-            die_at(patch, "create.acknowledged")
-            await host.create_guest(_from_store(via=Via.ENDPOINT)).ended()
-        await done(host.create(host.desired.get("web").spec))  # somebody wants it for itself
-        await host.creations.settle()
-        assert (len(files.links()), host.creations.left()) == (1, ())
-
-
-async def test_what_a_volume_is_once_it_is_connected_is_looked_at_too(
-    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only then is its path known for sure."""
-    resolver = importlib.import_module("ringway_volume_files")
-    elsewhere = Volume(path="/nowhere/yet", size_bytes=1 << 20)
-    monkeypatch.setattr(resolver.FilesResolver, "find", lambda _self, _device: elsewhere)
-    async with running_host(_state(tmp_path), World(), GuestWorld()) as host:
-        await done(host.create(helpers.spec("db0", helpers.disk(0, str(files.image)))))
-        assert (await host.creations.plan(_from_store())).changes
-        with pytest.raises(BusyError, match="is LUN 0:0 of endpoint 'db0'"):
-            await done(host.create_guest(_from_store()))
-        assert (files.links(), host.creations.left()) == ([], ())

@@ -13,6 +13,7 @@ from ringway.host.host import Host
 from ringway.model import BlockDevice, DiskBus, DiskSpec, DiskType, GuestDisk, VolumeSource
 from ringway.testing.hypervisor import GuestWorld
 
+from ..volume_files import install_files
 from .conftest import OpenHost
 from .helpers import FROM_BOTH, disk, done, spec
 
@@ -46,6 +47,21 @@ def own(path: str) -> GuestDisk:
 
 async def ours(host: Host, guest: str = "web") -> list[GuestDisk]:
     return [each for each in (await host.guests.show(guest)).disks if each.volume]
+
+
+async def test_a_volume_that_is_not_here_is_not_attached(
+    start: OpenHost, guests: GuestWorld, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its resolver tells a path, at which there may be another's volume until it has connected this one."""
+    install_files(folder, monkeypatch)
+    guests.add("web")
+    ask = DiskSpec(block_device=BlockDevice(id="files:root"))
+    async with start() as host:
+        with pytest.raises(UsageError, match="'files:root' is not on this host"):
+            await host.plain.plan("web", ask)
+        with pytest.raises(UsageError, match="'files:root' is not on this host"):
+            await done(host.attach_disk("web", ask))
+        assert await ours(host) == []
 
 
 async def test_a_disk_is_attached_and_detached(start: OpenHost, guests: GuestWorld, image: str) -> None:
