@@ -139,16 +139,15 @@ def put(
     socket: Callable[[str], str],
     *,
     name: str | None = None,
-    wwpns: Mapping[str, str] | None = None,
 ) -> Put:
     """Put a specification's disks and ports into a document; all else that it says is not looked at.
 
-    :param socket: as for :func:`fresh`, and so are ``name`` and ``wwpns``.
+    :param socket: as for :func:`fresh`, and so is ``name``.
     :raises RingwayError: as the parts say; the document may hold some of them.
     """
     disks = lay_out(spec.block_devices, catalogue.find, document.name, document.disks())
     check_apart(disks, document.disks())
-    return _put(document, spec, disks, socket, name, wwpns)
+    return _put(document, spec, disks, socket, name)
 
 
 def _put(
@@ -157,7 +156,7 @@ def _put(
     disks: tuple[Disk, ...],
     socket: Callable[[str], str],
     name: str | None,
-    wwpns: Mapping[str, str] | None,
+    wwpns: Mapping[str, str] | None = None,
 ) -> Put:
     if spec.via is Via.QEMU:
         served = Endpoints(specs=(), wishes=())
